@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The one rounding rule and the one saturation rule of the datapath, and its delay lines."""
+
+from amaranth.hdl import Module, Mux, Signal, Value, ValueLike
+
+__all__ = ["delay", "round_shift", "saturate"]
+
+
+def round_shift(value: Value, shift: int | Value) -> Value:
+    """Return ``(value + 2**(shift - 1)) >> shift``: an arithmetic shift that rounds half up.
+
+    A constant ``shift`` of zero returns ``value``; a variable ``shift`` must be at least one.
+    Bind the result to a Signal before using it twice.
+    """
+    if isinstance(shift, int):
+        return value if shift == 0 else (value + (1 << (shift - 1))) >> shift
+    # Shifting one place less and rounding the short result gives the same number as adding
+    # a variable power of two to the long one.
+    return ((value >> (shift - 1)[:len(shift)]) + 1) >> 1
+
+
+def saturate(value: Value, width: int, *, symmetric: bool = False) -> Value:
+    """Return ``value``, a signed Value bound to a Signal, limited to ``signed(width)``.
+
+    With ``symmetric`` the most negative code is not used.
+    """
+    if not value.shape().signed:
+        raise TypeError("saturate takes a signed value, an unsigned one was given")
+    high = (1 << (width - 1)) - 1
+    low = -high if symmetric else -high - 1
+    return Mux(value > high, high, Mux(value < low, low, value))[:width].as_signed()
+
+
+def delay(m: Module, value: ValueLike, cycles: int, *, name: str, reset: bool = False) -> Value:
+    """Return ``value`` as it was ``cycles`` cycles ago.
+
+    Data needs no reset (a resettable delay line cannot become an SRL); valid bits do.
+    """
+    value = Value.cast(value)
+    for i in range(cycles):
+        stage = Signal(value.shape(), name=f"{name}_d{i + 1}", reset_less=not reset)
+        m.d.sync += stage.eq(value)
+        value = stage
+    return value

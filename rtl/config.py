@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Configuration of the accelerator: every size is given here or derived from what is given here."""
+
+from dataclasses import asdict, dataclass
+
+__all__ = ["BLOCK", "CONFIGS", "Config", "ConfigError", "named"]
+
+#: Channels in a block, the granule of block lists, bank selection and write enables.
+BLOCK = 16
+
+#: Fewest cycles of a tile: accumulators, row maxima and statistics are read-modify-write.
+MIN_TILE_CYCLES = 16
+
+#: Rows of the array in one DSP cascade: 8 * 127 * 255 < 2**18 keeps packed products apart.
+CASCADE = 8
+
+#: Column pairs of the array that share one module: 8 columns, as activations hop by 8.
+GROUP = 8
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be built, or that cannot hold what it is asked to hold."""
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Sizes of one accelerator.
+
+    Parameters
+    ----------
+    name
+        Name under which the configuration is listed and emitted.
+    rows, columns
+        Array size: ``rows`` input channels by ``columns`` output channels (or tokens).
+    ports, port_bits
+        Number of AXI4 masters and their data width.
+    max_tokens
+        Tokens in an image, special tokens included.
+    max_width
+        Residual channels; also the channels of all heads, each head padded to 16, 32 or 64.
+    max_hidden
+        Hidden channels of the MLP.
+    max_patch
+        Bytes of one patch in its buffer, each patch row padded to a multiple of 16 bytes.
+    max_classes
+        Logits.
+    weight_tiles
+        Depth of the weight FIFO in array tiles.
+    clock_mhz
+        Clock at which times and rates are stated.
+    """
+
+    name: str
+    rows: int
+    columns: int
+    ports: int
+    port_bits: int
+    max_tokens: int
+    max_width: int
+    max_hidden: int
+    max_patch: int
+    max_classes: int
+    weight_tiles: int
+    clock_mhz: int
+
+    def __post_init__(self) -> None:
+        for size in ("rows", "columns"):
+            value = getattr(self, size)
+            if value not in (16, 32, 64, 128):
+                raise ConfigError(f"{size} is {value}, must be 16, 32, 64 or 128")
+        if self.port_bits not in (32, 64, 128):
+            raise ConfigError(f"port_bits is {self.port_bits}, must be 32, 64 or 128")
+        if self.ports not in (1, 2, 4, 8):
+            raise ConfigError(f"ports is {self.ports}, must be 1, 2, 4 or 8")
+        if self.columns % self.bus_bytes:
+            raise ConfigError(
+                f"{self.ports} ports of {self.port_bits} bits carry {self.bus_bytes} bytes a cycle,"
+                f" must divide the {self.columns} bytes of an array row")
+        for size, low, high in (("max_tokens", 2, 1024), ("max_width", 16, 1024),
+                                ("max_hidden", 16, 4096), ("max_patch", 16, 4096),
+                                ("max_classes", 2, 4096), ("weight_tiles", 2, 256),
+                                ("clock_mhz", 1, 1000)):
+            value = getattr(self, size)
+            if not low <= value <= high:
+                raise ConfigError(f"{size} is {value}, must be between {low} and {high}")
+        for size in ("max_width", "max_hidden", "max_patch"):
+            value = getattr(self, size)
+            if value % BLOCK:
+                raise ConfigError(f"{size} is {value}, must be a multiple of {BLOCK}")
+
+    # Array and memory bus
+
+    @property
+    def bus_bytes(self) -> int:
+        """Bytes that all ports together carry in a cycle."""
+        return self.ports * self.port_bits // 8
+
+    @property
+    def macs_per_cycle(self) -> int:
+        return self.rows * self.columns
+
+    @property
+    def row_blocks(self) -> int:
+        """Blocks that enter the array in a cycle."""
+        return self.rows // BLOCK
+
+    @property
+    def column_blocks(self) -> int:
+        """Blocks that leave the array in a cycle."""
+        return self.columns // BLOCK
+
+    @property
+    def banks(self) -> int:
+        """Banks, one block wide, of every streaming buffer: block ``b`` is in bank ``b % banks``."""
+        return max(self.row_blocks, self.column_blocks)
+
+    @property
+    def lanes(self) -> int:
+        """Lanes of a streaming buffer word, and of the shared polynomial evaluator."""
+        return self.banks * BLOCK
+
+    # Buffers, in words of ``lanes`` channels (streaming) or ``columns`` channels (stationary)
+
+    def words(self, channels: int) -> int:
+        """Words of a streaming buffer that hold ``channels`` channels of one row."""
+        return _ceil_div(channels, self.lanes)
+
+    @property
+    def act_depth(self) -> int:
+        """Words of the activation buffer: Q and attention output together, or the hidden layer."""
+        return self.max_tokens * max(2 * self.words(self.max_width), self.words(self.max_hidden))
+
+    @property
+    def patch_depth(self) -> int:
+        return self.max_tokens * self.words(self.max_patch)
+
+    @property
+    def residual_depth(self) -> int:
+        return self.max_tokens * self.words(self.max_width)
+
+    @property
+    def score_words(self) -> int:
+        """Words of one row of scores."""
+        return self.words(self.max_tokens)
+
+    @property
+    def score_depth(self) -> int:
+        """Words of the score buffer: two heads, so that one is written while one is read."""
+        return 2 * self.max_tokens * self.score_words
+
+    @property
+    def token_tiles(self) -> int:
+        """Column tiles that hold all tokens."""
+        return _ceil_div(self.max_tokens, self.columns)
+
+    @property
+    def key_depth(self) -> int:
+        """Words of ``columns`` bytes of the key buffer."""
+        return self.token_tiles * _ceil_div(self.max_width, self.columns) * self.columns
+
+    @property
+    def value_depth(self) -> int:
+        """Words of ``columns`` bytes of the value buffer; the last row tile may read past the end."""
+        tokens = _ceil_div(self.max_tokens, self.rows) * self.rows
+        return tokens * _ceil_div(self.max_width, self.columns)
+
+    @property
+    def list_depth(self) -> int:
+        """Entries of the block list memory."""
+        return 512
+
+    @property
+    def class_tiles(self) -> int:
+        return _ceil_div(self.max_classes, self.columns)
+
+    @property
+    def weight_depth(self) -> int:
+        """Rows of ``columns`` bytes of the weight FIFO."""
+        return self.weight_tiles * self.rows
+
+    def to_dict(self) -> dict[str, int | str]:
+        """Value of the configuration as plain data, as written to ``heatvit.json``."""
+        return asdict(self)
+
+
+def _config(name: str, rows: int, columns: int, ports: int, port_bits: int, **sizes: int) -> Config:
+    return Config(name=name, rows=rows, columns=columns, ports=ports, port_bits=port_bits, **sizes)
+
+
+_DEIT_BASE = {"max_tokens": 198, "max_width": 768, "max_hidden": 3072, "max_patch": 768,
+              "max_classes": 1000}
+_DEIT_SMALL = {"max_tokens": 198, "max_width": 384, "max_hidden": 1536, "max_patch": 768,
+               "max_classes": 1000}
+
+#: The configurations that are elaborated, linted and simulated in the test suite.
+CONFIGS: dict[str, Config] = {c.name: c for c in (
+    _config("tiny", 16, 16, 1, 64, max_tokens=80, max_width=64, max_hidden=256, max_patch=768,
+            max_classes=16, weight_tiles=8, clock_mhz=50),
+    _config("small", 32, 32, 2, 128, max_tokens=144, max_width=192, max_hidden=768, max_patch=768,
+            max_classes=100, weight_tiles=8, clock_mhz=200),
+    _config("kv260", 32, 64, 4, 128, **_DEIT_SMALL, weight_tiles=16, clock_mhz=250),
+    _config("zcu104", 64, 32, 2, 128, **_DEIT_SMALL, weight_tiles=8, clock_mhz=250),
+    _config("zcu102", 64, 64, 4, 128, **_DEIT_BASE, weight_tiles=8, clock_mhz=300),
+)}
+
+
+def named(name: str) -> Config:
+    """Return the configuration called ``name``."""
+    if name not in CONFIGS:
+        raise ConfigError(f"no configuration is called {name!r}, there are {', '.join(CONFIGS)}")
+    return CONFIGS[name]

@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The instruction set: number formats, enumerations and layouts, defined once for everyone.
+
+A program is a sequence of 64-byte instructions. The first is BEGIN, the last END. Between them
+TABLE fills the polynomial tables and block lists, LOAD brings the frame and the initial residual,
+and each PASS is one matrix product with its loop nest over column tiles and K tiles in hardware:
+
+    for column_tile: for k_tile: for row: array(stationary tile, prologue(source row))
+    after the last k_tile of a column tile: epilogue -> destination row
+"""
+
+from amaranth.hdl import Shape, signed, unsigned
+from amaranth.lib import data, enum
+
+__all__ = ["ACC_BITS", "ColumnScale", "Destination", "Error", "INSTRUCTION_BYTES", "ISA_VERSION",
+           "LANE_FRAC", "LANE_LAYOUT_ROWS", "ListEntry", "LoadKind", "MAGIC", "MANTISSA_BITS",
+           "MEAN_FRAC", "Opcode", "PolyRow", "Prologue", "RowScale", "SCALAR_FRAC", "SHIFT_BITS",
+           "ScaleSource", "Source", "Stall", "Stationary", "TABLE_ROWS", "Table", "begin_layout",
+           "end_layout", "load_layout", "pass_layout", "table_layout"]
+
+ISA_VERSION = 1
+MAGIC = 0x54495648  # "HVIT", little endian
+INSTRUCTION_BYTES = 64
+
+# Number formats
+
+#: Bits of an accumulator, of ``accumulator + bias`` and of a requantised value before saturation.
+ACC_BITS = 27
+#: Bits of an unsigned scale mantissa ``m``; a scale is ``m * 2**-s``.
+MANTISSA_BITS = 17
+#: Bits of a scale shift ``s``, 1 to 47.
+SHIFT_BITS = 6
+#: Fraction bits of the mean that LayerNorm subtracts (and of the row maximum, for exp).
+MEAN_FRAC = 8
+#: Input bits of a lane of the shared evaluator: 12 fraction bits for GELU.
+LANE_X_BITS = 18
+#: Fraction bits of x inside a segment, lanes: GELU segments are 1/4 wide, exp segments 1/8.
+LANE_T = 10
+#: Fraction bits of the output of a GELU lane, in units of its int8 output.
+LANE_FRAC = 10
+#: Fraction bits of the exponent that the exp prologue evaluates.
+EXP_FRAC = 13
+#: Fraction bits of x inside a segment, scalar evaluators (reciprocal, reciprocal square root).
+SCALAR_T = 12
+#: Extra fraction bits of the output of a scalar evaluator, rounded away after it.
+SCALAR_FRAC = 4
+#: Bits of the normalised row sum of exponentials.
+SUM_BITS = 18
+#: Bits of the scaled variance D * sum(x^2) - sum(x)^2 + eps after normalisation.
+VAR_BITS = 54
+
+
+class Opcode(enum.Enum, shape=8):
+    """First byte of an instruction. Zero is no instruction, so that cleared memory is an error."""
+
+    BEGIN = 1
+    TABLE = 2
+    LOAD = 3
+    PASS = 4
+    END = 5
+
+
+class Source(enum.Enum, shape=2):
+    """Buffer that a pass streams from."""
+
+    ACT = 0
+    PATCH = 1
+    RESIDUAL = 2
+    SCORE = 3
+
+
+class Prologue(enum.Enum, shape=2):
+    """What happens to a row on its way into the array."""
+
+    BYPASS = 0
+    NORM = 1
+    EXP = 2
+
+
+class Stationary(enum.Enum, shape=2):
+    """Where the stationary tiles of a pass come from."""
+
+    WEIGHT = 0
+    KEY = 1
+    VALUE = 2
+
+
+class Destination(enum.Enum, shape=3):
+    """Buffer that the epilogue of a pass writes."""
+
+    ACT = 0
+    RESIDUAL = 1
+    KEY = 2
+    VALUE = 3
+    SCORE = 4
+    LOGIT = 5
+
+
+class ScaleSource(enum.Enum, shape=2):
+    """Where the requantisation scale of a pass comes from."""
+
+    COLUMN = 0    #: bias and scale per output channel, from the weight stream
+    CONSTANT = 1  #: the scale of the instruction, no bias
+    ROW = 2       #: the scale of the instruction times the reciprocal row sum, no bias
+
+
+class Table(enum.Enum, shape=2):
+    """Memory that a TABLE instruction writes."""
+
+    LANE = 0
+    RECIPROCAL = 1
+    RSQRT = 2
+    LIST = 3
+
+
+class LoadKind(enum.Enum, shape=1):
+    """What a LOAD instruction brings."""
+
+    FRAME = 0
+    RESIDUAL = 1
+
+
+class Error(enum.Enum, shape=8):
+    """Error codes, in the register ERROR beside the index of the failing instruction."""
+
+    NONE = 0
+    BAD_MAGIC = 1       #: the first instruction is not BEGIN with the right magic number
+    BAD_VERSION = 2     #: the program is of another instruction set version
+    BAD_OPCODE = 3      #: unknown instruction, or BEGIN not at the start
+    BAD_FIELD = 4       #: a field is outside the limits of the configuration
+    BAD_ADDRESS = 5     #: a read or write outside the window given by the registers
+    BUS_READ = 6        #: SLVERR or DECERR on a read
+    BUS_WRITE = 7       #: SLVERR or DECERR on a write
+
+
+class Stall(enum.Enum, shape=3):
+    """What the issue stage does in a cycle; the counters of all causes sum to the cycles."""
+
+    BUSY = 0      #: a row enters the array
+    WEIGHT = 1    #: waits for a weight tile
+    OPERAND = 2   #: waits for a key or value tile
+    ROW = 3       #: waits for a row that an earlier pass has not yet written
+    LOAD = 4      #: waits for the frame or the initial residual
+    PROGRAM = 5   #: waits for an instruction, or runs BEGIN and TABLE
+    TILE = 6      #: pads a short tile to the read-modify-write distance, or waits for a slot
+    DRAIN = 7     #: waits for the last rows, writes the logits
+
+
+# Payloads of TABLE, and of the weight stream
+
+#: One segment of a piecewise polynomial of degree 2: c0 + t * (c1 + t * c2).
+PolyRow = data.StructLayout({"c0": signed(24), "c1": signed(20), "c2": signed(18)})
+
+#: One entry of a block list for one bank of the prologue: which block to stream, if any.
+#: ``index`` i of bank b names block ``i * row_blocks + b``; an invalid entry streams zeros.
+ListEntry = data.StructLayout({"index": unsigned(7), "valid": unsigned(1)})
+
+#: Bias and scale of one output channel; byte k of all columns is row k of the weight stream.
+ColumnScale = data.StructLayout({"bias": signed(ACC_BITS), "pad0": unsigned(32 - ACC_BITS),
+                                 "m": unsigned(MANTISSA_BITS), "s": unsigned(SHIFT_BITS),
+                                 "pad1": unsigned(32 - MANTISSA_BITS - SHIFT_BITS)})
+
+#: Scale of one row: LayerNorm (with its mean) or the reciprocal row sum.
+RowScale = data.StructLayout({"m": unsigned(MANTISSA_BITS), "s": unsigned(SHIFT_BITS)})
+
+#: Rows of 64 bits in one TABLE instruction.
+TABLE_ROWS = 7
+
+#: First row and number of rows of each function in the tables. The lanes hold GELU (or any
+#: function of x in [-4, 4) with its two tails) and 2**-f; the scalars one function each.
+LANE_LAYOUT_ROWS = {"gelu": (0, 32), "gelu_low": (32, 1), "gelu_high": (33, 1), "exp": (40, 8)}
+LANE_ROWS = 64
+RECIPROCAL_ROWS = 16
+RSQRT_ROWS = 32
+
+
+def _instruction(**fields: Shape | type | data.Layout) -> data.StructLayout:
+    layout = data.StructLayout({"opcode": Opcode, **fields})
+    spare = 8 * INSTRUCTION_BYTES - layout.size
+    assert spare >= 0, f"an instruction of {layout.size} bits exceeds {8 * INSTRUCTION_BYTES}"
+    return data.StructLayout({"opcode": Opcode, **fields, "spare": unsigned(spare)})
+
+
+#: Checks the program, sets the number of tokens, starts the weight stream.
+begin_layout = _instruction(
+    version=unsigned(8),
+    pad=unsigned(16),
+    magic=unsigned(32),
+    instructions=unsigned(32),   # in the program, BEGIN and END included
+    tokens=unsigned(16),         # rows of the residual at the start, special tokens included
+    pad1=unsigned(16),
+    weight_offset=unsigned(32),  # bytes from the model base to the weight stream of port 0
+    weight_stride=unsigned(32),  # bytes from the weight stream of one port to that of the next
+    weight_beats=unsigned(32),   # length of the weight stream of each port, in port beats
+)
+
+#: Writes ``count`` rows of a table or block list, starting at ``first``.
+table_layout = _instruction(
+    table=Table,
+    pad=unsigned(6),
+    count=unsigned(8),
+    first=unsigned(16),
+    pad1=unsigned(24),
+    rows=data.ArrayLayout(unsigned(64), TABLE_ROWS),
+)
+
+#: Reads the frame into the patch buffer, or initial rows into the residual.
+load_layout = _instruction(
+    kind=LoadKind,
+    pad=unsigned(7),
+    row_bytes=unsigned(16),      # FRAME: bytes of one row of one patch; RESIDUAL: of one row
+    offset=unsigned(32),         # bytes from the frame base (FRAME) or the model base (RESIDUAL)
+    first=unsigned(16),          # first buffer row to be written
+    count=unsigned(16),          # FRAME: patches in a line of patches; RESIDUAL: rows
+    lines=unsigned(16),          # FRAME: lines of patches; RESIDUAL: 1
+    patch_rows=unsigned(16),     # FRAME: pixel rows of a patch; RESIDUAL: 1
+    stride=unsigned(8),          # buffer words from one row to the next
+)
+
+#: One matrix product.
+pass_layout = _instruction(
+    source=Source,
+    prologue=Prologue,
+    stationary=Stationary,
+    scale_source=ScaleSource,
+    destination=Destination,
+    gelu=unsigned(1),                 # GELU after requantisation (ACT only)
+    accumulate=unsigned(1),           # LOGIT: add to what is there
+    statistics=unsigned(1),           # RESIDUAL: sums and LayerNorm scale of the finished rows
+    rows_from_tokens=unsigned(1),     # rows: all tokens, not ``row_count``
+    columns_from_tokens=unsigned(1),  # column tiles: ceil(tokens / columns)
+    k_from_tokens=unsigned(1),        # K tiles: ceil(tokens / rows of the array)
+    source_slot=unsigned(1),          # SCORE: which of the two heads is read
+    destination_slot=unsigned(1),     # SCORE: which of the two heads is written
+    pad=unsigned(5),
+    row_first=unsigned(10),
+    row_count=unsigned(10),
+    zero_rows=unsigned(2),            # rows before this one enter the array as zeros
+    pad1=unsigned(2),
+    column_tiles=unsigned(8),
+    k_tiles=unsigned(8),
+    list_base=unsigned(10),           # block list entry of the first K tile
+    list_stride=unsigned(8),          # entries from one column tile to the next, 0: shared
+    pad2=unsigned(6),
+    source_base=unsigned(16),         # words
+    source_stride=unsigned(8),        # words from one row to the next
+    destination_stride=unsigned(8),   # words (KEY: column tiles) from one row to the next
+    destination_base=unsigned(16),    # words
+    destination_mask=unsigned(8),     # blocks of a column tile that are written
+    operand_base=unsigned(8),         # VALUE: first column tile; KEY: unused, 0
+    operand_stride=unsigned(8),       # KEY and VALUE: column tiles from one token (tile) to the next
+    scale_m=unsigned(MANTISSA_BITS),  # CONSTANT: scale; ROW: times 1/sum; statistics: times 1/sigma
+    scale_s=unsigned(SHIFT_BITS),
+    pad3=unsigned(9),
+    exp_m=unsigned(MANTISSA_BITS),    # EXP: score units to powers of two
+    exp_s=unsigned(SHIFT_BITS),
+    pad4=unsigned(9),
+    mean_m=unsigned(MANTISSA_BITS),   # statistics: 2**MEAN_FRAC / channels
+    mean_s=unsigned(SHIFT_BITS),
+    pad5=unsigned(9),
+    channels=unsigned(16),            # statistics: D
+    row_dependency=unsigned(4),       # this many passes back is the pass that writes the source
+    operand_dependency=unsigned(4),   # this many passes back is the pass that writes K or V
+    pad6=unsigned(8),
+    epsilon=unsigned(32),             # statistics: added to D * sum(x^2) - sum(x)^2, at least 1
+)
+
+#: Writes the logits and the top class, and ends the program.
+end_layout = _instruction(
+    pad=unsigned(8),
+    classes=unsigned(16),
+)
