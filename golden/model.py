@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Vision transformers: their sizes, their canonical parameters, and the float twin."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["MODELS", "FloatViT", "ModelConfig", "ModelError", "State", "model_named",
+           "parameter_shapes"]
+
+#: Parameters under their canonical names, see :func:`parameter_shapes`.
+State = Mapping[str, Tensor]
+
+
+class ModelError(ValueError):
+    """A model that does not exist, or that the accelerator could never run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Sizes of one vision transformer (DeiT or ViT).
+
+    Parameters
+    ----------
+    name
+        Name under which the model is listed.
+    image_size, patch, channels
+        Square images of ``image_size`` pixels, in square patches of ``patch`` pixels.
+    width, depth, heads, hidden
+        Residual channels, blocks, attention heads, and hidden channels of the MLP.
+    classes
+        Logits.
+    distilled
+        Two special tokens, CLS and distillation, each with a head; the logits are their mean.
+    eps
+        Added to the variance in LayerNorm.
+    """
+
+    name: str
+    image_size: int
+    patch: int
+    channels: int = 3
+    width: int
+    depth: int
+    heads: int
+    hidden: int
+    classes: int
+    distilled: bool = False
+    eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        for size, low in (("image_size", 1), ("patch", 1), ("channels", 1), ("width", 16),
+                          ("depth", 1), ("heads", 1), ("hidden", 16), ("classes", 2)):
+            value = getattr(self, size)
+            if value < low:
+                raise ModelError(f"{size} is {value}, must be at least {low}")
+        if self.image_size % self.patch:
+            raise ModelError(
+                f"image_size is {self.image_size}, must be a multiple of the patch, {self.patch}")
+        for size in ("width", "hidden"):
+            value = getattr(self, size)
+            if value % 16:
+                raise ModelError(f"{size} is {value}, must be a multiple of 16")
+        if self.width % self.heads or self.head_size not in (16, 32, 48, 64):
+            raise ModelError(f"width {self.width} over {self.heads} heads is a head size of"
+                             f" {self.width / self.heads:g}, must be 16, 32, 48 or 64")
+        if not self.eps > 0:
+            raise ModelError(f"eps is {self.eps}, must be positive")
+
+    @property
+    def head_size(self) -> int:
+        return self.width // self.heads
+
+    @property
+    def special_tokens(self) -> int:
+        """CLS and, if distilled, the distillation token: the first rows of every tensor."""
+        return 2 if self.distilled else 1
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of the image."""
+        return self.image_size // self.patch
+
+    @property
+    def tokens(self) -> int:
+        return self.grid ** 2 + self.special_tokens
+
+    @property
+    def patch_channels(self) -> int:
+        """Numbers in one patch."""
+        return self.channels * self.patch ** 2
+
+    def macs(self) -> int:
+        """Multiplications of the dense network: every product of matrices, heads included."""
+        n, d = self.tokens, self.width
+        block = 4 * n * d * d + 2 * n * n * d + 2 * n * d * self.hidden
+        return (self.grid ** 2 * self.patch_channels * d + self.depth * block
+                + self.special_tokens * d * self.classes)
+
+
+def _deit(size: str, width: int, heads: int) -> list[ModelConfig]:
+    return [ModelConfig(name=f"deit_{size}{suffix}", image_size=224, patch=16, width=width,
+                        depth=12, heads=heads, hidden=4 * width, classes=1000, distilled=distilled)
+            for suffix, distilled in (("", False), ("_distilled", True))]
+
+
+#: The models by name: DeiT, and two networks for tests that fit configurations of these names.
+MODELS: dict[str, ModelConfig] = {m.name: m for m in (
+    *_deit("tiny", 192, 3),
+    *_deit("small", 384, 6),
+    *_deit("base", 768, 12),
+    ModelConfig(name="tiny_test", image_size=48, patch=16, width=64, depth=2, heads=2, hidden=256,
+                classes=16),
+    ModelConfig(name="small_test", image_size=96, patch=16, width=96, depth=2, heads=2, hidden=384,
+                classes=20, distilled=True),
+)}
+
+
+def model_named(name: str) -> ModelConfig:
+    """Return the model called ``name``."""
+    if name not in MODELS:
+        raise ModelError(f"no model is called {name!r}, there are {', '.join(MODELS)}")
+    return MODELS[name]
+
+
+def parameter_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Return the canonical name and shape of every parameter of ``model``.
+
+    The names are those of timm. Weights are [outputs, inputs]; ``attn.qkv`` holds the outputs of
+    Q, then K, then V, each head after head; ``pos_embed`` is in token order: CLS, distillation,
+    then patches line by line. Only distilled models have ``dist_token`` and ``head_dist``.
+    Any row of a weight may be zero: a distilled model used without its second head has zeros
+    for ``head_dist`` and twice the weights in ``head``.
+    """
+    d = model.width
+    shapes: dict[str, tuple[int, ...]] = {"cls_token": (1, 1, d)}
+    if model.distilled:
+        shapes["dist_token"] = (1, 1, d)
+    shapes["pos_embed"] = (1, model.tokens, d)
+
+    def layer(name: str, outputs: int, *inputs: int) -> None:
+        shapes[f"{name}.weight"] = (outputs, *inputs)
+        shapes[f"{name}.bias"] = (outputs,)
+
+    layer("patch_embed.proj", d, model.channels, model.patch, model.patch)
+    for i in range(model.depth):
+        layer(f"blocks.{i}.norm1", d)
+        layer(f"blocks.{i}.attn.qkv", 3 * d, d)
+        layer(f"blocks.{i}.attn.proj", d, d)
+        layer(f"blocks.{i}.norm2", d)
+        layer(f"blocks.{i}.mlp.fc1", model.hidden, d)
+        layer(f"blocks.{i}.mlp.fc2", d, model.hidden)
+    layer("norm", d)
+    layer("head", model.classes, d)
+    if model.distilled:
+        layer("head_dist", model.classes, d)
+    return shapes
+
+
+class FloatViT:
+    """The float twin: a vision transformer in evaluation mode, GELU by the error function.
+
+    x = patches(image) + position; in each block x += proj(attention(norm1(x))), then
+    x += fc2(gelu(fc1(norm2(x)))); logits = head(norm(x)[CLS]).
+
+    It computes in the data type of its parameters, on images [batch, channels, size, size] that
+    are normalised as ``golden.images.normalise`` does.
+
+    Parameters
+    ----------
+    model
+        Sizes.
+    state
+        Parameters, see :func:`parameter_shapes`.
+    """
+
+    def __init__(self, model: ModelConfig, state: State) -> None:
+        shapes = parameter_shapes(model)
+        if state.keys() != shapes.keys():
+            name = min(state.keys() ^ shapes.keys())
+            problem = "lacks" if name in shapes else "has an unexpected"
+            raise ModelError(f"the state for {model.name} {problem} parameter {name}")
+        for name, shape in shapes.items():
+            if tuple(state[name].shape) != shape:
+                raise ModelError(f"the shape of {name} is {tuple(state[name].shape)}, must be"
+                                 f" {shape} in {model.name}")
+        self.model = model
+        self.state = dict(state)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits [batch, classes] of ``images`` [batch, channels, size, size]."""
+        return self._forward(images, lambda stage, value: None)
+
+    __call__ = forward
+
+    def forward_stages(self, image: Tensor) -> dict[str, Tensor]:
+        """Return the named stages of one image [channels, size, size].
+
+        ``embed.residual``; of each block i ``block{i}.norm1`` and ``.norm2`` (normalised, before
+        gamma and beta), ``.q``, ``.k``, ``.v`` (bias included), ``.scores`` (q k / sqrt(head
+        size), [heads, tokens, tokens]), ``.attention`` (softmax(scores) v), ``.residual1``,
+        ``.hidden`` (after GELU), ``.residual2``; ``head.norm``, as ``norm1``; and ``logits``
+        [classes]. All others are [tokens, channels].
+        """
+        stages: dict[str, Tensor] = {}
+        self._forward(image[None], lambda stage, value: stages.update({stage: value[0]}))
+        return stages
+
+    @torch.no_grad()
+    def _forward(self, images: Tensor, record: Callable[[str, Tensor], None]) -> Tensor:
+        m, state = self.model, self.state
+        shape = (m.channels, m.image_size, m.image_size)
+        if images.ndim != 4 or tuple(images.shape[1:]) != shape:
+            raise ModelError(
+                f"the shape of an image is {tuple(images.shape[1:])}, must be {shape}")
+
+        def layer(name: str, x: Tensor) -> Tensor:
+            return functional.linear(x, state[f"{name}.weight"], state[f"{name}.bias"])
+
+        def norm(name: str, stage: str, x: Tensor) -> Tensor:
+            x = functional.layer_norm(x, (m.width,), eps=m.eps)
+            record(stage, x)
+            return x * state[f"{name}.weight"] + state[f"{name}.bias"]
+
+        def split(x: Tensor) -> Tensor:
+            return x.unflatten(-1, (m.heads, m.head_size)).transpose(1, 2)
+
+        x = functional.conv2d(images.to(state["cls_token"].dtype), state["patch_embed.proj.weight"],
+                              state["patch_embed.proj.bias"], stride=m.patch)
+        special = [state["cls_token"], state["dist_token"]] if m.distilled else [state["cls_token"]]
+        special = [token.expand(len(images), -1, -1) for token in special]
+        x = torch.cat([*special, x.flatten(2).transpose(1, 2)], 1) + state["pos_embed"]
+        record("embed.residual", x)
+
+        for i in range(m.depth):
+            block, stage = f"blocks.{i}", f"block{i}"
+            qkv = layer(f"{block}.attn.qkv", norm(f"{block}.norm1", f"{stage}.norm1", x))
+            q, k, v = qkv.chunk(3, -1)
+            scores = split(q) @ split(k).transpose(-2, -1) * m.head_size ** -0.5
+            attention = (scores.softmax(-1) @ split(v)).transpose(1, 2).flatten(2)
+            residual = x + layer(f"{block}.attn.proj", attention)
+            y = norm(f"{block}.norm2", f"{stage}.norm2", residual)
+            hidden = functional.gelu(layer(f"{block}.mlp.fc1", y))
+            x = residual + layer(f"{block}.mlp.fc2", hidden)
+            for name, value in (("q", q), ("k", k), ("v", v), ("scores", scores),
+                                ("attention", attention), ("residual1", residual),
+                                ("hidden", hidden), ("residual2", x)):
+                record(f"{stage}.{name}", value)
+
+        x = norm("norm", "head.norm", x)
+        logits = layer("head", x[:, 0])
+        if m.distilled:
+            logits = (logits + layer("head_dist", x[:, 1])) / 2
+        record("logits", logits)
+        return logits
