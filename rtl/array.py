@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The systolic array: weight-stationary int8 columns in pairs, double buffered."""
+
+from amaranth.hdl import Cat, Const, Module, Signal, Value, signed, unsigned
+from amaranth.lib import data
+from amaranth.lib.wiring import Component, In, Out
+
+from .arith import delay
+from .config import CASCADE, GROUP, Config
+
+__all__ = ["ColumnGroup", "SystolicArray", "psum_bits"]
+
+#: Bits of an activation: int8, or 0..255 of pixels and exponentials.
+ACT_BITS = 9
+
+#: Where the high product of a pair begins: 8 * 127 * 256 < 2**18, so the low sum needs 19 bits.
+SPLIT = 19
+
+#: Bits of a packed operand, of its product with an activation, and of the sum of a cascade.
+OPERAND_BITS = SPLIT + 8
+PRODUCT_BITS = OPERAND_BITS + ACT_BITS
+CASCADE_BITS = 2 * SPLIT
+
+PAIRS = GROUP // 2
+
+
+def _tree_levels(rows: int) -> int:
+    return (rows // CASCADE - 1).bit_length()
+
+
+def psum_bits(rows: int) -> int:
+    """Return the bits of a column's sum over ``rows`` rows: 19 for a cascade, plus the tree."""
+    return SPLIT + _tree_levels(rows)
+
+
+class ColumnGroup(Component):
+    """Eight columns of the array, all rows: the one module that is repeated.
+
+    Each pair of columns shares a multiplier. Its operand ``{w1', 11 x sign(w0), w0}`` equals
+    ``w1 * 2**19 + w0`` when ``w1' = w1 - (w0 < 0)``, so the sum of 8 products is
+    ``high * 2**19 + low``, ``|low| < 2**18``. The first row of a cascade adds ``2**18``, after which
+    ``high = sum[19:]`` and ``low = {~sum[18], sum[0:18]}``.
+
+    A cell is the inside of a DSP: shadow and active weight (A1, A2), activation (B), product (M)
+    and ``P <= M + P of the row above``; nothing is reset. Row ``r`` runs ``r % 8`` cycles behind row 0:
+    its activations arrive that late, and ``swap`` and the load bus go down the cascade with
+    them. A load that enters in the cycle of ``swap`` is too late for it: the array gives loads a
+    lead of one cycle.
+
+    There is no flow control. Latency: ``1 (B) + 1 (M) + 8 (P) + log2(rows / 8)`` (adder tree).
+    Resources: ``4 * rows`` DSPs, ``8 * (rows / 8 - 1)`` adders of about 20 bits.
+
+    Parameters
+    ----------
+    rows
+        Rows of the array.
+
+    Members
+    -------
+    act : In(ArrayLayout(signed(9), rows))
+        One activation a row, row ``r`` delayed by ``r % 8`` cycles.
+    swap : In(1)
+        The shadow weights become active, before they meet the activation of this cycle.
+    load_valid, load_row, load_data : In
+        One row of shadow weights, a pair being ``{w1', w0}``.
+    psum : Out(ArrayLayout(signed(psum_bits(rows)), 8))
+        Sums of the columns.
+    """
+
+    def __init__(self, *, rows: int) -> None:
+        if rows % CASCADE:
+            raise ValueError(f"rows is {rows}, must be a multiple of {CASCADE}")
+        self.rows = rows
+        super().__init__({
+            "act": In(data.ArrayLayout(signed(ACT_BITS), rows)),
+            "swap": In(1),
+            "load_valid": In(1),
+            "load_row": In(range(rows)),
+            "load_data": In(data.ArrayLayout(unsigned(16), PAIRS)),
+            "psum": Out(data.ArrayLayout(signed(psum_bits(rows)), GROUP)),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        segments = self.rows // CASCADE
+        swap, valid, row, load = self.swap, self.load_valid, self.load_row, self.load_data.as_value()
+        sums: list[list[Value]] = [[Const(1 << (SPLIT - 1))] * PAIRS for _ in range(segments)]
+        for step in range(CASCADE):
+            if step:
+                # The swap pulse and the load bus go down the cascade with the activations.
+                swap = delay(m, swap, 1, name=f"swap_{step}")
+                valid = delay(m, valid, 1, name=f"valid_{step}")
+                row = delay(m, row, 1, name=f"row_{step}")
+                load = delay(m, load, 1, name=f"load_{step}")
+            for segment in range(segments):
+                r = segment * CASCADE + step
+                sums[segment] = self._cells(m, r, swap, valid & (row == r), load, sums[segment])
+        for pair in range(PAIRS):
+            low = [Cat(chain[pair][:SPLIT - 1], ~chain[pair][SPLIT - 1]).as_signed()
+                   for chain in sums]
+            high = [chain[pair][SPLIT:].as_signed() for chain in sums]
+            m.d.comb += self.psum[2 * pair].eq(_tree(m, low, name=f"low_{pair}"))
+            m.d.comb += self.psum[2 * pair + 1].eq(_tree(m, high, name=f"high_{pair}"))
+        return m
+
+    def _cells(self, m: Module, r: int, swap: Value, write: Value, load: Value,
+               above: list[Value]) -> list[Value]:
+        """Add the cells of row ``r``; return the sums that they pass down."""
+        act = Signal(signed(ACT_BITS), name=f"b_{r}", reset_less=True)
+        shadow = Signal(16 * PAIRS, name=f"a1_{r}", reset_less=True)
+        m.d.sync += act.eq(self.act[r])
+        with m.If(write):
+            m.d.sync += shadow.eq(load)
+        below: list[Value] = []
+        for pair in range(PAIRS):
+            low, high = shadow.word_select(2 * pair, 8), shadow.word_select(2 * pair + 1, 8)
+            active = Signal(signed(OPERAND_BITS), name=f"a2_{r}_{pair}", reset_less=True)
+            product = Signal(signed(PRODUCT_BITS), name=f"m_{r}_{pair}", reset_less=True)
+            total = Signal(signed(CASCADE_BITS), name=f"p_{r}_{pair}", reset_less=True)
+            with m.If(swap):
+                m.d.sync += active.eq(Cat(low, low[7].replicate(SPLIT - 8), high))
+            m.d.sync += product.eq(active * act)
+            m.d.sync += total.eq(product + above[pair])
+            below.append(total)
+        return below
+
+
+def _tree(m: Module, values: list[Value], *, name: str) -> Value:
+    """Return the sum of ``values``, a power of two of them, registered after every adder."""
+    level = 0
+    while len(values) > 1:
+        level += 1
+        sums = [Signal((a + b).shape(), name=f"{name}_{level}_{i}", reset_less=True)
+                for i, (a, b) in enumerate(zip(values[::2], values[1::2], strict=True))]
+        m.d.sync += [s.eq(a + b) for s, a, b in zip(sums, values[::2], values[1::2], strict=True)]
+        values = list(sums)
+    return values[0]
+
+
+class SystolicArray(Component):
+    """``psum[c] = sum over r of act[r] * weight[r][c]``, exactly, for one row of activations a cycle.
+
+    The weights are one of two tiles: ``swap`` comes with the first activations of a tile and makes
+    the loaded tile the active one; loads in the cycle of ``swap`` or before it belong to that tile,
+    loads in later cycles to the next one. A weight is -127..127. There is no flow control.
+
+    Activations, ``swap`` and loads reach row ``r`` after ``r % 8`` cycles and hop from one group of 8
+    columns to the next in a cycle; as all three keep step, the contract holds at every cell, and
+    no net leaves a group except to the next one. Outputs are aligned again.
+
+    Latency: ``latency = columns / 8 + 11 + log2(rows / 8)``, also after construction an attribute:
+    one register that gives loads their lead, the hops, and the latency of `ColumnGroup`.
+    Resources: ``rows * columns / 2`` DSPs; hops of ``9 * rows`` registers a group.
+
+    Parameters
+    ----------
+    config
+        Configuration, of which ``rows`` and ``columns`` are used.
+
+    Members
+    -------
+    act : In(ArrayLayout(signed(9), rows))
+        Activations, a row of the streamed matrix.
+    swap : In(1)
+        High with the first activations of a tile.
+    load_valid, load_row, load_data : In
+        One row of the next tile.
+    psum : Out(ArrayLayout(signed(psum_bits(rows)), columns))
+        Sums of all columns, ``latency`` cycles after their activations.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.rows = config.rows
+        self.columns = config.columns
+        self.groups = config.columns // GROUP
+        self.latency = 1 + self.groups + 2 + CASCADE + _tree_levels(self.rows)
+        super().__init__({
+            "act": In(data.ArrayLayout(signed(ACT_BITS), self.rows)),
+            "swap": In(1),
+            "load_valid": In(1),
+            "load_row": In(range(self.rows)),
+            "load_data": In(data.ArrayLayout(signed(8), self.columns)),
+            "psum": Out(data.ArrayLayout(signed(psum_bits(self.rows)), self.columns)),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        rows = [delay(m, self.act[r], 1 + r % CASCADE, name=f"act_{r}") for r in range(self.rows)]
+        act: Value = Signal(ACT_BITS * self.rows, name="act_skewed")
+        m.d.comb += act.eq(Cat(rows))
+        swap = delay(m, self.swap, 1, name="swap")
+        valid: Value = self.load_valid
+        row: Value = self.load_row
+        for g in range(self.groups):
+            m.submodules[f"group_{g}"] = group = ColumnGroup(rows=self.rows)
+            act = delay(m, act, 1, name=f"act_hop_{g}")
+            swap = delay(m, swap, 1, name=f"swap_hop_{g}")
+            valid = delay(m, valid, 1, name=f"load_valid_hop_{g}")
+            row = delay(m, row, 1, name=f"load_row_hop_{g}")
+            m.d.comb += [
+                group.act.as_value().eq(act),
+                group.swap.eq(swap),
+                group.load_valid.eq(valid),
+                group.load_row.eq(row),
+            ]
+            for pair in range(PAIRS):
+                low, high = (self.load_data[g * GROUP + 2 * pair + i] for i in range(2))
+                operand = Signal(16, name=f"operand_{g}_{pair}")
+                m.d.comb += operand.eq(Cat(low, (high - low[7])[:8]))
+                m.d.comb += group.load_data[pair].eq(
+                    delay(m, operand, 1 + g, name=f"load_{g}_{pair}"))
+            for c in range(GROUP):
+                m.d.comb += self.psum[g * GROUP + c].eq(
+                    delay(m, group.psum[c], self.groups - 1 - g, name=f"psum_{g}_{c}"))
+        return m
