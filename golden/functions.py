@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""GELU, exp, reciprocal and LayerNorm scale in integers, on whole arrays: docs/arithmetic.md."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from golden.fixed import Int, round_shift, saturate
+from rtl.isa import (
+    EXP_FRAC,
+    LANE_FRAC,
+    LANE_LAYOUT_ROWS,
+    LANE_T,
+    LANE_X_BITS,
+    MANTISSA_BITS,
+    SCALAR_FRAC,
+    SCALAR_T,
+    SUM_BITS,
+    VAR_BITS,
+)
+
+__all__ = ["exp_int", "gelu_int", "gelu_raw", "norm_scale", "poly", "reciprocal"]
+
+#: Bits of the fraction of a normalised mantissa.
+_FRACTION_BITS = 16
+#: Bits of the sum of a row, and of the sum of its squares, that LayerNorm takes.
+_NORM_SUM_BITS = 26
+_NORM_SUMSQ_BITS = 40
+#: Bits of the mean.
+_MEAN_BITS = 24
+#: Largest shift of a scale.
+_MAX_SHIFT = 47
+
+
+def poly(table: Int, row: ArrayLike, t: ArrayLike, shift: int) -> Int:
+    """Return ``c0 + t * (c1 + t * c2)`` with ``shift`` fraction bits in t, rounded after each t."""
+    row, t = np.asarray(row, np.int64), np.asarray(t, np.int64)
+    h = table[row, 1] + round_shift(table[row, 2] * t, shift)
+    return table[row, 0] + round_shift(h * t, shift)
+
+
+def gelu_raw(table: Int, x: ArrayLike) -> Int:
+    """Return the lane polynomial of x (signed 18 bits), ``LANE_FRAC`` fraction bits too many."""
+    x = _within("x", x, -(1 << (LANE_X_BITS - 1)), (1 << (LANE_X_BITS - 1)) - 1)
+    segments = LANE_LAYOUT_ROWS["gelu"][1]
+    position = x + (segments // 2 << LANE_T)
+    row = position >> LANE_T
+    low, high = row < 0, row >= segments
+    row = np.where(low, LANE_LAYOUT_ROWS["gelu_low"][0], row)
+    row = np.where(high, LANE_LAYOUT_ROWS["gelu_high"][0], row)
+    return poly(table, row, np.where(low | high, x, position % (1 << LANE_T)), LANE_T)
+
+
+def gelu_int(table: Int, x: ArrayLike) -> Int:
+    """Return GELU, or what else is in the table ``[34, 3]``, of x: int8."""
+    return saturate(round_shift(gelu_raw(table, x), LANE_FRAC), 8)
+
+
+def exp_int(table: Int, f: ArrayLike) -> Int:
+    """Return ``255 * 2**-f`` of the fraction f (13 bits) with 8 fraction bits: 0..65535."""
+    f = _within("f", f, 0, (1 << EXP_FRAC) - 1)
+    return np.clip(poly(table, f >> LANE_T, f % (1 << LANE_T), LANE_T), 0, (1 << 16) - 1)
+
+
+def reciprocal(table: Int, total: ArrayLike, scale_m: int, scale_s: int) -> tuple[Int, Int]:
+    """Return the scale ``(m, s)`` of rows whose exponentials have the sum ``total``."""
+    total = _within("row sum", total, 1, (1 << SUM_BITS) - 1)
+    _within("scale_s", scale_s, SUM_BITS, _MAX_SHIFT)
+    n = SUM_BITS - _bit_length(total)
+    f = (total << n) - (1 << (SUM_BITS - 1)) >> (SUM_BITS - 1 - _FRACTION_BITS)
+    return _scaled(poly(table, f >> SCALAR_T, f % (1 << SCALAR_T), SCALAR_T), scale_m), scale_s - n
+
+
+def norm_scale(table: Int, total: ArrayLike, squares: ArrayLike, channels: int, mean_m: int,
+               mean_s: int, scale_m: int, scale_s: int, epsilon: int) -> tuple[Int, Int, Int]:
+    """Return ``(mean, m, s)`` of LayerNorm of rows with the sums ``total`` and ``squares``."""
+    total = _within("sum", total, -(1 << (_NORM_SUM_BITS - 1)), (1 << (_NORM_SUM_BITS - 1)) - 1)
+    squares = _within("sum of squares", squares, 0, (1 << _NORM_SUMSQ_BITS) - 1)
+    _within("scale_s", scale_s, VAR_BITS // 2, _MAX_SHIFT)
+    mean = saturate(round_shift(total * mean_m, mean_s), _MEAN_BITS)
+    variance = _within("scaled variance", channels * squares - total * total + epsilon,
+                       1, (1 << (VAR_BITS - 1)) - 1)
+    n = VAR_BITS - _bit_length(variance) & ~1
+    a = variance << n
+    b = a >> (VAR_BITS - 1)
+    f = (a >> (VAR_BITS - 2 + b - _FRACTION_BITS)) % (1 << _FRACTION_BITS)
+    row = (b << (_FRACTION_BITS - SCALAR_T)) + (f >> SCALAR_T)
+    m = _scaled(poly(table, row, f % (1 << SCALAR_T), SCALAR_T), scale_m)
+    return mean, m, scale_s - n // 2
+
+
+def _scaled(y: Int, scale_m: int) -> Int:
+    """Return the mantissa ``y * scale_m``, of the output ``y`` of a scalar polynomial."""
+    limit = (1 << MANTISSA_BITS) - 1
+    r = np.minimum(round_shift(y, SCALAR_FRAC), limit)
+    return np.minimum(round_shift(r * scale_m, MANTISSA_BITS), limit)
+
+
+def _bit_length(value: Int) -> Int:
+    """Return the number of bits of each value, below 2**53: exact, as these are exact floats."""
+    return np.frexp(value.astype(np.float64))[1].astype(np.int64)
+
+
+def _within(name: str, value: ArrayLike, low: int, high: int) -> Int:
+    """Return the value as int64; it must be within the limits of its hardware field."""
+    value = np.asarray(value, np.int64)
+    if np.any((value < low) | (value > high)):
+        bad = value[(value < low) | (value > high)].flat[0]
+        raise ValueError(f"{name} is {bad}, must be between {low} and {high}")
+    return value
