@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What the top module shows of its work, and how the recordings of it are read."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Field", "Stream", "streams"]
+
+
+@dataclass(frozen=True)
+class Field:
+    """A recorded signal: ``lanes`` numbers of ``bits`` bits side by side, lane 0 lowest."""
+
+    signal: str
+    bits: int
+    signed: bool = False
+    lanes: int = 1
+
+    @property
+    def size(self) -> int:
+        """Bytes of the signal in C++: an integer up to 64 bits, words of 32 bits above."""
+        total = self.bits * self.lanes
+        return next((n for n in (1, 2, 4, 8) if total <= 8 * n), -(-total // 32) * 4)
+
+    def decode(self, raw: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Return ``raw`` [events, size] as numbers [events] or [events, lanes]."""
+        # Eight more bytes, so that the 64 bits from the byte of any lane on can be read.
+        padded = np.zeros((len(raw), self.size + 8), np.uint8)
+        padded[:, :self.size] = raw
+        out = np.empty((len(raw), self.lanes), np.int64)
+        for lane in range(self.lanes):
+            byte, bit = divmod(lane * self.bits, 8)
+            word = np.ascontiguousarray(padded[:, byte:byte + 8]).view("<u8")[:, 0]
+            value = ((word >> np.uint64(bit)) << np.uint64(64 - self.bits)).view(np.int64)
+            # The number is now at the top: an arithmetic or a logical shift brings it down.
+            shifted = value >> (64 - self.bits)
+            out[:, lane] = shifted if self.signed else shifted & ((1 << self.bits) - 1)
+        return out if self.lanes > 1 else out[:, 0]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Signals recorded together in every cycle in which ``valid`` is high."""
+
+    name: str
+    valid: str
+    fields: tuple[Field, ...]
+
+    def read(self, folder: Path) -> dict[str, NDArray[np.int64]]:
+        """Return the recording in ``folder``: for each signal its value in every event."""
+        raw = np.fromfile(folder / f"{self.name}.bin", np.uint8)
+        size = sum(field.size for field in self.fields)
+        if len(raw) % size:
+            raise ValueError(f"the recording of {self.name} has {len(raw)} bytes, must be a"
+                             f" multiple of {size}")
+        events = raw.reshape(-1, size)
+        result, at = {}, 0
+        for field in self.fields:
+            result[field.signal] = field.decode(events[:, at:at + field.size])
+            at += field.size
+        return result
+
+
+def streams(columns: int) -> tuple[Stream, ...]:
+    """Return the streams of an accelerator with ``columns`` columns, events in program order.
+
+    ``write``: what the epilogue writes to a buffer; ``max``: the running maximum of a row of
+    scores; ``sum``: the sum of a finished row of exponentials and the scale made of it;
+    ``norm``: the statistics of a finished residual row and the scale made of them.
+    A scale is its mantissa of 17 bits with its shift of 6 bits above.
+    """
+    return (
+        Stream("write", "tap_valid", (Field("tap_data", 27, signed=True, lanes=columns),)),
+        Stream("max", "tap_max_valid", (Field("tap_max", 16, signed=True),)),
+        Stream("sum", "tap_sum_valid", (Field("tap_sum", 18), Field("tap_rowscale", 23))),
+        Stream("norm", "tap_norm_valid",
+               (Field("tap_norm_sum", 26, signed=True), Field("tap_norm_sumsq", 40),
+                Field("tap_norm_mean", 24, signed=True), Field("tap_norm_scale", 23))),
+    )

