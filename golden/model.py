@@ -72,6 +72,7 @@ class ModelConfig:
 
     @property
     def head_size(self) -> int:
+        """Channels of one head."""
         return self.width // self.heads
 
     @property
@@ -86,6 +87,7 @@ class ModelConfig:
 
     @property
     def tokens(self) -> int:
+        """Rows of every tensor: special tokens, then patches."""
         return self.grid ** 2 + self.special_tokens
 
     @property

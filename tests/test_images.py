@@ -99,7 +99,8 @@ def test_truncated_image(tmp_path: Path, suffix: str, part: float) -> None:
     _photograph().save(path)
     content = path.read_bytes()
     path.write_bytes(content[:int(part * len(content))])
-    with pytest.raises(ImageError, match=f"^image {path} (cannot be read|is in no format)") as error:
+    sentence = f"^image {path} (cannot be read|is in no format)"
+    with pytest.raises(ImageError, match=sentence) as error:
         load_image(path, 48)
     assert "\n" not in str(error.value)
 
@@ -119,6 +120,7 @@ def test_normalise() -> None:
     pixels = normalise(image)
     assert pixels.shape == (3, 2, 3)
     assert pixels.dtype == torch.float32
-    expected = [(value - mean) / std for value, mean, std in zip((1, 0.2, 0), MEAN, STD, strict=True)]
+    expected = [(value - mean) / std
+                for value, mean, std in zip((1, 0.2, 0), MEAN, STD, strict=True)]
     torch.testing.assert_close(pixels[:, 1, 2], torch.tensor(expected))
     torch.testing.assert_close(pixels[0, 0, 0], torch.tensor(-MEAN[0] / STD[0]))
