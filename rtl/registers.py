@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The register map of the control port, defined once for hardware, drivers and documentation.
+
+The first four registers follow the control map of Vitis HLS, which drivers (PYNQ, XRT) know.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from rtl.config import Config
+from rtl.isa import ISA_VERSION, Error, Stall
+
+__all__ = ["ADDRESS_BITS", "Access", "Field", "REGISTERS", "Register", "RunState", "constants",
+           "register"]
+
+#: Address bits of the control port: 4 KiB, the smallest segment of an address map.
+ADDRESS_BITS = 12
+#: Bytes of one word; wider registers are several words, the low one first.
+WORD_BYTES = 4
+
+
+class Access(Enum):
+    """What a read and a write of a field do."""
+
+    RW = "read and write"
+    RO = "read only"
+    SET = "write 1 to set, hardware clears"
+    COR = "read only, cleared by reading"
+    TOW = "write 1 to toggle"
+
+
+class RunState(Enum):
+    """State of the run controller, in the register STATUS."""
+
+    IDLE = 0
+    RESET = 1
+    RUN = 2
+    DRAIN = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """Bits ``low`` to ``low + width - 1`` of a register."""
+
+    name: str
+    low: int
+    width: int
+    access: Access
+    description: str
+    values: type[Enum] | None = None
+
+    @property
+    def mask(self) -> int:
+        return ((1 << self.width) - 1) << self.low
+
+
+@dataclass(frozen=True, kw_only=True)
+class Register:
+    """``width`` bits at the byte address ``offset``; a register of 64 bits is two words."""
+
+    name: str
+    offset: int
+    description: str
+    fields: tuple[Field, ...]
+    width: int = 32
+
+    def __post_init__(self) -> None:
+        if self.width not in (32, 64):
+            raise ValueError(f"{self.name} has {self.width} bits, must have 32 or 64")
+        if self.offset % (self.width // 8):
+            raise ValueError(f"{self.name} is at {self.offset:#x}, must be at a multiple of"
+                             f" {self.width // 8}")
+        if self.offset + self.width // 8 > 1 << ADDRESS_BITS:
+            raise ValueError(f"{self.name} is at {self.offset:#x}, must be below"
+                             f" {1 << ADDRESS_BITS:#x}")
+        used = 0
+        for field in self.fields:
+            if used & field.mask or field.low + field.width > self.width:
+                raise ValueError(f"field {field.name} of {self.name} takes bits {field.low} to"
+                                 f" {field.low + field.width - 1}, must be free and below"
+                                 f" {self.width}")
+            used |= field.mask
+
+    @property
+    def words(self) -> range:
+        """Byte addresses of the words."""
+        return range(self.offset, self.offset + self.width // 8, WORD_BYTES)
+
+    @property
+    def port(self) -> str:
+        """Name of the register's port in the hardware."""
+        return self.name.lower()
+
+    @property
+    def access(self) -> Access | None:
+        """Access of all fields where it is the same, else None."""
+        kinds = {field.access for field in self.fields}
+        return kinds.pop() if len(kinds) == 1 else None
+
+
+def _whole(name: str, offset: int, access: Access, description: str, width: int = 32,
+           values: type[Enum] | None = None, bits: int | None = None) -> Register:
+    """Register of one field called ``value``, of ``bits`` bits where not the whole width."""
+    field = Field(name="value", low=0, width=bits or width, access=access,
+                  description=description, values=values)
+    return Register(name=name, offset=offset, description=description, fields=(field,),
+                    width=width)
+
+
+def _fields(access: Access, *fields: tuple[str, int, int, str]) -> tuple[Field, ...]:
+    return tuple(Field(name=name, low=low, width=width, access=access, description=description)
+                 for name, low, width, description in fields)
+
+
+def _registers() -> Iterator[Register]:
+    rw, ro = Access.RW, Access.RO
+    yield Register(
+        name="CTRL", offset=0x00,
+        description="Control. Auto restart (bit 7 of the HLS map) does not exist.",
+        fields=(
+            *_fields(Access.SET, ("ap_start", 0, 1, "Starts a run; reads 1 until the run ends.")),
+            *_fields(Access.COR, ("ap_done", 1, 1, "A run has ended, with or without error.")),
+            *_fields(ro, ("ap_idle", 2, 1, "No run, no reset in progress.")),
+            *_fields(Access.COR, ("ap_ready", 3, 1, "As ap_done: the next run can be started."))))
+    yield Register(
+        name="GIE", offset=0x04, description="Global interrupt enable.",
+        fields=_fields(rw, ("enable", 0, 1, "Enables the interrupt output.")))
+    yield Register(
+        name="IER", offset=0x08, description="Interrupt enable.",
+        fields=_fields(rw, ("done", 0, 1, "ap_done sets its bit of ISR."),
+                       ("ready", 1, 1, "ap_ready sets its bit of ISR.")))
+    yield Register(
+        name="ISR", offset=0x0C,
+        description="Interrupt status. The output is high while an enabled bit is set.",
+        fields=_fields(Access.TOW, ("done", 0, 1, "A run has ended."),
+                       ("ready", 1, 1, "The next run can be started.")))
+
+    # Arguments: writes during a run have no effect
+    yield _whole("MODEL_ADDR", 0x10, rw, "Address of the model image, a multiple of 4096.", 64)
+    yield _whole("FRAME_ADDR", 0x18, rw, "Address of the frame, a multiple of the port width.", 64)
+    yield _whole("OUTPUT_ADDR", 0x20, rw, "Address of the output, a multiple of 4096.", 64)
+    yield _whole("MODEL_BYTES", 0x28, rw, "Bytes of the model image; none outside is read.")
+    yield _whole("FRAME_BYTES", 0x2C, rw, "Bytes of the frame; none outside is read.")
+    yield _whole("OUTPUT_BYTES", 0x30, rw, "Bytes of the output; none outside is written.")
+    yield Register(
+        name="SOFT_RESET", offset=0x34,
+        description="Ends a run without ap_done, once all bus transfers have completed.",
+        fields=_fields(Access.SET, ("reset", 0, 1, "Reads 1 until the core is idle again.")))
+
+    # Identity
+    yield _whole("VERSION", 0x40, ro, "Version of the instruction set.")
+    yield Register(
+        name="CONFIG", offset=0x44, description="Size of the array and of the memory ports.",
+        fields=_fields(ro, ("rows", 0, 8, "Rows of the array: input channels."),
+                       ("columns", 8, 8, "Columns of the array: output channels."),
+                       ("ports", 16, 8, "Memory ports."),
+                       ("port_bytes", 24, 8, "Bytes of one beat of a port.")))
+    yield Register(
+        name="LIMITS0", offset=0x48, description="Largest model, first part.",
+        fields=_fields(ro, ("max_tokens", 0, 16, "Tokens."), ("max_width", 16, 16, "Channels.")))
+    yield Register(
+        name="LIMITS1", offset=0x4C, description="Largest model, second part.",
+        fields=_fields(ro, ("max_hidden", 0, 16, "Hidden channels of the MLP."),
+                       ("max_patch", 16, 16, "Bytes of a patch.")))
+    yield Register(
+        name="LIMITS2", offset=0x50, description="Largest model, third part.",
+        fields=_fields(ro, ("max_classes", 0, 16, "Classes."),
+                       ("weight_tiles", 16, 16, "Depth of the weight FIFO in array tiles.")))
+
+    # Status of the run, or of the last one; cleared by ap_start
+    yield _whole("STATUS", 0x60, ro, "State of the run controller.", values=RunState, bits=2)
+    yield _whole("ERROR", 0x64, ro, "Error that ended the run.", values=Error, bits=8)
+    yield _whole("ERROR_INDEX", 0x68, ro, "Index of the failing instruction in the program.")
+    yield _whole("TOP_CLASS", 0x6C, ro, "Class of the largest logit.")
+    yield _whole("TOKENS", 0x70, ro, "Tokens in the last block.")
+    yield _whole("BYTES_READ", 0x74, ro, "Bytes read from memory.")
+    yield _whole("BYTES_WRITTEN", 0x78, ro, "Bytes written to memory, whole beats.")
+    yield _whole("CYCLES", 0x80, ro, "Cycles of the run; the sum of the STALL counters.", 64)
+    for cause in Stall:
+        yield _whole(f"STALL_{cause.name}", 0x88 + WORD_BYTES * cause.value, ro,
+                     f"Cycles that the issue stage spent in {cause.name}.")
+
+
+#: All registers, in the order of their addresses.
+REGISTERS: tuple[Register, ...] = tuple(_registers())
+
+
+def register(name: str) -> Register:
+    """Return the register called ``name``."""
+    for candidate in REGISTERS:
+        if candidate.name == name:
+            return candidate
+    raise ValueError(f"no register is called {name!r}, there are"
+                     f" {', '.join(r.name for r in REGISTERS)}")
+
+
+def constants(config: Config) -> dict[str, int]:
+    """Value of every register that is fixed by the configuration."""
+    sizes = {"rows": config.rows, "columns": config.columns, "ports": config.ports,
+             "port_bytes": config.port_bits // 8, "max_tokens": config.max_tokens,
+             "max_width": config.max_width, "max_hidden": config.max_hidden,
+             "max_patch": config.max_patch, "max_classes": config.max_classes,
+             "weight_tiles": config.weight_tiles}
+    values = {"VERSION": ISA_VERSION}
+    for name in ("CONFIG", "LIMITS0", "LIMITS1", "LIMITS2"):
+        values[name] = sum(sizes[f.name] << f.low for f in register(name).fields)
+    return values
