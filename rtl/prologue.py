@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The prologue: what happens to a row on its way into the array."""
+
+from amaranth.hdl import Module, Mux, Signal, signed, unsigned
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from .arith import delay, saturate
+from .config import Config
+from .isa import EXP_FRAC, MANTISSA_BITS, MEAN_FRAC, SHIFT_BITS
+from .isa import Prologue as Mode
+from .poly import PolyLanes
+from .rescale import Rescale
+
+__all__ = ["Prologue", "PrologueLane"]
+
+#: Bits of an activation on its way into the array: int8, or 0..255 as it is.
+ACT_BITS = 9
+#: Bits of the mean, and of the row maximum with as many fraction bits.
+REF_BITS = 16 + MEAN_FRAC
+#: Bits of ``p`` of the softmax: an exponent up to 16 with its fraction.
+P_BITS = EXP_FRAC + 5
+#: Fraction bits of an exponential as it is evaluated, and its greatest value: 255 is not exceeded.
+EXP_OUT_FRAC = 8
+EXP_LIMIT = (255 << EXP_OUT_FRAC) + (1 << EXP_OUT_FRAC - 1) - 1
+
+
+class PrologueLane(wiring.Component):
+    """One lane of :class:`Prologue`, whose documentation says what it computes.
+
+    The difference and its scaling serve NORM and EXP. A lane that is disabled, or not in mode EXP,
+    evaluates a power of two so small that it rounds to zero, and in mode EXP the other result is
+    zero, so that the two are joined by an OR and neither mode nor enable travels past the shared
+    evaluator.
+
+    Latency: ``LATENCY`` cycles. Resources: one DSP, about 200 LUTs.
+
+    Members
+    -------
+    mode, unsigned_in, data8, data16, enable, ref, m, s : In
+        As of :class:`Prologue`, for one lane.
+    exp_x, exp_y, act : Out, In, Out
+        As of :class:`Prologue`, for one lane.
+    """
+
+    #: Cycles from the inputs to ``exp_x``.
+    EXP_DELAY = 1 + Rescale.LATENCY + 1
+    LATENCY = EXP_DELAY + PolyLanes.LATENCY + 3
+
+    mode: In(Mode)
+    unsigned_in: In(1)
+    data8: In(unsigned(8))
+    data16: In(signed(16))
+    enable: In(1)
+    ref: In(signed(REF_BITS))
+    m: In(unsigned(MANTISSA_BITS))
+    s: In(unsigned(SHIFT_BITS))
+    exp_x: Out(unsigned(EXP_FRAC))
+    exp_y: In(signed(32))
+    act: Out(signed(ACT_BITS))
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+
+        # Difference and product
+        x = Signal(signed(16), reset_less=True)
+        ref = Signal(signed(REF_BITS), reset_less=True)
+        m.submodules.scale = scale = Rescale(width=REF_BITS + 1, bits=P_BITS, symmetric=True)
+        m.d.sync += [x.eq(self.data16), ref.eq(self.ref)]
+        m.d.comb += [
+            scale.a.eq((x << MEAN_FRAC) - ref),
+            scale.m.eq(delay(m, self.m, 1, name="m")),
+            scale.s.eq(delay(m, self.s, 1, name="s")),
+        ]
+        byte = Signal(signed(ACT_BITS))
+        m.d.comb += byte.eq(Mux(self.unsigned_in, self.data8, self.data8.as_signed()))
+
+        # Mode: the number in the lane, or how far to shift the exponential
+        cycles = self.EXP_DELAY - 1
+        mode = Signal(Mode)
+        late_byte = Signal(signed(ACT_BITS))
+        exponent = Signal(P_BITS - 1)
+        other = Signal(signed(ACT_BITS), reset_less=True)
+        power = Signal(P_BITS - 1 - EXP_FRAC, reset_less=True)
+        fraction = Signal(EXP_FRAC, reset_less=True)
+        enable = delay(m, self.enable, cycles, name="enable")
+        m.d.comb += [
+            mode.eq(delay(m, self.mode, cycles, name="mode")),
+            late_byte.eq(delay(m, byte, cycles, name="byte")),
+            exponent.eq(-scale.o),
+            self.exp_x.eq(fraction),
+        ]
+        m.d.sync += [
+            other.eq(0),
+            power.eq(~0),
+            fraction.eq(exponent[:EXP_FRAC]),
+        ]
+        with m.If(enable):
+            with m.Switch(mode):
+                with m.Case(Mode.BYPASS):
+                    m.d.sync += other.eq(late_byte)
+                with m.Case(Mode.NORM):
+                    m.d.sync += other.eq(saturate(scale.o, 8))
+                with m.Case(Mode.EXP):
+                    m.d.sync += power.eq(exponent[EXP_FRAC:])
+
+        # Exponential: limited, shifted by one place too few, rounded
+        limited = Signal(range(EXP_LIMIT + 1))
+        kept = Signal(EXP_OUT_FRAC + 1, reset_less=True)
+        exponential = Signal(ACT_BITS - 1, reset_less=True)
+        late_power = delay(m, power, PolyLanes.LATENCY + 1, name="power")
+        act = Signal(signed(ACT_BITS), reset_less=True)
+        m.d.comb += [
+            limited.eq(Mux(self.exp_y < 0, 0, Mux(self.exp_y > EXP_LIMIT, EXP_LIMIT, self.exp_y))),
+            self.act.eq(act),
+        ]
+        m.d.sync += [
+            kept.eq(limited >> (EXP_OUT_FRAC - 1)),
+            exponential.eq(((kept >> late_power) + 1) >> 1),
+            act.eq(exponential | delay(m, other, PolyLanes.LATENCY + 2, name="other")),
+        ]
+        return m
+
+
+class Prologue(wiring.Component):
+    """BYPASS: ``act = data8``. NORM: ``act = sat(round_shift(((data16 << 8) - ref) * m, s), 8)``.
+    EXP: ``p = round_shift(((data16 << 8) - ref) * m, s)``, ``u = min(-p, 2**17 - 1)``,
+    ``act = round_shift(exp(u mod 2**13), 8 + (u >> 13))``. A lane that is not enabled gives 0.
+
+    No flow control: a row enters every cycle, each in a mode of its own. The exponential is
+    evaluated outside, by lanes that are shared with the epilogue: ``exp_y`` is expected
+    ``PolyLanes.LATENCY`` cycles after ``exp_x``. In mode EXP ``ref`` is not below any enabled
+    ``data16 << 8``.
+
+    Latency: ``LATENCY`` cycles, in all modes. Resources: ``rows`` times :class:`PrologueLane`.
+
+    Parameters
+    ----------
+    config
+        Configuration; ``rows`` is used.
+
+    Members
+    -------
+    mode : In(isa.Prologue)
+        What happens to this row.
+    unsigned_in : In(1)
+        BYPASS: bytes are 0..255, not int8.
+    data8 : In(ArrayLayout(unsigned(8), rows))
+        Bytes, for BYPASS.
+    data16 : In(ArrayLayout(signed(16), rows))
+        Residual (NORM) or scores (EXP).
+    enable : In(rows)
+        Lanes that contribute.
+    ref : In(signed(24))
+        Mean (NORM) or row maximum (EXP), 8 fraction bits.
+    m, s : In
+        Scale of the row (NORM) or of the exponent (EXP).
+    exp_x : Out(ArrayLayout(unsigned(13), rows))
+        Fractions whose power of two is asked for.
+    exp_y : In(ArrayLayout(signed(32), rows))
+        ``255 * 2**-f`` with 8 fraction bits.
+    act : Out(ArrayLayout(signed(9), rows))
+        Input of the array.
+    """
+
+    LATENCY = PrologueLane.LATENCY
+
+    def __init__(self, config: Config) -> None:
+        self.rows = config.rows
+        super().__init__({
+            "mode": In(Mode),
+            "unsigned_in": In(1),
+            "data8": In(data.ArrayLayout(unsigned(8), self.rows)),
+            "data16": In(data.ArrayLayout(signed(16), self.rows)),
+            "enable": In(self.rows),
+            "ref": In(signed(REF_BITS)),
+            "m": In(unsigned(MANTISSA_BITS)),
+            "s": In(unsigned(SHIFT_BITS)),
+            "exp_x": Out(data.ArrayLayout(unsigned(EXP_FRAC), self.rows)),
+            "exp_y": In(data.ArrayLayout(signed(32), self.rows)),
+            "act": Out(data.ArrayLayout(signed(ACT_BITS), self.rows)),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        for i in range(self.rows):
+            m.submodules[f"lane_{i}"] = lane = PrologueLane()
+            m.d.comb += [
+                lane.mode.eq(self.mode),
+                lane.unsigned_in.eq(self.unsigned_in),
+                lane.data8.eq(self.data8[i]),
+                lane.data16.eq(self.data16[i]),
+                lane.enable.eq(self.enable[i]),
+                lane.ref.eq(self.ref),
+                lane.m.eq(self.m),
+                lane.s.eq(self.s),
+                lane.exp_y.eq(self.exp_y[i]),
+                self.exp_x[i].eq(lane.exp_x),
+                self.act[i].eq(lane.act),
+            ]
+        return m
