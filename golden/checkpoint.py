@@ -207,11 +207,13 @@ def convert(tensors: Mapping[str, Tensor], model: ModelConfig | None = None, *,
 
 def _read(path: Path, source: str) -> object:
     try:
+        path.open("rb").close()
+    except OSError as error:
+        raise CheckpointError(f"{source} cannot be read: {error.strerror or error}") from error
+    try:
         if path.suffix == ".safetensors":
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(f"{source} cannot be read: {error.strerror or error}") from error
     except SafetensorError as error:
         raise CheckpointError(f"{source} is truncated or corrupt: {error}") from error
     except pickle.UnpicklingError as error:
@@ -234,8 +236,6 @@ def load_checkpoint(path: str | Path,
     if path.suffix not in (".safetensors", ".pth", ".pt"):
         raise CheckpointError(
             f"{source} has the extension {path.suffix!r}, must be .safetensors, .pth or .pt")
-    if not path.is_file():
-        raise CheckpointError(f"{source} is not a file")
     tensors = _read(path, source)
     for key in ("model", "state_dict"):
         if isinstance(tensors, dict) and isinstance(tensors.get(key), dict):

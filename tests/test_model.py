@@ -10,11 +10,10 @@ import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import transformers  # noqa: E402
+import transformers
 
-from golden.checkpoint import convert  # noqa: E402
-from golden.model import (  # noqa: E402
-    MODELS, FloatViT, ModelConfig, ModelError, model_named, parameter_shapes)
+from golden.checkpoint import convert
+from golden.model import MODELS, FloatViT, ModelConfig, ModelError, model_named, parameter_shapes
 
 ODD = ModelConfig(name="odd", image_size=40, patch=8, channels=1, width=48, depth=3, heads=3,
                   hidden=80, classes=7)
@@ -161,7 +160,7 @@ def test_stages_follow_from_each_other(model: ModelConfig) -> None:
 
 
 def _reference(kind: str, model: ModelConfig) -> torch.nn.Module:
-    """Return a model of transformers with random parameters, none of them near its initial value."""
+    """Return a model of transformers with random parameters, none near its initial value."""
     config_class = transformers.ViTConfig if kind.startswith("ViT") else transformers.DeiTConfig
     reference = getattr(transformers, kind)(config_class(
         image_size=model.image_size, patch_size=model.patch, num_channels=model.channels,
