@@ -20,7 +20,7 @@ def test_fifo_keeps_the_order(depth, push, pop):
 
     async def main(ctx):
         valid = waiting = 0
-        for cycle in range(600):
+        for cycle in range(700):
             if cycle >= 500:  # drain
                 sending, taking = 0.0, 1.0
             else:
