@@ -1,0 +1,541 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The core: sequencer, datapath and buffers, wired as the block diagram."""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from rtl import isa
+from rtl.accumulator import Accumulator
+from rtl.array import SystolicArray
+from rtl.arith import delay
+from rtl.axi import request_layout, write_layout
+from rtl.buffers import DelayBuffer, KeyBuffer, StreamBuffer, ValueBuffer
+from rtl.config import BLOCK, Config
+from rtl.dispatch import Activity, Dispatcher
+from rtl.epilogue import Epilogue
+from rtl.frame import LoadUnit
+from rtl.issue import RowIssue, row_layout
+from rtl.loader import TileLoader
+from rtl.logits import LogitUnit
+from rtl.poly import PolyLanes
+from rtl.prologue import Prologue
+from rtl.rowmax import RowMax
+from rtl.rowsum import RowSum
+from rtl.statistics import Statistics
+from rtl.weights import WeightStream
+
+__all__ = ["Core", "Taps"]
+
+
+class Taps(wiring.Signature):
+    """What a simulation compares: every write of the epilogue, and the statistics of rows.
+
+    The signals have no reader in the design and cost nothing in hardware.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__({
+            "valid": Out(1), "data": Out(isa.ACC_BITS * config.columns),
+            "max_valid": Out(1), "max": Out(signed(16)),
+            "sum_valid": Out(1), "sum": Out(isa.SUM_BITS), "rowscale": Out(isa.RowScale.size),
+            "norm_valid": Out(1), "norm_sum": Out(signed(26)), "norm_sumsq": Out(40),
+            "norm_mean": Out(signed(24)), "norm_scale": Out(isa.RowScale.size),
+        })
+
+
+class Core(wiring.Component):
+    """Runs one program after reset, then stays in ``done`` or ``error`` until the next reset.
+
+    ::
+
+        weights -> FIFO -> loader -> shadow tile <- keys / values
+                                        v
+        buffer -> prologue ----------> array -> accumulator -> epilogue -> buffer
+
+    Rows are issued by ``RowIssue`` and then move through a pipeline of fixed latency without
+    back-pressure. Control bits (``row_layout``) travel beside them; ``self._row(k)`` is the row that
+    was issued k cycles ago.
+
+    Members
+    -------
+    model_addr, frame_addr, output_addr, model_bytes, frame_bytes, output_bytes : In, arguments
+    program_request, program, load_request, load, weight_request, weight : streams to the masters
+    output_request, output : streams to the write master
+    done, error, error_index, top_class, tokens, stall : Out, status
+    taps : Out
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        request = stream.Signature(request_layout(64))
+        beats = stream.Signature(config.port_bits)
+        super().__init__({
+            "model_addr": In(64), "frame_addr": In(64), "output_addr": In(64),
+            "model_bytes": In(32), "frame_bytes": In(32), "output_bytes": In(32),
+            "program_request": Out(request), "program": In(beats),
+            "load_request": Out(request), "load": In(beats),
+            "weight_request": Out(request).array(config.ports),
+            "weight": In(beats).array(config.ports),
+            "output_request": Out(request),
+            "output": Out(stream.Signature(write_layout(config.port_bits))),
+            "done": Out(1), "error": Out(isa.Error), "error_index": Out(32),
+            "top_class": Out(32), "tokens": Out(16), "stall": Out(isa.Stall),
+            "taps": Out(Taps(config)),
+        })
+
+        # The blocks, and the cycles between them, counted from the output of the issue stage.
+        self.dispatcher = Dispatcher(config)
+        self.issue = RowIssue(config)
+        self.prologue = Prologue(config)
+        self.array = SystolicArray(config)
+        self.accumulator = Accumulator(config)
+        self.rowsum = RowSum(config)
+        self.epilogue = Epilogue(config)
+        self.rowmax = RowMax(config)
+        self.statistics = Statistics(config)
+        self.lanes = PolyLanes(config)
+        self.keys, self.values = KeyBuffer(config), ValueBuffer(config)
+        self.logits = LogitUnit(config)
+        self.frame = LoadUnit(config)
+        self.weights = WeightStream(config)
+
+        self.at_prologue = StreamBuffer.LATENCY + 1
+        self.at_array = self.at_prologue + self.prologue.LATENCY
+        # The reciprocal of the row sum must be there when the row leaves the accumulator.
+        short = self.rowsum.latency - self.array.latency - self.accumulator.LATENCY
+        self.psum_wait = max(0, short)
+        self.at_accumulator = self.at_array + self.array.latency + self.psum_wait
+        self.at_epilogue = self.at_accumulator + self.accumulator.LATENCY
+        self.at_write = self.at_epilogue + self.epilogue.LATENCY
+        # A row counts as written when whatever follows from it can be read.
+        self.at_retire = self.at_write + 1 + max(
+            self.statistics.latency, self.rowmax.latency, self.keys.write_latency)
+        self.loader = TileLoader(config, keys=self.keys, values=self.values,
+                                 lead=RowIssue.LATENCY + self.at_array)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        for name in ("dispatcher", "weights", "loader", "issue", "frame", "prologue", "array",
+                     "accumulator", "rowsum", "epilogue", "rowmax", "statistics", "lanes", "keys",
+                     "values", "logits"):
+            m.submodules[name] = getattr(self, name)
+        self._rows(m)
+        self._sequencer(m)
+        self._tables(m)
+        self._buffers(m)
+        self._prologue(m)
+        self._array(m)
+        self._epilogue(m)
+        self._write(m)
+        self._retire(m)
+        self._outside(m)
+        return m
+
+    # Control that travels beside the rows
+
+    def _rows(self, m: Module) -> None:
+        """Delay the issued row and its valid bit by every number of cycles up to retirement."""
+        layout = row_layout(self.config)
+        self._valids: list[Value] = [self.issue.valid]
+        self._delayed: list[data.View] = [self.issue.row]
+        for k in range(1, self.at_retire + 1):
+            valid = Signal(name=f"valid_{k}")
+            row = Signal(layout, name=f"row_{k}", reset_less=True)
+            m.d.sync += [valid.eq(self._valids[-1]), row.eq(self._delayed[-1])]
+            self._valids.append(valid)
+            self._delayed.append(row)
+
+    def _row(self, k: int) -> data.View:
+        return self._delayed[k]
+
+    def _field(self, m: Module, k: int, name: str) -> Value:
+        """Return a field of the pass descriptor of the row that was issued ``k`` cycles ago."""
+        shape = isa.pass_layout[name].shape
+        value = Signal(shape, name=f"{name}_{k}")
+        with m.Switch(self._row(k).tile.slot):
+            for slot in range(len(self.dispatcher.descriptors)):
+                with m.Case(slot):
+                    m.d.comb += value.eq(self.dispatcher.descriptors[slot][name])
+        return value
+
+    # Blocks, in the order of the diagram
+
+    def _sequencer(self, m: Module) -> None:
+        """Dispatcher, tile loader and issue stage."""
+        dispatcher, loader, issue = self.dispatcher, self.loader, self.issue
+        wiring.connect(m, self.weights.o, loader.weight)
+        wiring.connect(m, loader.tile, issue.tile)
+        m.d.comb += [
+            loader.weight_level.eq(self.weights.level),
+            loader.queued.eq(dispatcher.queued),
+            loader.descriptor.eq(dispatcher.descriptors[loader.slot]),
+            loader.tokens.eq(dispatcher.tokens),
+            issue.descriptors.eq(dispatcher.descriptors),
+            issue.tokens.eq(dispatcher.tokens),
+            issue.tokens_start.eq(dispatcher.tokens_start),
+            dispatcher.tokens_busy.eq(issue.tokens_busy),
+            self.tokens.eq(dispatcher.tokens),
+        ]
+        state, cause = issue.state, self.stall
+        with m.If(state.busy):
+            m.d.comb += cause.eq(isa.Stall.BUSY)
+        with m.Elif(state.waits_row):
+            m.d.comb += cause.eq(isa.Stall.ROW)
+        with m.Elif(state.pads):
+            m.d.comb += cause.eq(isa.Stall.TILE)
+        with m.Elif(loader.active):
+            m.d.comb += cause.eq(Mux(loader.waits_operand, isa.Stall.OPERAND, isa.Stall.WEIGHT))
+        with m.Else():
+            with m.Switch(dispatcher.activity):
+                with m.Case(Activity.PROGRAM):
+                    m.d.comb += cause.eq(isa.Stall.PROGRAM)
+                with m.Case(Activity.LOAD):
+                    m.d.comb += cause.eq(isa.Stall.LOAD)
+                with m.Case(Activity.DRAIN):
+                    m.d.comb += cause.eq(isa.Stall.DRAIN)
+
+    def _tables(self, m: Module) -> None:
+        """Polynomial tables and block lists, all written by TABLE."""
+        d = self.dispatcher
+        entry = data.ArrayLayout(isa.ListEntry, self.config.row_blocks)
+        m.submodules.lists = lists = Memory(shape=entry, depth=self.config.list_depth, init=[],
+                                            attrs={"ram_style": "block"})
+        read, write = lists.read_port(), lists.write_port()
+        m.d.comb += [
+            write.en.eq(d.table_en & (d.table == isa.Table.LIST)),
+            write.addr.eq(d.table_row),
+            write.data.eq(d.table_data),
+            read.addr.eq(self.loader.list_addr),
+            self.loader.list_entry.eq(read.data),
+        ]
+        for unit, table in ((self.lanes, isa.Table.LANE), (self.rowsum, isa.Table.RECIPROCAL),
+                            (self.statistics, isa.Table.RSQRT)):
+            m.d.comb += [
+                unit.write_en.eq(d.table_en & (d.table == table)),
+                unit.write_row.eq(d.table_row),
+                unit.write_data.eq(d.table_data),
+            ]
+
+    def _buffers(self, m: Module) -> None:
+        """Streaming buffers and their addresses; keys and values belong to the loader."""
+        config, issue, loader = self.config, self.issue, self.loader
+        self._act = StreamBuffer(config, bits=8, depth=config.act_depth)
+        self._patch = StreamBuffer(config, bits=8, depth=config.patch_depth)
+        self._residual = StreamBuffer(config, bits=16, depth=config.residual_depth)
+        self._score = StreamBuffer(config, bits=16, depth=config.score_depth)
+        for name in ("act", "patch", "residual", "score"):
+            buffer = getattr(self, f"_{name}")
+            m.submodules[name] = buffer
+            addresses = issue.residual_addr if name == "residual" else issue.read_addr
+            for bank in range(config.banks):
+                m.d.comb += buffer.read_addr[bank].eq(addresses[bank])
+        m.d.comb += [
+            self.keys.read_base.eq(loader.key_base),
+            self.keys.read_channel.eq(loader.key_channel),
+            loader.key_data.eq(self.keys.read_data),
+            self.values.read_addr.eq(loader.value_addr),
+            loader.value_data.eq(self.values.read_data),
+            self.rowmax.read_row.eq(self._row(0).position),
+            self.rowmax.read_slot.eq(self._field(m, 0, "source_slot")),
+            self.statistics.read_row.eq(self._row(0).physical),
+        ]
+
+    def _select(self, m: Module, word: data.View, chosen: list[Value], blocks: int, bits: int,
+                name: str) -> Value:
+        """Return ``blocks`` blocks of a buffer word: block i from bank ``chosen[i] * blocks + i``."""
+        lanes = Signal(BLOCK * bits * blocks, name=name)
+        turns = self.config.banks // blocks
+        for i in range(blocks):
+            part = lanes[BLOCK * bits * i:BLOCK * bits * (i + 1)]
+            with m.Switch(chosen[i][:ceil_log2(turns)]):
+                for turn in range(turns):
+                    with m.Case(turn):
+                        m.d.comb += part.eq(word[turn * blocks + i])
+        return lanes
+
+    def _prologue(self, m: Module) -> None:
+        """What the buffers answer, one register, and the prologue."""
+        config, prologue = self.config, self.prologue
+        k = self.at_prologue - 1
+        row = self._row(k)
+        source = self._field(m, k, "source")
+        mode = self._field(m, k, "prologue")
+        bytes_word, wide_word = self._act.read_data.shape(), self._residual.read_data.shape()
+        word8, word16 = Signal(bytes_word), Signal(wide_word)
+        m.d.comb += [
+            word8.eq(Mux(source == isa.Source.PATCH, self._patch.read_data, self._act.read_data)),
+            word16.eq(Mux(source == isa.Source.SCORE, self._score.read_data,
+                          self._residual.read_data)),
+        ]
+        chosen = [row.tile.blocks[i].index for i in range(config.row_blocks)]
+        m.d.sync += [
+            prologue.data8.eq(self._select(m, word8, chosen, config.row_blocks, 8, "data8")),
+            prologue.data16.eq(self._select(m, word16, chosen, config.row_blocks, 16, "data16")),
+            prologue.unsigned_in.eq(source == isa.Source.PATCH),
+            prologue.mode.eq(mode),
+        ]
+        for lane in range(config.rows):
+            m.d.sync += prologue.enable[lane].eq(
+                row.tile.blocks[lane // BLOCK].valid & ~row.zero
+                & ((mode != isa.Prologue.EXP) | (lane < row.tile.rows_valid)))
+        with m.If(mode == isa.Prologue.EXP):
+            m.d.sync += [
+                prologue.ref.eq(self.rowmax.read_max << isa.MEAN_FRAC),
+                prologue.m.eq(self._field(m, k, "exp_m")),
+                prologue.s.eq(self._field(m, k, "exp_s")),
+            ]
+        with m.Else():
+            m.d.sync += [
+                prologue.ref.eq(self.statistics.read_mean),
+                prologue.m.eq(self.statistics.read_scale.m),
+                prologue.s.eq(self.statistics.read_scale.s),
+            ]
+
+    def _array(self, m: Module) -> None:
+        """Array, accumulators, and the row sum beside them."""
+        array, accumulator, rowsum, loader = self.array, self.accumulator, self.rowsum, self.loader
+        row = self._row(self.at_array)
+        swap = Signal()
+        is_exp = self._field(m, self.at_array, "prologue") == isa.Prologue.EXP
+        m.d.comb += [
+            swap.eq(self._valids[self.at_array] & row.swap),
+            array.act.eq(self.prologue.act),
+            array.swap.eq(swap),
+            loader.swap.eq(swap),
+            array.load_valid.eq(loader.load_valid),
+            array.load_row.eq(loader.load_row),
+            array.load_data.eq(loader.load_data),
+            rowsum.e.eq(self.prologue.act),
+            rowsum.valid.eq(self._valids[self.at_array] & is_exp),
+            rowsum.row.eq(row.position),
+            rowsum.first.eq(row.tile.first_k),
+            rowsum.scale_m.eq(self._field(m, self.at_array, "scale_m")),
+            rowsum.scale_s.eq(self._field(m, self.at_array, "scale_s")),
+        ]
+        late = self._row(self.at_accumulator)
+        m.d.comb += [
+            accumulator.psum.eq(delay(m, array.psum.as_value(), self.psum_wait, name="psum")),
+            accumulator.row.eq(late.position),
+            accumulator.valid.eq(self._valids[self.at_accumulator]),
+            accumulator.first.eq(late.tile.first_k),
+            accumulator.last.eq(late.tile.last_k),
+        ]
+
+    def _epilogue(self, m: Module) -> None:
+        """Epilogue, with the row that it adds to, and the shared polynomial lanes."""
+        config, epilogue, k = self.config, self.epilogue, self.at_epilogue
+        row = self._row(k)
+        wait = k - self.at_array - self.rowsum.latency
+        m.d.comb += [
+            epilogue.acc.eq(self.accumulator.acc),
+            epilogue.scale_source.eq(self._field(m, k, "scale_source")),
+            epilogue.destination.eq(self._field(m, k, "destination")),
+            epilogue.gelu.eq(self._field(m, k, "gelu")),
+            epilogue.slot.eq(row.tile.scale_slot),
+            epilogue.const_scale.m.eq(self._field(m, k, "scale_m")),
+            epilogue.const_scale.s.eq(self._field(m, k, "scale_s")),
+            epilogue.row_scale.eq(delay(m, self.rowsum.o.as_value(), wait, name="row_scale")),
+            epilogue.param_en.eq(self.loader.param_en),
+            epilogue.param_slot.eq(self.loader.param_slot),
+            epilogue.param_byte.eq(self.loader.param_byte),
+            epilogue.param_data.eq(self.loader.param_data),
+        ]
+
+        # The old residual was read when the row was issued.
+        read_at = self.at_prologue
+        turn = self._row(read_at - 1).tile.column_tile
+        word = self._residual.read_data
+        lanes = Signal(BLOCK * 16 * config.column_blocks, name="old_residual", reset_less=True)
+        m.d.sync += lanes.eq(self._select(m, word, [turn] * config.column_blocks,
+                                          config.column_blocks, 16, "old_word"))
+        old_at = k + epilogue.OLD_DELAY
+        m.submodules.old = old = DelayBuffer(width=len(lanes), cycles=old_at - read_at)
+        adds = self._field(m, old_at, "accumulate")
+        is_logit = self._field(m, old_at, "destination") == isa.Destination.LOGIT
+        m.d.comb += [
+            old.i.eq(lanes),
+            self.logits.read_addr.eq(self._row(old_at - 1).write_addr),
+        ]
+        for c in range(config.columns):
+            residual = old.o[16 * c:16 * c + 16].as_signed()
+            m.d.comb += epilogue.old[c].eq(Mux(
+                is_logit, Mux(adds, self.logits.read_data[c], 0), residual))
+
+        # exp and GELU are never under way together: attention x V and MLP 1 have a pass between.
+        lanes_unit = self.lanes
+        with_exp = Signal()
+        exp_at = self.at_prologue + self.prologue.EXP_DELAY
+        m.d.comb += [
+            with_exp.eq(self._valids[exp_at]
+                        & (self._field(m, exp_at, "prologue") == isa.Prologue.EXP)),
+            lanes_unit.exp.eq(with_exp),
+        ]
+        for lane in range(config.lanes):
+            gelu_x = epilogue.gelu_x[lane] if lane < config.columns else Const(0)
+            exp_x = self.prologue.exp_x[lane] if lane < config.rows else Const(0)
+            m.d.comb += lanes_unit.x[lane].eq(Mux(with_exp, exp_x, gelu_x))
+            if lane < config.rows:
+                m.d.comb += self.prologue.exp_y[lane].eq(lanes_unit.y[lane])
+            if lane < config.columns:
+                m.d.comb += epilogue.gelu_y[lane].eq(lanes_unit.y[lane])
+
+    def _write(self, m: Module) -> None:
+        """Write what leaves the epilogue, and take the statistics of it."""
+        config, k, taps = self.config, self.at_write, self.taps
+        row = self._row(k)
+        word = self.epilogue.data
+        valid = Signal(name="write_valid")
+        destination = self._field(m, k, "destination")
+        mask = self._field(m, k, "destination_mask")
+        channels = self._field(m, k, "channels")
+        blocks_left = Signal(signed(14))
+        enable = Signal(config.column_blocks)
+        to = {kind: Signal(name=f"to_{kind.name.lower()}") for kind in isa.Destination}
+        m.d.comb += [
+            valid.eq(self._valids[k] & row.tile.last_k),
+            blocks_left.eq((channels >> ceil_log2(BLOCK))
+                           - row.tile.column_tile * config.column_blocks),
+        ]
+        for kind, selected in to.items():
+            m.d.comb += selected.eq(valid & (destination == kind))
+        for g in range(config.column_blocks):
+            m.d.comb += enable[g].eq(
+                mask[g] & ((destination != isa.Destination.RESIDUAL) | (g < blocks_left)))
+
+        # Streaming buffers: column block g goes to bank turn * column_blocks + g.
+        turns = config.banks // config.column_blocks
+        turn = row.tile.column_tile[:ceil_log2(turns)]
+        for buffer, kind, bits in ((self._act, isa.Destination.ACT, 8),
+                                   (self._score, isa.Destination.SCORE, 16),
+                                   (self._residual, isa.Destination.RESIDUAL, 16)):
+            m.d.comb += buffer.write_addr.eq(row.write_addr)
+            for bank in range(config.banks):
+                g = bank % config.column_blocks
+                lanes = Cat(word[BLOCK * g + i][:bits] for i in range(BLOCK))
+                m.d.comb += [
+                    buffer.write_data[bank].eq(lanes),
+                    buffer.write_en[bank].eq(
+                        to[kind] & enable[g] & (turn == bank // config.column_blocks)),
+                ]
+        frame = self.frame
+        with m.If(frame.residual_en.any()):
+            m.d.comb += [
+                self._residual.write_addr.eq(frame.write_addr),
+                self._residual.write_en.eq(frame.residual_en),
+            ]
+            for bank in range(config.banks):
+                m.d.comb += self._residual.write_data[bank].eq(frame.write_data.as_value())
+        m.d.comb += [
+            self._patch.write_addr.eq(frame.write_addr),
+            self._patch.write_en.eq(frame.patch_en),
+        ]
+        for bank in range(config.banks):
+            m.d.comb += self._patch.write_data[bank].eq(frame.write_data[1])
+
+        # Stationary operands and logits
+        for unit, kind in ((self.keys, isa.Destination.KEY), (self.values, isa.Destination.VALUE),
+                           (self.logits, isa.Destination.LOGIT)):
+            m.d.comb += [unit.write_en.eq(to[kind]), unit.write_addr.eq(row.write_addr)]
+            for c in range(config.columns):
+                m.d.comb += unit.write_data[c].eq(word[c])
+
+        # Statistics of the row
+        rowmax, statistics = self.rowmax, self.statistics
+        m.d.comb += [
+            rowmax.valid.eq(to[isa.Destination.SCORE]),
+            rowmax.slot.eq(self._field(m, k, "destination_slot")),
+            rowmax.row.eq(row.position),
+            rowmax.first.eq(row.tile.first_column),
+            statistics.valid.eq(to[isa.Destination.RESIDUAL]
+                                & self._field(m, k, "statistics")),
+            statistics.row.eq(row.physical),
+            statistics.first.eq(row.tile.first_column),
+            statistics.last.eq(row.tile.last_column),
+            statistics.enable.eq(enable),
+        ]
+        for name in ("channels", "mean_m", "mean_s", "scale_m", "scale_s", "epsilon"):
+            m.d.comb += getattr(statistics, name).eq(self._field(m, k, name))
+        for c in range(config.columns):
+            m.d.comb += [
+                rowmax.data[c].eq(word[c]),
+                rowmax.enable[c].eq(c < row.tile.columns_valid),
+                statistics.data[c].eq(word[c]),
+            ]
+        m.d.comb += [
+            taps.valid.eq(valid),
+            taps.data.eq(word.as_value()),
+            taps.max_valid.eq(rowmax.max_valid),
+            taps.max.eq(rowmax.max),
+            taps.norm_valid.eq(statistics.norm_valid),
+            taps.norm_sum.eq(statistics.norm_sum),
+            taps.norm_sumsq.eq(statistics.norm_sumsq),
+            taps.norm_mean.eq(statistics.norm_mean),
+            taps.norm_scale.eq(statistics.norm_scale.as_value()),
+        ]
+        sum_at = self.at_array + self.rowsum.latency
+        is_exp = self._field(m, sum_at, "prologue") == isa.Prologue.EXP
+        m.d.comb += [
+            taps.sum_valid.eq(self._valids[sum_at] & is_exp & self._row(sum_at).tile.last_k),
+            taps.sum.eq(self.rowsum.sum),
+            taps.rowscale.eq(self.rowsum.o.as_value()),
+        ]
+
+    def _retire(self, m: Module) -> None:
+        """Count finished rows, passes and column tiles: what hand-over and interlocks look at."""
+        row = self._row(self.at_retire)
+        retired, rows, columns = Signal(8), Signal(11), Signal(4)
+        with m.If(self._valids[self.at_retire] & row.tile.last_k):
+            with m.If(row.tile.last_column):
+                m.d.sync += rows.eq(rows + 1)
+                with m.If(row.last_row):
+                    m.d.sync += [rows.eq(0), retired.eq(retired + 1)]
+            with m.If(row.last_row & (self._field(m, self.at_retire, "scale_source")
+                                      == isa.ScaleSource.COLUMN)):
+                m.d.sync += columns.eq(columns + 1)
+        m.d.comb += [
+            self.dispatcher.retired.eq(retired),
+            self.loader.retired.eq(retired),
+            self.loader.columns_retired.eq(columns),
+            self.issue.retired.eq(retired),
+            self.issue.retired_rows.eq(rows),
+        ]
+
+    def _outside(self, m: Module) -> None:
+        """Arguments, streams to the memory masters, and status."""
+        dispatcher, frame, logits = self.dispatcher, self.frame, self.logits
+        flipped = wiring.flipped(self)
+        wiring.connect(m, flipped.program_request, dispatcher.program_request)
+        wiring.connect(m, flipped.program, dispatcher.program)
+        wiring.connect(m, flipped.load_request, frame.request)
+        wiring.connect(m, flipped.load, frame.data)
+        wiring.connect(m, flipped.output_request, logits.request)
+        wiring.connect(m, flipped.output, logits.data)
+        for p in range(self.config.ports):
+            wiring.connect(m, flipped.weight_request[p], dispatcher.weight_request[p])
+            wiring.connect(m, flipped.weight[p], self.weights.i[p])
+        m.d.comb += [
+            dispatcher.model_addr.eq(self.model_addr),
+            dispatcher.model_bytes.eq(self.model_bytes),
+            frame.model_addr.eq(self.model_addr),
+            frame.model_bytes.eq(self.model_bytes),
+            frame.frame_addr.eq(self.frame_addr),
+            frame.frame_bytes.eq(self.frame_bytes),
+            frame.start.eq(dispatcher.load_start),
+            frame.load.eq(dispatcher.load),
+            dispatcher.load_done.eq(frame.done),
+            dispatcher.load_error.eq(frame.error),
+            logits.start.eq(dispatcher.end_start),
+            logits.classes.eq(dispatcher.classes),
+            logits.output_addr.eq(self.output_addr),
+            logits.output_bytes.eq(self.output_bytes),
+            dispatcher.end_done.eq(logits.done),
+            dispatcher.end_error.eq(logits.error),
+            self.done.eq(dispatcher.done),
+            self.error.eq(dispatcher.error),
+            self.error_index.eq(dispatcher.error_index),
+            self.top_class.eq(logits.top_class),
+        ]
+

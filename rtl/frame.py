@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Loads: the raw frame into the patch buffer, and initial rows into the residual buffer."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from rtl import isa
+from rtl.axi import request_layout
+from rtl.config import BLOCK, Config
+
+__all__ = ["LoadUnit"]
+
+#: Bytes that are written at once: one block of pixels, or half a block of the residual.
+UNIT = BLOCK
+
+
+class LoadUnit(wiring.Component):
+    """Runs one LOAD: reads a contiguous region and writes it in units of 16 bytes.
+
+    FRAME: the region is ``lines`` lines of patches, each of ``patch_rows`` pixel rows of ``count``
+    patch rows of ``row_bytes`` bytes. Patch ``line * count + column`` goes to buffer row
+    ``first + line * count + column``, pixel row y of it to blocks ``y * units`` and on,
+    ``units = ceil(row_bytes / 16)``; what is left of the last block is undefined.
+    RESIDUAL: ``count`` rows of ``row_bytes`` bytes of int16.
+
+    Streams: data in order, one unit a cycle at most. ``done`` is a pulse; ``error`` is set instead
+    when the region, rounded up to whole beats, exceeds its window or the buffer.
+
+    Resources: a byte shifter over two units, three 16 x 16 multiplications in turn.
+
+    Members
+    -------
+    start : In, pulse with ``load``, which stays until the end
+    frame_addr, frame_bytes, model_addr, model_bytes : In
+    request : Out(stream); data : In(stream of beats)
+    patch_en, residual_en : Out, one bit per bank
+    write_addr : Out; write_data : Out, two units: the residual takes both, the patch buffer the last
+    done, error : Out
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        super().__init__({
+            "start": In(1), "load": In(isa.load_layout),
+            "frame_addr": In(64), "frame_bytes": In(32),
+            "model_addr": In(64), "model_bytes": In(32),
+            "request": Out(stream.Signature(request_layout(64))),
+            "data": In(stream.Signature(config.port_bits)),
+            "patch_en": Out(config.banks), "residual_en": Out(config.banks),
+            "write_addr": Out(16), "write_data": Out(data.ArrayLayout(unsigned(8 * UNIT), 2)),
+            "done": Out(1), "error": Out(isa.Error),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config, load = self.config, self.load
+        beat_bytes = config.port_bits // 8
+        is_frame = Signal()
+        total = Signal(40)
+        end = Signal(41)
+        window = Signal(32)
+        base = Signal(64)
+        rows_end = Signal(32)
+        m.d.comb += [
+            is_frame.eq(load.kind == isa.LoadKind.FRAME),
+            window.eq(Mux(is_frame, self.frame_bytes, self.model_bytes)),
+            base.eq(Mux(is_frame, self.frame_addr, self.model_addr)),
+            self.request.p.address.eq(base + load.offset),
+            self.request.p.beats.eq((total + beat_bytes - 1) >> ceil_log2(beat_bytes)),
+            end.eq(load.offset + (self.request.p.beats << ceil_log2(beat_bytes))),
+        ]
+        running = Signal()
+        last = self._units(m, running)
+
+        with m.FSM():
+            with m.State("Idle"):
+                m.d.sync += [
+                    total.eq(load.count * load.row_bytes),
+                    rows_end.eq(load.count * load.lines),
+                ]
+                with m.If(self.start):
+                    m.next = "PatchRows"
+            with m.State("PatchRows"):
+                m.d.sync += [
+                    total.eq(total * load.patch_rows),
+                    rows_end.eq(rows_end + load.first),
+                ]
+                m.next = "Lines"
+            with m.State("Lines"):
+                m.d.sync += total.eq(total * load.lines)
+                m.next = "Check"
+            with m.State("Check"):
+                with m.If((end > window) | (total >> (24 + ceil_log2(beat_bytes)) != 0)):
+                    m.d.sync += self.error.eq(isa.Error.BAD_ADDRESS)
+                    m.next = "Failed"
+                with m.Elif((rows_end > config.max_tokens) | (total == 0)):
+                    m.d.sync += self.error.eq(isa.Error.BAD_FIELD)
+                    m.next = "Failed"
+                with m.Else():
+                    m.next = "Request"
+            with m.State("Request"):
+                m.d.comb += self.request.valid.eq(1)
+                with m.If(self.request.ready):
+                    m.next = "Run"
+            with m.State("Run"):
+                m.d.comb += running.eq(1)
+                with m.If(last):
+                    m.d.comb += self.done.eq(1)
+                    m.next = "Idle"
+            with m.State("Failed"):
+                pass
+        return m
+
+    def _units(self, m: Module, running: Signal) -> Signal:
+        """Cut the byte stream into units and count them through the loop nest.
+
+        Return a signal that is high while the last unit is written.
+        """
+        config, load = self.config, self.load
+        beat_bytes = config.port_bits // 8
+
+        # A queue of bytes, aligned so that the next unit is at its low end.
+        queue = Signal(8 * 2 * UNIT, reset_less=True)
+        held = Signal(range(2 * UNIT + 1))
+        left = Signal(16)      # bytes of this row that are not yet written
+        size = Signal(range(UNIT + 1))
+        emit, accept = Signal(), Signal()
+        kept = Signal(range(2 * UNIT + 1))
+        shifted = Signal(8 * 2 * UNIT)
+        m.d.comb += [
+            size.eq(Mux(left < UNIT, left, UNIT)),
+            emit.eq(running & (held >= size)),
+            kept.eq(Mux(emit, held - size, held)),
+            shifted.eq(Mux(emit, queue >> (size << 3), queue)),
+            accept.eq(running & self.data.valid & (kept <= 2 * UNIT - beat_bytes)),
+            self.data.ready.eq(running & (kept <= 2 * UNIT - beat_bytes)),
+        ]
+        m.d.sync += [queue.eq(shifted), held.eq(kept)]
+        with m.If(accept):
+            m.d.sync += [
+                queue.eq(shifted | (self.data.payload << (kept << 3))),
+                held.eq(kept + beat_bytes),
+            ]
+
+        # for line: for pixel row: for column: for unit
+        line, pixel_row, column = Signal(16), Signal(16), Signal(16)
+        unit, row_block = Signal(12), Signal(12)
+        line_addr, column_addr, line_step = Signal(16), Signal(16), Signal(16)
+        last_unit, last_column, last_row, last_line, last = (Signal(name=n) for n in (
+            "last_unit", "last_column", "last_row", "last_line", "last"))
+        m.d.comb += [
+            last_unit.eq(left <= UNIT),
+            last_column.eq(column + 1 == load.count),
+            last_row.eq(pixel_row + 1 == load.patch_rows),
+            last_line.eq(line + 1 == load.lines),
+            last.eq(emit & last_unit & last_column & last_row & last_line),
+        ]
+        m.d.sync += line_step.eq(load.count * load.stride)
+        with m.If(~running):
+            first = load.first * load.stride
+            m.d.sync += [
+                queue.eq(0), held.eq(0), left.eq(load.row_bytes), line.eq(0), pixel_row.eq(0), column.eq(0),
+                unit.eq(0), row_block.eq(0), line_addr.eq(first), column_addr.eq(first),
+            ]
+        with m.Elif(emit):
+            m.d.sync += [left.eq(left - UNIT), unit.eq(unit + 1)]
+            with m.If(last_unit):
+                m.d.sync += [
+                    left.eq(load.row_bytes), unit.eq(row_block),
+                    column.eq(column + 1), column_addr.eq(column_addr + load.stride),
+                ]
+                with m.If(last_column):
+                    m.d.sync += [
+                        column.eq(0), column_addr.eq(line_addr), pixel_row.eq(pixel_row + 1),
+                        unit.eq(unit + 1), row_block.eq(unit + 1),
+                    ]
+                    with m.If(last_row):
+                        m.d.sync += [
+                            pixel_row.eq(0), line.eq(line + 1), unit.eq(0), row_block.eq(0),
+                            line_addr.eq(line_addr + line_step),
+                            column_addr.eq(line_addr + line_step),
+                        ]
+
+        # Write: a unit is a block of bytes, two units are a block of the residual.
+        is_frame = Signal()
+        previous = Signal(8 * UNIT, reset_less=True)
+        block = Signal(12)
+        bank_bits = ceil_log2(config.banks)
+        bank = Signal(config.banks)
+        m.d.comb += [
+            is_frame.eq(load.kind == isa.LoadKind.FRAME),
+            block.eq(Mux(is_frame, unit, unit >> 1)),
+            bank.eq(1 << block[:bank_bits] if bank_bits else 1),
+        ]
+        m.d.sync += [
+            self.patch_en.eq(Mux(emit & is_frame, bank, 0)),
+            self.residual_en.eq(Mux(emit & ~is_frame & unit[0], bank, 0)),
+            self.write_addr.eq(column_addr + (block >> bank_bits)),
+            self.write_data.eq(Cat(previous, queue[:8 * UNIT])),
+        ]
+        with m.If(emit):
+            m.d.sync += previous.eq(queue[:8 * UNIT])
+        return last

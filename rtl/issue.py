@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The streaming side of the sequencer: issues rows, the only place where the datapath waits."""
+
+from amaranth.hdl import Module, Mux, Signal, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from rtl import isa
+from rtl.arith import delay
+from rtl.config import MIN_TILE_CYCLES, Config
+from rtl.dispatch import PASS_SLOTS
+from rtl.loader import pass_behind, tile_layout
+
+__all__ = ["IssueState", "RowIssue", "row_layout"]
+
+
+def row_layout(config: Config) -> data.StructLayout:
+    """Return the layout of the control bits that travel beside a row through the datapath."""
+    index = ceil_log2(config.max_tokens)
+    return data.StructLayout({
+        "swap": unsigned(1),       # first row of a tile
+        "last_row": unsigned(1),   # last row of a tile
+        "zero": unsigned(1),       # enters the array as zeros
+        "position": unsigned(index),
+        "physical": unsigned(index),
+        "write_addr": unsigned(16),
+        "tile": tile_layout(config),
+    })
+
+
+class IssueState(data.Struct):
+    """What the issue stage does in a cycle, for the stall counters."""
+
+    busy: 1
+    waits_row: 1
+    pads: 1
+
+
+class RowIssue(wiring.Component):
+    """Streams the rows of one tile after the other: row, physical row, addresses, control bits.
+
+    In the first tile of a pass, row i is issued when the pass ``row_dependency`` back has written it
+    (row-level hand-over); everything later in the pass follows by order. A tile takes at least
+    ``MIN_TILE_CYCLES`` cycles, as the accumulators are read-modify-write. A tile is accepted while the
+    last row of the one before is issued, so tiles follow without a gap.
+
+    The token list maps a position to a row of the residual buffer.
+
+    Latency: ``LATENCY`` cycles from the acceptance of a tile to its first ``row`` at the output,
+    aligned with ``read_addr``: buffer data are there in the next cycle.
+
+    Members
+    -------
+    tile : In(stream of tile_layout)
+    descriptors : In; tokens : In; tokens_start : In; tokens_busy : Out
+    retired : In, passes retired modulo 256; retired_rows : In, finished rows of the one that retires
+    valid, row : Out, the row whose addresses are out
+    read_addr : Out, one per bank, for the buffer that the pass streams from
+    residual_addr : Out, one per bank: as ``read_addr``, or of the row that the epilogue adds to
+    state : Out
+    """
+
+    LATENCY = 5
+
+    def __init__(self, config: Config):
+        self.config = config
+        addresses = data.ArrayLayout(unsigned(16), config.banks)
+        super().__init__({
+            "tile": In(stream.Signature(tile_layout(config))),
+            "descriptors": In(data.ArrayLayout(isa.pass_layout, PASS_SLOTS)),
+            "tokens": In(16), "tokens_start": In(1), "tokens_busy": Out(1),
+            "retired": In(8), "retired_rows": In(11),
+            "valid": Out(1), "row": Out(row_layout(config)),
+            "read_addr": Out(addresses), "residual_addr": Out(addresses),
+            "state": Out(IssueState),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        valid, row = self._rows(m)
+        physical = self._token_list(m, row.position)
+        self._addresses(m, valid, row, physical)
+        return m
+
+    def _rows(self, m: Module) -> tuple[Signal, data.View]:
+        """Issue rows; return the issued row and its valid bit."""
+        config = self.config
+        tile = Signal(tile_layout(config))
+        active, issued_all = Signal(), Signal()
+        i, rows = Signal(11), Signal(11)
+        elapsed = Signal(range(MIN_TILE_CYCLES))
+        number = Signal(8)  # pass of the current tile
+        fields = Signal(isa.pass_layout)
+        m.d.comb += fields.eq(self.descriptors[tile.slot])
+
+        position = Signal(range(2 * config.max_tokens))
+        behind = Signal(8)
+        written, ready, issue, last, finish = (Signal(name=n) for n in (
+            "written", "ready", "issue", "last", "finish"))
+        m.d.comb += [
+            position.eq(fields.row_first + i),
+            behind.eq(pass_behind(self.retired, number, fields.row_dependency)),
+            written.eq((behind.as_signed() > 0)
+                       | ((behind == 0) & (self.retired_rows > position))),
+            ready.eq(~(tile.first_column & tile.first_k) | (fields.row_dependency == 0) | written),
+            issue.eq(active & ~issued_all & ready),
+            last.eq(i + 1 == rows),
+            finish.eq(active & ((issue & last) | issued_all) & (elapsed == MIN_TILE_CYCLES - 1)),
+            self.tile.ready.eq(~active | finish),
+            self.state.busy.eq(issue),
+            self.state.waits_row.eq(active & ~issued_all & ~ready),
+            self.state.pads.eq(active & issued_all),
+        ]
+        with m.If(active & (elapsed != MIN_TILE_CYCLES - 1)):
+            m.d.sync += elapsed.eq(elapsed + 1)
+        with m.If(issue):
+            m.d.sync += [i.eq(i + 1), issued_all.eq(last)]
+        with m.If(finish):
+            m.d.sync += active.eq(0)
+            with m.If(tile.last_column & tile.last_k):
+                m.d.sync += number.eq(number + 1)
+        with m.If(self.tile.valid & self.tile.ready):
+            following = Signal(isa.pass_layout)
+            m.d.comb += following.eq(self.descriptors[self.tile.payload.slot])
+            m.d.sync += [
+                tile.eq(self.tile.payload),
+                rows.eq(Mux(following.rows_from_tokens, self.tokens, following.row_count)),
+                active.eq(1), issued_all.eq(0), i.eq(0), elapsed.eq(0),
+            ]
+
+        row = Signal(row_layout(config), reset_less=True)
+        valid = Signal()
+        m.d.sync += [
+            valid.eq(issue),
+            row.swap.eq(i == 0),
+            row.last_row.eq(last),
+            row.zero.eq(position < fields.zero_rows),
+            row.position.eq(position),
+            row.tile.eq(tile),
+        ]
+        return valid, row
+
+    def _token_list(self, m: Module, position: Signal) -> Signal:
+        """Return the physical row of ``position``, one cycle later; the list begins as the identity."""
+        memory = Memory(shape=len(position), depth=self.config.max_tokens, init=[],
+                        attrs={"ram_style": "distributed"})
+        m.submodules.token_list = memory
+        read, write = memory.read_port(), memory.write_port()
+        count = Signal(16)
+        with m.If(self.tokens_start):
+            m.d.sync += [count.eq(0), self.tokens_busy.eq(1)]
+        with m.Elif(self.tokens_busy):
+            m.d.comb += write.en.eq(1)
+            m.d.sync += count.eq(count + 1)
+            with m.If(count == self.config.max_tokens - 1):
+                m.d.sync += self.tokens_busy.eq(0)
+        m.d.comb += [write.addr.eq(count), write.data.eq(count), read.addr.eq(position)]
+        return read.data
+
+    def _addresses(self, m: Module, valid: Signal, row: data.View, physical: Signal) -> None:
+        """Turn rows into buffer addresses: row times stride, plus base and block, in two steps."""
+        config = self.config
+        lane_bits = ceil_log2(config.columns)
+        # Blocks of a word over those that enter or leave the array at once: 1 for a square array.
+        read_turns = ceil_log2(config.banks // config.row_blocks)
+        write_turns = ceil_log2(config.banks // config.column_blocks)
+
+        # One cycle after the row: its physical row is there.
+        row1 = Signal(row_layout(config), reset_less=True)
+        m.d.sync += row1.eq(row)
+        valid1 = delay(m, valid, 1, name="valid1", reset=True)
+        fields1 = Signal(isa.pass_layout)
+        reads_residual, writes_residual, writes_key, streamed = (Signal(name=n) for n in (
+            "reads_residual", "writes_residual", "writes_key", "streamed"))
+        m.d.comb += [
+            fields1.eq(self.descriptors[row1.tile.slot]),
+            reads_residual.eq(fields1.source == isa.Source.RESIDUAL),
+            writes_residual.eq(fields1.destination == isa.Destination.RESIDUAL),
+            writes_key.eq(fields1.destination == isa.Destination.KEY),
+            streamed.eq((fields1.destination != isa.Destination.KEY)
+                        & (fields1.destination != isa.Destination.VALUE)
+                        & (fields1.destination != isa.Destination.LOGIT)),
+        ]
+
+        # Two cycles after: products of row and stride.
+        row2 = Signal(row_layout(config), reset_less=True)
+        read_product, write_product = Signal(18, reset_less=True), Signal(18, reset_less=True)
+        write_offset = Signal(16, reset_less=True)
+        read_offsets = [Signal(16, name=f"read_offset{i}", reset_less=True)
+                        for i in range(config.row_blocks)]
+        own_residual = Signal(reset_less=True)
+        key_low = Signal(lane_bits, reset_less=True)
+        is_key = Signal(reset_less=True)
+        valid2 = delay(m, valid1, 1, name="valid2", reset=True)
+        m.d.sync += [
+            row2.eq(row1),
+            row2.physical.eq(physical),
+            read_product.eq(Mux(reads_residual, physical, row1.position) * fields1.source_stride),
+            write_product.eq(Mux(writes_residual, physical,
+                                 Mux(writes_key, row1.position >> lane_bits, row1.position))
+                             * fields1.destination_stride),
+            write_offset.eq(fields1.destination_base
+                            + Mux(streamed, row1.tile.column_tile >> write_turns,
+                                  row1.tile.column_tile)),
+            own_residual.eq(reads_residual),
+            key_low.eq(row1.position),
+            is_key.eq(writes_key),
+        ]
+        for i, offset in enumerate(read_offsets):
+            m.d.sync += offset.eq(fields1.source_base + (row1.tile.blocks[i].index >> read_turns))
+
+        # Three cycles after: the addresses.
+        write_addr = Signal(16)
+        m.d.comb += write_addr.eq(write_product + write_offset)
+        m.d.sync += [
+            self.valid.eq(valid2),
+            self.row.eq(row2),
+            self.row.write_addr.eq(Mux(is_key, (write_addr << lane_bits) | key_low, write_addr)),
+        ]
+        for bank in range(config.banks):
+            address = Signal(16, name=f"address{bank}")
+            m.d.comb += address.eq(read_product + read_offsets[bank % config.row_blocks])
+            m.d.sync += [
+                self.read_addr[bank].eq(address),
+                self.residual_addr[bank].eq(Mux(own_residual, address, write_addr)),
+            ]
