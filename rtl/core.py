@@ -21,7 +21,7 @@ from rtl.issue import RowIssue, row_layout
 from rtl.loader import TileLoader
 from rtl.logits import LogitUnit
 from rtl.poly import PolyLanes
-from rtl.prologue import Prologue
+from rtl.prologue import Prologue, PrologueLane
 from rtl.rowmax import RowMax
 from rtl.rowsum import RowSum
 from rtl.statistics import Statistics
@@ -367,7 +367,7 @@ class Core(wiring.Component):
         # exp and GELU are never under way together: attention x V and MLP 1 have a pass between.
         lanes_unit = self.lanes
         with_exp = Signal()
-        exp_at = self.at_prologue + self.prologue.EXP_DELAY
+        exp_at = self.at_prologue + PrologueLane.EXP_DELAY
         m.d.comb += [
             with_exp.eq(self._valids[exp_at]
                         & (self._field(m, exp_at, "prologue") == isa.Prologue.EXP)),
