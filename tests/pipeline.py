@@ -9,7 +9,7 @@ from amaranth.lib import data
 from amaranth.sim import Simulator
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["assert_equal", "run"]
+__all__ = ["assert_equal", "run", "table_writes", "tiles"]
 
 
 def _pack(layout: data.ArrayLayout, lanes: Sequence[int]) -> int:
@@ -92,3 +92,27 @@ def assert_equal(stage: str, expected: ArrayLike, got: ArrayLike) -> None:
     for index in np.argwhere(expected != got)[:1]:
         index = tuple(int(i) for i in index)
         raise AssertionError(f"{stage} {index}: expected {expected[index]}, got {got[index]}")
+
+
+def table_writes(table: NDArray[np.int64]) -> list[dict[str, object]]:
+    """Return the writes that fill the table of a scalar evaluator."""
+    return [{"write_en": 1, "write_row": row, "write_data": {"c0": c0, "c1": c1, "c2": c2}}
+            for row, (c0, c1, c2) in enumerate(table.tolist())]
+
+
+def tiles(rng: np.random.Generator, *, rows: int, tiles: int, max_rows: int,
+          gaps: bool = True) -> dict[str, NDArray[np.int64]]:
+    """Return ``valid``, ``row``, ``first``: the same rows in each of a number of tiles.
+
+    A row returns after 16 cycles or after all other rows, whichever is later; with ``gaps`` some
+    of the cycles that are not valid come among the rows, and rows are numbered at random.
+    """
+    order = rng.permutation(max_rows)[:rows]
+    period = max(16, rows + (3 if gaps else 0))
+    at = np.sort(rng.permutation(period)[:rows]) if gaps else np.arange(rows)
+    schedule = {name: np.zeros((tiles, period), np.int64) for name in ("valid", "row", "first")}
+    schedule["valid"][:, at] = 1
+    schedule["row"][:] = rng.integers(0, max_rows, period)
+    schedule["row"][:, at] = order
+    schedule["first"][0] = 1
+    return {name: values.ravel() for name, values in schedule.items()}
