@@ -44,8 +44,9 @@ $(STAMP): pdm.lock .ci/locked.py
 	test -x $(VPY) || $(PYTHON) -m venv $(VENV)
 	$(VPY) .ci/locked.py > $(VENV)/constraints.txt
 	$(VPY) .ci/locked.py --without torch > $(VENV)/requirements.txt
-	$(PIP) install --quiet --constraint $(VENV)/constraints.txt torch
-	$(PIP) install --quiet --no-deps --requirement $(VENV)/requirements.txt
+	@echo "torch: some 200 MB where pip is configured with a CPU build, else several GB with CUDA"
+	$(PIP) install -qq --constraint $(VENV)/constraints.txt torch
+	$(PIP) install -qq --no-deps --requirement $(VENV)/requirements.txt
 	@touch $@
 
 run: $(STAMP)
