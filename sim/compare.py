@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Compares what the accelerator wrote with the named stages of the integer twin, every element."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from golden.fixed import Int
+from golden.program import PassKind, Program, expected_rows, expected_words
+from rtl.isa import MANTISSA_BITS
+from sim.device import Result
+
+__all__ = ["Comparison", "Mismatch", "Recording", "StageResult", "compare", "compare_output"]
+
+#: Streams as read from a recording: name of the stream, name of the signal, value in each event.
+Recording = Mapping[str, Mapping[str, Int]]
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """The first element that differs; ``got`` is None if it was never written."""
+
+    stage: str
+    position: tuple[int, ...]
+    expected: int
+    got: int | None
+
+    def __str__(self) -> str:
+        got = "nothing" if self.got is None else self.got
+        where = ", ".join(map(str, self.position))
+        return f"{self.stage}[{where}]: expected {self.expected}, got {got}"
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """How one stage compared: ``unequal`` of ``elements`` differ, the first one in ``first``."""
+
+    stage: str
+    elements: int
+    unequal: int
+    first: Mismatch | None
+
+    @property
+    def equal(self) -> bool:
+        return self.unequal == 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How all stages compared, in the order in which they are written.
+
+    ``problems`` are sentences about what is no element of a stage: missing or surplus events.
+    """
+
+    stages: tuple[StageResult, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def exact(self) -> bool:
+        return not self.problems and all(stage.equal for stage in self.stages)
+
+    @property
+    def first_mismatch(self) -> Mismatch | None:
+        return next((stage.first for stage in self.stages if stage.first), None)
+
+
+def _result(stage: str, expected: NDArray, got: NDArray, seen: NDArray[np.bool_]) -> StageResult:
+    wrong = np.flatnonzero((got != expected.reshape(-1)) | ~seen)
+    first = None
+    if len(wrong):
+        at = wrong[0]
+        first = Mismatch(stage, tuple(int(i) for i in np.unravel_index(at, expected.shape)),
+                         int(expected.flat[at]), int(got[at]) if seen[at] else None)
+    return StageResult(stage, expected.size, len(wrong), first)
+
+
+class _Stages:
+    """The stages as the accelerator wrote them, put together event by event."""
+
+    def __init__(self, stages: Mapping[str, NDArray[np.integer]]) -> None:
+        self.expected = {name: np.asarray(value) for name, value in stages.items()}
+        # Laid out like a stage, these say which element (from 1 on) a lane of an event is.
+        self.numbers = {name: np.arange(1, value.size + 1).reshape(value.shape)
+                        for name, value in self.expected.items()}
+        self.got = {name: np.zeros(value.size, np.int64) for name, value in self.expected.items()}
+        self.seen = {name: np.zeros(value.size, bool) for name, value in self.expected.items()}
+        self.order: dict[str, None] = {}
+        self.padding: list[StageResult] = []
+
+    def put(self, stage: str, numbers: Int, values: Int) -> None:
+        self.order[stage] = None
+        self.got[stage][numbers - 1] = values
+        self.seen[stage][numbers - 1] = True
+
+    def zeros(self, stage: str, values: Int, positions: Int) -> None:
+        """Check lanes that belong to no element of a stage and must be zero."""
+        wrong = np.flatnonzero(values)
+        if len(wrong):
+            name = f"{stage} padding"
+            first = Mismatch(name, tuple(map(int, positions[wrong[0]])), 0, int(values[wrong[0]]))
+            self.padding.append(StageResult(name, len(values), len(wrong), first))
+
+    def results(self) -> tuple[StageResult, ...]:
+        # Stages that no pass wrote come last: nothing may be left out silently.
+        names = [*self.order, *(name for name in self.expected if name not in self.order)]
+        return (*(_result(name, self.expected[name], self.got[name], self.seen[name])
+                  for name in names), *self.padding)
+
+
+class _Events:
+    """The events of one stream, taken from the front."""
+
+    def __init__(self, name: str, signals: Mapping[str, Int]) -> None:
+        self.name, self.signals = name, signals
+        self.count = len(next(iter(signals.values())))
+        self.at = 0
+        self.wanted = 0
+
+    def take(self, count: int) -> dict[str, Int]:
+        """Return the next ``count`` events of every signal, fewer at the end of the recording."""
+        self.wanted += count
+        start, self.at = self.at, min(self.at + count, self.count)
+        return {name: value[start:self.at] for name, value in self.signals.items()}
+
+    def problem(self) -> list[str]:
+        if self.count == self.wanted:
+            return []
+        return [f"the stream {self.name} has {self.count} events, must have {self.wanted}"]
+
+
+def _scale(value: Int) -> tuple[Int, Int]:
+    return value & ((1 << MANTISSA_BITS) - 1), value >> MANTISSA_BITS
+
+
+def compare(program: Program, stages: Mapping[str, NDArray[np.integer]],
+            recording: Recording) -> Comparison:
+    """Compare a recording of the streams of ``sim.streams`` with the stages of the integer twin."""
+    total = _Stages(stages)
+    events = {name: _Events(name, signals) for name, signals in recording.items()}
+    for index, info in enumerate(program.passes):
+        count = info.column_tiles * info.rows
+        numbers, mask = expected_words(program, total.numbers, index)
+        data = events["write"].take(count)["tap_data"]
+        number = numbers.reshape(count, -1)[:len(data)]
+        tile, row = np.divmod(np.arange(len(data)), info.rows)
+        defined = mask[tile]
+        element, zero = defined & (number > 0), defined & (number == 0)
+        total.put(info.stage, number[element], data[element])
+        where = np.argwhere(zero)
+        total.zeros(info.stage, data[zero], np.column_stack(
+            [row[where[:, 0]], tile[where[:, 0]] * mask.shape[1] + where[:, 1]]))
+
+        values: dict[str, Int] = {}
+        if info.kind == PassKind.SCORE:
+            # The maximum runs over column tiles: it is complete with the last one.
+            running = events["max"].take(count)["tap_max"]
+            values["rowmax"] = running[count - info.rows:]
+        elif info.kind == PassKind.ATTENTION:
+            sums = events["sum"].take(info.rows)
+            values["rowsum"] = sums["tap_sum"]
+            values["rowscale.m"], values["rowscale.s"] = _scale(sums["tap_rowscale"])
+        elif info.norm is not None:
+            norms = events["norm"].take(info.rows)
+            values |= {name: norms[f"tap_norm_{name}"] for name in ("sum", "sumsq", "mean")}
+            values["m"], values["s"] = _scale(norms["tap_norm_scale"])
+        for name, number in expected_rows(program, total.numbers, index).items():
+            value = next(v for suffix, v in values.items() if name.endswith(f".{suffix}"))
+            total.put(name, number[:len(value)], value)
+    problems = [text for stream in events.values() for text in stream.problem()]
+    return Comparison(total.results(), tuple(problems))
+
+
+def compare_output(logits: Int, top_class: int, result: Result) -> Comparison:
+    """Compare the output in memory with the logits and the top class of the integer twin."""
+    pairs = {"output.logits": (logits, result.logits),
+             "output.top_class": (np.array([top_class]), np.array([result.top_class])),
+             "output.top_logit": (logits[[top_class]], np.array([result.top_logit]))}
+    return Comparison(tuple(
+        _result(name, np.asarray(expected), got.astype(np.int64), np.ones(got.size, bool))
+        for name, (expected, got) in pairs.items()), ())

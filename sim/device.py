@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The accelerator behind its registers: places a model, starts images, reads status and result."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from rtl.isa import Error, Stall
+from rtl.registers import WORD_BYTES, register
+from sim.session import Session
+
+__all__ = ["FRAME_BASE", "MODEL_BASE", "OUTPUT_BASE", "Device", "Result", "Status", "output_bytes"]
+
+#: Where things are in memory; above 4 GiB, so that all address bits matter.
+MODEL_BASE = 0x12_0000_0000
+FRAME_BASE = 0x13_8000_0000
+OUTPUT_BASE = 0x25_4000_0000
+
+#: Bytes of the last beat of the output: top class, its logit, two zeros.
+_TOP_BYTES = 16
+
+
+def output_bytes(classes: int) -> int:
+    """Return the size of the output: the logits, padded to 16 bytes, and the top class."""
+    return -(-4 * classes // _TOP_BYTES) * _TOP_BYTES + _TOP_BYTES
+
+
+@dataclass(frozen=True)
+class Status:
+    """Registers at the end of an image."""
+
+    cycles: int
+    stalls: dict[str, int]
+    error: Error
+    error_index: int
+    top_class: int
+    tokens: int
+    bytes_read: int
+    bytes_written: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an image left in memory."""
+
+    logits: np.ndarray
+    top_class: int
+    top_logit: int
+
+
+@dataclass
+class Device:
+    """Writes the commands that run images on ``session``, and reads the answers.
+
+    Parameters
+    ----------
+    session
+        Commands go here.
+    classes
+        Logits of the model.
+    port_bytes
+        Bytes of one beat of a memory port: no window ends within a beat.
+    """
+
+    session: Session
+    classes: int
+    port_bytes: int
+    _tags: int = field(default=0, init=False)
+
+    def write(self, name: str, value: int) -> None:
+        """Write a register, all of its words."""
+        for i, offset in enumerate(register(name).words):
+            self.session.write(offset, value >> (8 * WORD_BYTES * i) & 0xFFFFFFFF)
+
+    def read(self, name: str, tag: str = "") -> Callable[[], int]:
+        """Read a register; the returned function gives its value after the run."""
+        words = [(offset, f"{tag}{name}.{i}") for i, offset in enumerate(register(name).words)]
+        for offset, key in words:
+            self.session.read(offset, key)
+        values = self.session.values
+        return lambda: sum(values[key] << (8 * WORD_BYTES * i) for i, (_, key) in enumerate(words))
+
+    def place(self, model: bytes, frame: bytes) -> None:
+        """Declare the memory, load model and frame, set the argument registers."""
+        size = output_bytes(self.classes)
+        for base, contents in ((MODEL_BASE, model), (FRAME_BASE, frame)):
+            self.session.memory(base, -(-len(contents) // self.port_bytes) * self.port_bytes)
+            self.session.load(contents, base)
+        self.session.memory(OUTPUT_BASE, size, writable=True)
+        self.arguments(model_bytes=len(model), frame_bytes=len(frame))
+
+    def arguments(self, *, model_bytes: int, frame_bytes: int) -> None:
+        """Set the argument registers and enable the interrupt."""
+        for name, value in (("MODEL_ADDR", MODEL_BASE), ("FRAME_ADDR", FRAME_BASE),
+                            ("OUTPUT_ADDR", OUTPUT_BASE), ("MODEL_BYTES", model_bytes),
+                            ("FRAME_BYTES", frame_bytes),
+                            ("OUTPUT_BYTES", output_bytes(self.classes)), ("GIE", 1), ("IER", 1)):
+            self.write(name, value)
+
+    def start(self) -> None:
+        """Poison the output and start an image."""
+        self.session.fill(OUTPUT_BASE, output_bytes(self.classes), 0xA5)
+        self.session.clear()
+        self.write("CTRL", 1)
+
+    def soft_reset(self, cycles: int = 2000) -> None:
+        """Reset the core through its register, and give it time to bring its ports to rest."""
+        self.write("SOFT_RESET", 1)
+        self.session.wait(cycles)
+        self.session.quiet()
+
+    def finish(self, limit: int) -> tuple[Callable[[], Status], Callable[[], Result]]:
+        """Wait for the interrupt, acknowledge it, keep status and output.
+
+        Returns functions that give them after the run.
+        """
+        self._tags += 1
+        tag = f"run{self._tags}."
+        self.session.interrupt(limit)
+        self.session.count(tag)
+        self.session.quiet()
+        self.write("ISR", 1)
+        self.session.dump(f"{tag}output", OUTPUT_BASE, output_bytes(self.classes))
+        names = ("CYCLES", "ERROR", "ERROR_INDEX", "TOP_CLASS", "TOKENS", "BYTES_READ",
+                 "BYTES_WRITTEN")
+        reads = {name: self.read(name, tag) for name in names}
+        stalls = {cause.lower(): self.read(f"STALL_{cause}", tag) for cause in Stall.__members__}
+
+        def status() -> Status:
+            values = {name: read() for name, read in reads.items()}
+            return Status(
+                cycles=values["CYCLES"], stalls={name: read() for name, read in stalls.items()},
+                error=Error(values["ERROR"]), error_index=values["ERROR_INDEX"],
+                top_class=values["TOP_CLASS"], tokens=values["TOKENS"],
+                bytes_read=values["BYTES_READ"], bytes_written=values["BYTES_WRITTEN"])
+
+        def result() -> Result:
+            words = np.frombuffer(self.session.dumped(f"{tag}output"), "<i4")
+            top = words[-_TOP_BYTES // 4:]
+            return Result(words[:self.classes].copy(), int(top[0]), int(top[1]))
+
+        return status, result

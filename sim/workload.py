@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What is simulated: a quantised network, one frame, and what the integer twin makes of them."""
+
+import pickle
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from golden import integer
+from golden.checkpoint import load_checkpoint
+from golden.fixed import Int
+from golden.images import load_image
+from golden.lower import lower
+from golden.model import FloatViT, ModelConfig, model_named
+from golden.program import Program
+from golden.quantize import QuantizedViT, quantize
+from golden.synthetic import synthetic
+from rtl.config import Config
+from sim.build import BUILD
+from sim.verilator import digest
+
+__all__ = ["SEED", "Workload", "calibration_frames", "quantized"]
+
+#: Seed of the synthetic weights.
+SEED = 0
+
+_GOLDEN = Path(integer.__file__).parent
+
+
+def calibration_frames(size: int) -> list[NDArray[np.uint8]]:
+    """Return the sample photograph, mirrored both ways, and as a negative."""
+    frame = load_image(None, size)
+    return [np.ascontiguousarray(view) for view in (frame, frame[:, ::-1], frame[::-1],
+                                                    255 - frame)]
+
+
+def quantized(model: ModelConfig, checkpoint: Path | None) -> QuantizedViT:
+    """Return the network in integers, from a checkpoint or with synthetic weights.
+
+    It is kept until the sources of the golden model or the checkpoint change.
+    """
+    sources = [*sorted(_GOLDEN.glob("*.py")), *sorted((_GOLDEN.parent / "rtl").glob("isa.py"))]
+    content = f"seed {SEED}" if checkpoint is None else checkpoint
+    if checkpoint is not None:
+        # Faults of the checkpoint are found before its digest is taken.
+        model, state = load_checkpoint(checkpoint, model)
+    path = BUILD / "golden" / f"{digest(*sources, Path(__file__), repr(model), content)}.pickle"
+    if path.exists():
+        return pickle.loads(path.read_bytes())
+    if checkpoint is None:
+        state = synthetic(model, SEED)
+    result = quantize(FloatViT(model, state), calibration_frames(model.image_size),
+                      weights="synthetic" if checkpoint is None else str(checkpoint))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".new")
+    unfinished.write_bytes(pickle.dumps(result))
+    unfinished.rename(path)
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class Workload:
+    """One frame through one network on one configuration.
+
+    Parameters
+    ----------
+    qvit
+        The network.
+    config
+        The configuration; a network that does not fit raises ConfigError.
+    frame
+        Bytes [size, size, 3].
+    """
+
+    qvit: QuantizedViT
+    config: Config
+    frame: NDArray[np.uint8]
+
+    @classmethod
+    def named(cls, model: str, config: Config, *, image: Path | None = None,
+              checkpoint: Path | None = None) -> "Workload":
+        """Return the named model with the frame cut from ``image``, or from the sample."""
+        qvit = quantized(model_named(model), checkpoint)
+        return cls(qvit, config, load_image(image, qvit.model.image_size))
+
+    @cached_property
+    def program(self) -> Program:
+        return lower(self.qvit, self.config)
+
+    @cached_property
+    def expected(self) -> tuple[Int, int, dict[str, NDArray[np.integer]]]:
+        """Logits, top class and named stages of the integer twin."""
+        return integer.run(self.qvit, self.frame)
+
+    @property
+    def array_cycles(self) -> int:
+        """Rows that enter the array: what the image takes if the array never waits."""
+        return sum(info.rows * info.column_tiles * info.k_tiles for info in self.program.passes)
