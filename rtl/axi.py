@@ -169,7 +169,7 @@ class Splitter(wiring.Component):
             self.i.ready.eq(~active),
             take.eq(active & (~self.o.valid | self.o.ready)),
             room.eq(~address[:low]),
-            ends.eq(remaining <= room + 1),
+            ends.eq(remaining <= room),
         ]
         with m.If(self.i.valid & self.i.ready):
             m.d.sync += [address.eq(self.i.p.address >> self.offset_bits),
