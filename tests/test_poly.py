@@ -155,7 +155,6 @@ def test_exp_and_gelu_alternate():
     dut = PolyLanes(CONFIG)
     modes = rng.integers(0, 2, 300)
     codes = rng.integers(-(1 << 17), 1 << 17, (300, LANES)) >> rng.integers(0, 8, (300, 1))
-    codes[modes == 1] &= (1 << 13) - 1
 
     async def bench(ctx):
         await _write(ctx, dut, gelu)
@@ -167,7 +166,9 @@ def test_exp_and_gelu_alternate():
             if cycle >= dut.LATENCY:
                 row = codes[cycle - dut.LATENCY]
                 mode = modes[cycle - dut.LATENCY]
-                expected = functions.exp_int(exp, row) if mode else functions.gelu_raw(gelu, row)
+                # exp takes the lowest 13 bits of whatever is there.
+                expected = (functions.exp_int(exp, row & (1 << 13) - 1) if mode
+                            else functions.gelu_raw(gelu, row))
                 got = _split(ctx.get(dut.y.as_value()), 32)
                 _equal("exp" if mode else "gelu", row, expected, got)
             await ctx.tick()
