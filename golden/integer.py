@@ -42,7 +42,7 @@ _EXP_LIMIT = (1 << 17) - 1
 _EXP_ZERO = 8
 
 
-def matmul(a: Int, b: Int) -> Int:
+def matmul(a: NDArray[np.integer], b: NDArray[np.integer]) -> Int:
     """Return the matrix product of integers whose sums stay below 2**53."""
     return (a.astype(np.float64) @ b.astype(np.float64)).astype(np.int64)
 

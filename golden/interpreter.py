@@ -7,8 +7,10 @@ nothing of the network, so it proves a lowering without the hardware. Buffers st
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from amaranth.hdl import Shape
 from amaranth.lib import data
 from numpy.typing import NDArray
 
@@ -73,6 +75,14 @@ def _unpack(word: int) -> tuple[int, int, int]:
     return row.c0, row.c1, row.c2
 
 
+def _field(words: Int, name: str) -> Int:
+    """Return one field of ColumnScale of every word."""
+    place = ColumnScale[name]
+    value = words >> place.offset & ((1 << place.width) - 1)
+    sign = 1 << (place.width - 1)
+    return (value ^ sign) - sign if Shape.cast(place.shape).signed else value
+
+
 class _Machine:
     def __init__(self, image: bytes, config: Config, frame: bytes, seed: int) -> None:
         self.image, self.config, self.frame = image, config, frame
@@ -98,7 +108,7 @@ class _Machine:
         self.lists = np.full((c.list_depth, c.row_blocks), -1, np.int64)
         self.weight_row = 0
         self.result = Execution(logits=np.zeros(0, np.int64), top1=0)
-        self.handlers: dict[Opcode, Callable[[data.Const], None]] = {
+        self.handlers: dict[Any, Callable[[data.Const], None]] = {
             Opcode.TABLE: self.table, Opcode.LOAD: self.load, Opcode.PASS: self.run_pass,
             Opcode.END: self.end}
 
@@ -165,14 +175,14 @@ class _Machine:
 
     # Streaming buffers: blocks of 16 channels
 
-    def blocks(self, source: Source, base: int, stride: int, rows: Int, blocks: Int) -> Int:
+    def blocks(self, source: Any, base: int, stride: int, rows: Int, blocks: Int) -> Int:
         """Return ``blocks`` of ``rows``, [rows, blocks, 16]."""
         banks = self.config.banks
         memory = self.stream[source].reshape(-1, banks, BLOCK)
         word = base + rows[:, None] * stride + blocks // banks
         return memory[word, blocks % banks]
 
-    def store(self, source: Source, base: int, stride: int, rows: Int, blocks: Int,
+    def store(self, source: Any, base: int, stride: int, rows: Int, blocks: Int,
               values: Int) -> None:
         banks = self.config.banks
         memory = self.stream[source].reshape(-1, banks, BLOCK)
@@ -211,10 +221,11 @@ class _Machine:
         self.result.rows.append({})
         words = []
         for ct in range(column_tiles):
-            entries = self.lists[f.list_base + ct * f.list_stride:][:k_tiles]
-            x = self.prologue(f, rows, entries)
+            if ct == 0 or f.list_stride:
+                entries = self.lists[f.list_base + ct * f.list_stride:][:k_tiles]
+                x = self.prologue(f, rows, entries).astype(np.float64)
             bias, m, s = self.scales(f)
-            acc = (x.astype(np.float64) @ self.stationary(f, ct, entries)).astype(np.int64)
+            acc = (x @ self.stationary(f, ct, entries)).astype(np.int64)
             if np.abs(acc).max() + np.abs(bias).max() >= 1 << (ACC_BITS - 1):
                 raise ProgramError("an accumulator overflows")
             v = saturate(round_shift((acc + bias) * m, s), ACC_BITS)
@@ -230,9 +241,9 @@ class _Machine:
         if f.scale_source == ScaleSource.ROW:
             row = self.result.rows[-1]
             return np.array([0]), row["rowscale.m"][:, None], row["rowscale.s"][:, None]
-        raw = self.take(ColumnScale.size // 8).T.copy().view("<u8")[:, 0].tolist()
-        values = [ColumnScale.from_bits(word) for word in raw]
-        return tuple(np.array([getattr(v, name) for v in values]) for name in ("bias", "m", "s"))
+        raw = self.take(ColumnScale.size // 8).T.copy().view("<i8")[:, 0]
+        bias, m, s = (_field(raw, name) for name in ("bias", "m", "s"))
+        return bias, m, s
 
     def stationary(self, f: data.Const, ct: int, entries: Int) -> Int:
         """Return the stationary tiles of all K tiles, [k_tiles * rows, columns]."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A lowered network: its memory image, and which stage every pass of it writes (docs/program.md)."""
+"""A lowered network: its memory image, and which stage every pass writes (docs/program.md)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ from rtl.isa import (
     table_layout,
 )
 
-__all__ = ["LAYOUTS", "PassInfo", "PassKind", "Program", "expected_rows", "expected_words",
-           "head_slot"]
+__all__ = ["LAYOUTS", "PassInfo", "PassKind", "PassLabel", "Program", "expected_rows",
+           "expected_words", "head_slot"]
 
 LAYOUTS = {Opcode.BEGIN: begin_layout, Opcode.TABLE: table_layout, Opcode.LOAD: load_layout,
            Opcode.PASS: pass_layout, Opcode.END: end_layout}
@@ -55,8 +55,8 @@ _STATISTICS = ("sum", "sumsq", "mean", "m", "s")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PassInfo:
-    """What one pass writes, in the order: column tile after column tile, in each row after row.
+class PassLabel:
+    """What a pass computes.
 
     Members
     -------
@@ -66,6 +66,20 @@ class PassInfo:
         The attention head, of SCORE and ATTENTION.
     norm
         Name of the row statistics that it takes (``block0.norm1``), of passes to the residual.
+    """
+
+    kind: PassKind
+    stage: str
+    head: int | None = None
+    norm: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassInfo(PassLabel):
+    """What one pass writes, in the order: column tile after column tile, in each row after row.
+
+    Members
+    -------
     instruction
         Index in the program.
     rows, row_first
@@ -78,10 +92,6 @@ class PassInfo:
         Buffer, and which blocks of a column tile are written.
     """
 
-    kind: PassKind
-    stage: str
-    head: int | None = None
-    norm: str | None = None
     instruction: int
     rows: int
     row_first: int
@@ -90,20 +100,6 @@ class PassInfo:
     column_first: int
     destination: Destination
     destination_mask: int
-
-    @classmethod
-    def decode(cls, fields: data.Const, config: Config, tokens: int, *, instruction: int,
-               kind: PassKind, stage: str, head: int | None, norm: str | None) -> "PassInfo":
-        """Return the description of the pass whose instruction is ``fields``."""
-        return cls(
-            kind=kind, stage=stage, head=head, norm=norm, instruction=instruction,
-            rows=tokens if fields.rows_from_tokens else fields.row_count,
-            row_first=fields.row_first,
-            column_tiles=(-(-tokens // config.columns) if fields.columns_from_tokens
-                          else fields.column_tiles),
-            k_tiles=-(-tokens // config.rows) if fields.k_from_tokens else fields.k_tiles,
-            column_first=fields.operand_base, destination=Destination(fields.destination),
-            destination_mask=fields.destination_mask)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -120,8 +116,8 @@ class Program:
         Real value of one unit of the logits, a power of two.
     image
         The memory image: program, initial residual, weight streams.
-    passes
-        The passes, in order.
+    labels
+        What each pass computes, in order.
     """
 
     config: Config
@@ -129,7 +125,7 @@ class Program:
     weights: str
     logit_step: float
     image: bytes
-    passes: tuple[PassInfo, ...]
+    labels: tuple[PassLabel, ...]
 
     @cached_property
     def instructions(self) -> tuple[data.Const, ...]:
@@ -139,6 +135,26 @@ class Program:
             return LAYOUTS[Opcode(raw[0])].from_bits(int.from_bytes(raw, "little"))
 
         return tuple(decode(i) for i in range(decode(0).instructions))
+
+    @cached_property
+    def passes(self) -> tuple[PassInfo, ...]:
+        """The passes, in order."""
+        found = [(i, fields) for i, fields in enumerate(self.instructions)
+                 if fields.opcode == Opcode.PASS]
+        return tuple(self._info(label, i, fields)
+                     for label, (i, fields) in zip(self.labels, found, strict=True))
+
+    def _info(self, label: PassLabel, index: int, fields: data.Const) -> PassInfo:
+        columns = -(-self.tokens // self.config.columns)
+        k_tiles = -(-self.tokens // self.config.rows)
+        return PassInfo(
+            kind=label.kind, stage=label.stage, head=label.head, norm=label.norm,
+            instruction=index, rows=self.tokens if fields.rows_from_tokens else fields.row_count,
+            row_first=fields.row_first,
+            column_tiles=columns if fields.columns_from_tokens else fields.column_tiles,
+            k_tiles=k_tiles if fields.k_from_tokens else fields.k_tiles,
+            column_first=fields.operand_base, destination=Destination(fields.destination),
+            destination_mask=fields.destination_mask)
 
     @property
     def tokens(self) -> int:

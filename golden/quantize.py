@@ -334,6 +334,9 @@ def quantize(twin: FloatViT, frames: Sequence[NDArray[np.uint8]], *, weights: st
     """
     if not len(frames):
         raise ValueError("no calibration frame was given, at least one is needed")
+    if twin.model.channels != len(MEAN):
+        raise ValueError(f"{twin.model.name} takes frames of {twin.model.channels} colours, frames"
+                         f" have {len(MEAN)}")
     if not 50 <= percentile <= 100:
         raise ValueError(f"percentile is {percentile}, must be between 50 and 100")
     return _Quantizer(twin, frames, percentile).run(weights)
