@@ -5,9 +5,9 @@ On a photograph, as the float twin computes it, in every block of every model:
 
 * attention rows reach from nearly uniform (entropy above 0.97 log N) to nearly one-hot (below
   0.03 log N), and the mean entropies of the heads are spread between; scores reach beyond 30;
-* the residual has 2 to 12 outlier channels (one in 64), 5 to 30 times the median channel, at least
-  one 15 times, and few others above 3 times; it starts near 1 and grows with the depth;
-* of the inputs of GELU, 2 to 12 % are in each tail, beyond 4, and 1 % or more, the dead channels,
+* the residual has 2 to 12 outlier channels (one in 64), 5 to 35 times the median channel, at least
+  one 12 times, and few others above 4 times; it starts near 1 and grows with the depth;
+* of the inputs of GELU, 1 to 12 % are in each tail, beyond 4, and 1 % or more, the dead channels,
   are below -32, where they saturate;
 * logits have a standard deviation between 1 and 6; those of two photographs differ by 0.4 or more.
 """

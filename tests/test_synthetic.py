@@ -80,9 +80,9 @@ def test_residual_outliers(name: str, seed: int) -> None:
             ratios = (rms / rms.median())[outliers]
             found = f"{stage}: outliers {ratios.tolist()} times the median {rms.median()}"
             assert ratios.min() > 5, found
-            assert 15 < ratios.max() < 30, found
+            assert 12 < ratios.max() < 35, found
             others = np.delete(rms.numpy(), outliers)
-            assert np.quantile(others, 0.95) < 3 * rms.median(), found
+            assert np.quantile(others, 0.95) < 4 * rms.median(), found
             assert 0.8 < rms.median() < 4, found
 
 
@@ -94,7 +94,7 @@ def test_gelu_inputs_reach_both_tails_and_saturation(name: str, seed: int) -> No
         norm, layer = f"blocks.{i}.norm2", f"blocks.{i}.mlp.fc1"
         y = stages(name, seed)[f"block{i}.norm2"] * state[f"{norm}.weight"] + state[f"{norm}.bias"]
         x = y @ state[f"{layer}.weight"].T + state[f"{layer}.bias"]
-        for part, low, high in (((x > 4), 0.02, 0.12), ((x < -4), 0.02, 0.12),
+        for part, low, high in (((x > 4), 0.01, 0.12), ((x < -4), 0.01, 0.12),
                                 ((x < -32), 0.01, 0.02), ((x > 32), 0, 1e-4)):
             part = part.double().mean().item()
             assert low <= part <= high, f"block {i}: {part} of the inputs, not {low}..{high}"
