@@ -154,11 +154,13 @@ def compare(program: Program, stages: Mapping[str, NDArray[np.integer]],
 
         values: dict[str, Int] = {}
         if info.kind == PassKind.SCORE:
-            # The maximum runs over column tiles: it is complete with the last one.
+            # The maximum runs over the column tiles: it is complete with the last one.
             running = events["max"].take(count)["tap_max"]
             values["rowmax"] = running[count - info.rows:]
         elif info.kind == PassKind.ATTENTION:
-            sums = events["sum"].take(info.rows)
+            # Every column tile sums again: the last one's scale is what the epilogue uses last.
+            sums = {name: value[count - info.rows:]
+                    for name, value in events["sum"].take(count).items()}
             values["rowsum"] = sums["tap_sum"]
             values["rowscale.m"], values["rowscale.s"] = _scale(sums["tap_rowscale"])
         elif info.norm is not None:

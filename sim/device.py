@@ -48,6 +48,13 @@ class Result:
     top_class: int
     top_logit: int
 
+    @classmethod
+    def decode(cls, output: bytes, classes: int) -> "Result":
+        """Return the result in the bytes at the output address."""
+        words = np.frombuffer(output, "<i4")
+        top = words[-_TOP_BYTES // 4:]
+        return cls(words[:classes].copy(), int(top[0]), int(top[1]))
+
 
 @dataclass
 class Device:
@@ -89,6 +96,10 @@ class Device:
             self.session.load(contents, base)
         self.session.memory(OUTPUT_BASE, size, writable=True)
         self.arguments(model_bytes=len(model), frame_bytes=len(frame))
+
+    def frame(self, contents: bytes) -> None:
+        """Put another frame where the first one was."""
+        self.session.load(contents, FRAME_BASE)
 
     def arguments(self, *, model_bytes: int, frame_bytes: int) -> None:
         """Set the argument registers and enable the interrupt."""
@@ -136,8 +147,6 @@ class Device:
                 bytes_read=values["BYTES_READ"], bytes_written=values["BYTES_WRITTEN"])
 
         def result() -> Result:
-            words = np.frombuffer(self.session.dumped(f"{tag}output"), "<i4")
-            top = words[-_TOP_BYTES // 4:]
-            return Result(words[:self.classes].copy(), int(top[0]), int(top[1]))
+            return Result.decode(self.session.dumped(f"{tag}output"), self.classes)
 
         return status, result

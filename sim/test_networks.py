@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Whole networks on the emitted Verilog of every configuration: every stage bit for bit."""
+
+import random
+
+import pytest
+
+from golden.model import FloatViT, ModelConfig, ModelError, model_named
+from golden.program import head_slot
+from golden.quantize import patch_bytes, quantize
+from golden.synthetic import synthetic
+from rtl.config import CONFIGS, Config, named
+from sim.build import simulator
+from sim.report import Report
+from sim.run import Bus, simulate
+from sim.workload import Workload, calibration_frames
+
+#: The memory at its best, at its worst, and in between with random stalls on every channel.
+BUSES = {"fast": Bus(bytes_per_cycle=64, latency=20), "slow": Bus(bytes_per_cycle=3, latency=400),
+         "stalls": Bus(bytes_per_cycle=24, latency=60, stalls=1)}
+
+
+def random_model(config: Config, seed: int) -> ModelConfig:
+    """Return a network of any shape that ``config`` can hold, but not a long one."""
+    generator = random.Random(seed)
+    while True:
+        patch, grid = generator.choice((4, 8, 16)), generator.randrange(1, 6)
+        heads, size = generator.randrange(1, 5), generator.choice((16, 32, 48, 64))
+        try:
+            model = ModelConfig(
+                name=f"random{seed}", image_size=patch * grid, patch=patch, width=heads * size,
+                heads=heads, depth=generator.randrange(1, 3), hidden=16 * generator.randrange(1, 20),
+                classes=generator.randrange(2, 40), distilled=generator.random() < 0.5)
+        except ModelError:
+            continue
+        if (model.tokens <= config.max_tokens and patch_bytes(model) <= config.max_patch
+                and heads * head_slot(model) <= config.max_width
+                and model.hidden <= config.max_hidden and model.classes <= config.max_classes):
+            return model
+
+
+def run(model: ModelConfig, config: Config, bus: Bus) -> Report:
+    frames = calibration_frames(model.image_size)
+    qvit = quantize(FloatViT(model, synthetic(model, 3)), frames, weights="synthetic")
+    return simulate(Workload(qvit, config, frames[0]), simulator(config), bus)
+
+
+def check(report: Report) -> None:
+    comparison = report.comparison
+    assert comparison.exact, f"{comparison.first_mismatch} {comparison.problems}"
+    assert sum(report.status.stalls.values()) == report.status.cycles
+    assert report.status.stalls["busy"] == report.workload.array_cycles
+    assert report.status.bytes_read == report.bytes_read
+    assert report.status.bytes_written == report.bytes_written
+    assert report.status.tokens == report.workload.qvit.model.tokens
+    assert report.status.cycles <= report.cycles
+
+
+@pytest.mark.parametrize("bus", BUSES)
+@pytest.mark.parametrize("config", CONFIGS)
+def test_small_network_on_every_configuration(config: str, bus: str) -> None:
+    model = model_named("tiny_test" if config == "tiny" else "small_test")
+    check(run(model, named(config), BUSES[bus]))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_network_on_tiny(seed: int) -> None:
+    config = named("tiny")
+    check(run(random_model(config, seed), config, list(BUSES.values())[seed % 3]))
+
+
+@pytest.mark.parametrize("seed", range(12, 18))
+def test_random_network_on_small(seed: int) -> None:
+    config = named("small")
+    check(run(random_model(config, seed), config, list(BUSES.values())[seed % 3]))
+
+
+@pytest.mark.parametrize("grid", [1, 2, 3, 4])
+@pytest.mark.parametrize("distilled", [False, True])
+def test_few_tokens(grid: int, distilled: bool) -> None:
+    """Fewer rows than the distance of read-modify-write: every tile is padded to it."""
+    model = ModelConfig(name="few", image_size=8 * grid, patch=8, width=32, heads=2, depth=2,
+                        hidden=48, classes=10, distilled=distilled)
+    check(run(model, named("tiny"), BUSES["fast"]))
+
+
+@pytest.mark.parametrize("limit", ["max_tokens", "max_width", "max_hidden", "max_patch",
+                                   "max_classes"])
+def test_network_at_a_limit(limit: str) -> None:
+    config = named("tiny")
+    sizes = {"image_size": 16, "patch": 8, "width": 32, "heads": 2, "hidden": 48, "classes": 10}
+    sizes |= {"max_tokens": {"image_size": 64, "patch": 8}, "max_width": {"width": 64},
+              "max_hidden": {"hidden": 256}, "max_patch": {"patch": 16, "image_size": 32},
+              "max_classes": {"classes": 16}}[limit]
+    model = ModelConfig(name="limit", depth=1, **sizes)
+    used = {"max_tokens": model.tokens, "max_width": model.width, "max_hidden": model.hidden,
+            "max_patch": patch_bytes(model), "max_classes": model.classes}[limit]
+    # Tokens are a square and one or two more.
+    assert getattr(config, limit) - used in ((15,) if limit == "max_tokens" else (0,))
+    check(run(model, config, BUSES["fast"]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stalls", [0, 1])
+@pytest.mark.parametrize("model", ["deit_tiny", "deit_tiny_distilled", "deit_small", "deit_base"])
+def test_deit_on_zcu102(model: str, stalls: int) -> None:
+    if stalls and model != "deit_tiny":
+        pytest.skip("the larger models take the same paths")
+    config = named("zcu102")
+    check(simulate(Workload.named(model, config), simulator(config), Bus(stalls=stalls)))
+
+
+def test_cycles_of_deit_tiny() -> None:
+    """The published figure: dense DeiT-T on 64 x 64 in at most 400,000 cycles."""
+    config = named("zcu102")
+    report = simulate(Workload.named("deit_tiny", config), simulator(config), Bus())
+    check(report)
+    assert report.cycles <= 400_000
+    assert report.utilization >= 0.76

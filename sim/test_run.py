@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The command ``python -m sim.run``: what it reports, and one sentence for each bad input."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from golden.model import model_named
+from golden.synthetic import synthetic
+from sim.run import main
+from sim.workload import Workload
+
+KEYS = {"model", "config", "weights", "image", "cycles", "macs", "macs_per_cycle",
+        "mac_utilization", "clock_mhz", "images_per_second", "dram_bytes_read",
+        "dram_bytes_written", "stages_compared", "stages_equal", "first_mismatch", "bit_exact",
+        "tokens", "top1", "stalls"}
+TINY = ["--model", "tiny_test", "--config", "tiny"]
+
+
+def report(tmp_path: Path, *arguments: str, status: int = 0) -> dict:
+    path = tmp_path / "result.json"
+    assert main([*TINY, "--json", str(path), *arguments]) == status
+    return json.loads(path.read_text())
+
+
+def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = report(tmp_path)
+    assert KEYS <= result.keys()
+    assert result["weights"] == "synthetic" and result["model"] == "tiny_test"
+    assert result["bit_exact"] and result["first_mismatch"] is None
+    assert result["stages_compared"] == result["stages_equal"] > 50
+    assert result["macs"] == model_named("tiny_test").macs()
+    assert result["mac_utilization"] == pytest.approx(result["macs"] / result["cycles"] / 256)
+    assert result["images_per_second"] == pytest.approx(50e6 / result["cycles"])
+    output = capsys.readouterr().out
+    for text in ("block*.scores", "SYNTHETIC", "Bit exact", "images/s at 50 MHz"):
+        assert text in output
+
+
+def test_image_and_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image, checkpoint = tmp_path / "noise.png", tmp_path / "weights.pth"
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    Image.fromarray(pixels).save(image)
+    torch.save(synthetic(model_named("tiny_test"), 9), checkpoint)
+    result = report(tmp_path, "--image", str(image), "--checkpoint", str(checkpoint))
+    assert result["bit_exact"]
+    assert result["image"] == str(image) and result["weights"] == str(checkpoint)
+    assert "SYNTHETIC" not in capsys.readouterr().out
+
+
+def test_memory_options(tmp_path: Path) -> None:
+    fast = report(tmp_path)
+    slow = report(tmp_path, "--bytes-per-cycle", "2", "--latency", "300")
+    stalled = report(tmp_path, "--stalls", "4")
+    assert fast["bit_exact"] and slow["bit_exact"] and stalled["bit_exact"]
+    assert fast["cycles"] < min(slow["cycles"], stalled["cycles"])
+    assert slow["cycles"] > fast["dram_bytes_read"] / 2
+
+
+def test_mismatch_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                              monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Workload.expected.func
+
+    def wrong(workload: Workload) -> tuple:
+        logits, top_class, stages = right(workload)
+        hidden = stages["block1.hidden"].copy()
+        hidden[3, 5] += 1
+        return logits, top_class, stages | {"block1.hidden": hidden}
+
+    monkeypatch.setattr(Workload, "expected", property(wrong))
+    result = report(tmp_path, status=1)
+    assert not result["bit_exact"]
+    assert result["stages_equal"] == result["stages_compared"] - 1
+    first = result["first_mismatch"]
+    assert (first["stage"], first["position"]) == ("block1.hidden", [3, 5])
+    assert first["expected"] == first["got"] + 1
+    output = capsys.readouterr().out
+    assert "Not bit exact" in output and "block1.hidden[3, 5]: expected" in output
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--model", "vgg"], "no model is called 'vgg'"),
+    (["--config", "huge"], "no configuration is called 'huge'"),
+    (["--model", "deit_base"], "118 more than max_tokens of configuration tiny, 80"),
+    (["--image", "/nowhere.jpg"], "image /nowhere.jpg cannot be read: No such file"),
+    (["--image", __file__], "is in no format that Pillow reads"),
+    (["--checkpoint", "/nowhere.pth"], "checkpoint /nowhere.pth is not a file"),
+    (["--checkpoint", __file__], "has the extension '.py'"),
+    (["--bytes-per-cycle", "0"], "bytes per cycle is 0, must be between 1 and 4096"),
+    (["--latency", "-1"], "latency is -1, must be between 1 and 100000"),
+    (["--stalls", "-2"], "the seed of the stalls is -2, must not be negative"),
+    (["--json", "/nowhere/x.json"], "/nowhere/x.json"),
+])
+def test_bad_input(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TINY, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1 and "Traceback" not in error
+
+
+def test_truncated_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(synthetic(model_named("tiny_test"), 9), path)
+    path.write_bytes(path.read_bytes()[:20_000])
+    assert main([*TINY, "--checkpoint", str(path)]) == 2
+    assert f"checkpoint {path} is truncated or corrupt" in capsys.readouterr().err
