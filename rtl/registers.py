@@ -11,8 +11,8 @@ from enum import Enum
 from rtl.config import Config
 from rtl.isa import ISA_VERSION, Error, Stall
 
-__all__ = ["ADDRESS_BITS", "Access", "Field", "REGISTERS", "Register", "RunState", "constants",
-           "register"]
+__all__ = ["ADDRESS_BITS", "ARGUMENTS", "Access", "Field", "REGISTERS", "Register", "RunState",
+           "STATUS", "constants", "register"]
 
 #: Address bits of the control port: 4 KiB, the smallest segment of an address map.
 ADDRESS_BITS = 12
@@ -149,7 +149,7 @@ def _registers() -> Iterator[Register]:
         fields=_fields(Access.SET, ("reset", 0, 1, "Reads 1 until the core is idle again.")))
 
     # Identity
-    yield _whole("VERSION", 0x40, ro, "Version of the instruction set.")
+    yield _whole("VERSION", 0x40, ro, "Version of the instruction set (ISA_VERSION).")
     yield Register(
         name="CONFIG", offset=0x44, description="Size of the array and of the memory ports.",
         fields=_fields(ro, ("rows", 0, 8, "Rows of the array: input channels."),
@@ -184,6 +184,10 @@ def _registers() -> Iterator[Register]:
 
 #: All registers, in the order of their addresses.
 REGISTERS: tuple[Register, ...] = tuple(_registers())
+#: Arguments of a run, which hold what was written.
+ARGUMENTS = tuple(r for r in REGISTERS if 0x10 <= r.offset < 0x34)
+#: Registers that show a run; the ones before them are constants.
+STATUS = tuple(r for r in REGISTERS if r.offset >= 0x60)
 
 
 def register(name: str) -> Register:
