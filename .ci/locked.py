@@ -12,16 +12,18 @@ LOCK = Path(__file__).parent.parent / "pdm.lock"
 
 
 def requirements(lock: Path = LOCK, *, without: str | None = None) -> Iterator[str]:
-    """Yield ``name==version; marker`` of every locked package.
+    """Yield ``name==version; marker`` of every locked package once.
 
     A package that only the group ``without`` needs is left out. Extras are not named: what they
     bring is locked as packages of its own, and pip takes no extras in a constraint.
     """
+    seen = set()
     for package in tomllib.loads(lock.read_text(encoding="utf-8"))["package"]:
-        if set(package["groups"]) == {without}:
-            continue
         marker = f"; {package['marker']}" if "marker" in package else ""
-        yield f"{package['name']}=={package['version']}{marker}"
+        line = f"{package['name']}=={package['version']}{marker}"
+        if set(package["groups"]) != {without} and line not in seen:
+            seen.add(line)
+            yield line
 
 
 if __name__ == "__main__":
