@@ -31,7 +31,7 @@ from golden.quantize import Linear, Norm, QuantizedBlock, QuantizedViT
 from rtl.config import BLOCK
 from rtl.isa import ACC_BITS, EXP_FRAC, LANE_X_BITS, MEAN_FRAC
 
-__all__ = ["matmul", "patches", "requantise", "run"]
+__all__ = ["Stages", "matmul", "patches", "requantise", "run"]
 
 Stages = dict[str, NDArray[np.integer]]
 

@@ -40,6 +40,8 @@ _HEADROOM = 2.0
 _LOGIT_HEADROOM = 4.0
 #: A tensor that is zero on the calibration frames is taken to reach this far.
 _SMALLEST = 2.0 ** -20
+#: Below this range of the hidden layer the coefficients of the GELU table would not fit.
+_SMALLEST_HIDDEN = 2.0 ** -3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,6 +269,7 @@ class _Quantizer:
         norm1, norm2 = (self.norm(f"{stage}.norm{j}", residual) for j in (1, 2))
         steps = {name: self.ranges.step8(f"{stage}.{name}")
                  for name in ("q", "k", "v", "attention", "hidden")}
+        steps["hidden"] = max(steps["hidden"], _SMALLEST_HIDDEN / _WEIGHT_MAX)
         steps["scores"] = _HEADROOM * self.ranges.largest(f"{stage}.scores") / 32767
         self.steps.update({f"{stage}.{name}": step for name, step in steps.items()})
 
