@@ -125,7 +125,7 @@ def cocotb_bench(verilog: Path, *, top: str) -> Path:
 
 def emitted(config: Config) -> Path:
     """Return the Verilog of ``config``, emitted if the sources of ``rtl/`` have changed."""
-    sources = sorted((_HERE.parent / "rtl").glob("*.py"))
+    sources = sorted((_HERE.parent / "rtl").rglob("*.py"))
     path = BUILD / "verilog" / verilator.digest(repr(config), *sources) / "heatvit.v"
     if not path.exists():
         from rtl.top import emit_verilog  # slow to import, and not needed when all is built

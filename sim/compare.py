@@ -158,9 +158,7 @@ def compare(program: Program, stages: Mapping[str, NDArray[np.integer]],
             running = events["max"].take(count)["tap_max"]
             values["rowmax"] = running[count - info.rows:]
         elif info.kind == PassKind.ATTENTION:
-            # Every column tile sums again: the last one's scale is what the epilogue uses last.
-            sums = {name: value[count - info.rows:]
-                    for name, value in events["sum"].take(count).items()}
+            sums = events["sum"].take(info.rows)
             values["rowsum"] = sums["tap_sum"]
             values["rowscale.m"], values["rowscale.s"] = _scale(sums["tap_rowscale"])
         elif info.norm is not None:

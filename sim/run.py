@@ -120,6 +120,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace, console: Console) -> Report:
+    if options.json is not None and not options.json.parent.is_dir():
+        raise ValueError(f"the folder of {options.json} does not exist")
     config = named(options.config)
     bus = Bus(bytes_per_cycle=options.bytes_per_cycle, latency=options.latency,
               stalls=options.stalls)

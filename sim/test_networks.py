@@ -29,8 +29,9 @@ def random_model(config: Config, seed: int) -> ModelConfig:
         try:
             model = ModelConfig(
                 name=f"random{seed}", image_size=patch * grid, patch=patch, width=heads * size,
-                heads=heads, depth=generator.randrange(1, 3), hidden=16 * generator.randrange(1, 20),
-                classes=generator.randrange(2, 40), distilled=generator.random() < 0.5)
+                heads=heads, depth=generator.randrange(1, 3),
+                hidden=16 * generator.randrange(1, 20), classes=generator.randrange(2, 40),
+                distilled=generator.random() < 0.5)
         except ModelError:
             continue
         if (model.tokens <= config.max_tokens and patch_bytes(model) <= config.max_patch

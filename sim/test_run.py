@@ -85,7 +85,7 @@ def test_mismatch_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize("arguments, message", [
     (["--model", "vgg"], "no model is called 'vgg'"),
     (["--config", "huge"], "no configuration is called 'huge'"),
-    (["--model", "deit_base"], "118 more than max_tokens of configuration tiny, 80"),
+    (["--model", "small_test"], "32 more than max_width of configuration tiny, 64"),
     (["--image", "/nowhere.jpg"], "image /nowhere.jpg cannot be read: No such file"),
     (["--image", __file__], "is in no format that Pillow reads"),
     (["--checkpoint", "/nowhere.pth"], "checkpoint /nowhere.pth is not a file"),
@@ -93,7 +93,7 @@ def test_mismatch_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     (["--bytes-per-cycle", "0"], "bytes per cycle is 0, must be between 1 and 4096"),
     (["--latency", "-1"], "latency is -1, must be between 1 and 100000"),
     (["--stalls", "-2"], "the seed of the stalls is -2, must not be negative"),
-    (["--json", "/nowhere/x.json"], "/nowhere/x.json"),
+    (["--json", "/nowhere/x.json"], "the folder of /nowhere/x.json does not exist"),
 ])
 def test_bad_input(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*TINY, *arguments]) == 2

@@ -83,8 +83,9 @@ class Workload:
     def named(cls, model: str, config: Config, *, image: Path | None = None,
               checkpoint: Path | None = None) -> "Workload":
         """Return the named model with the frame cut from ``image``, or from the sample."""
-        qvit = quantized(model_named(model), checkpoint)
-        return cls(qvit, config, load_image(image, qvit.model.image_size))
+        network = model_named(model)
+        frame = load_image(image, network.image_size)
+        return cls(quantized(network, checkpoint), config, frame)
 
     @cached_property
     def program(self) -> Program:

@@ -39,8 +39,7 @@ def recorded(program: Program, stages: dict) -> dict:
             tile_max = np.where(mask[:, None], tiles, -32768).max(2)
             maxima.append(np.maximum.accumulate(tile_max, axis=0).reshape(-1))
         elif info.kind == PassKind.ATTENTION:
-            row_sums = np.stack([rows[0], rows[1] | rows[2] << 17])
-            sums.append(np.tile(row_sums, info.column_tiles))
+            sums.append(np.stack([rows[0], rows[1] | rows[2] << 17]))
         elif info.norm is not None:
             norms.append(np.stack([*rows[:3], rows[3] | rows[4] << 17]))
     totals, statistics = np.concatenate(sums, 1), np.concatenate(norms, 1)
