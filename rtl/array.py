@@ -4,9 +4,11 @@
 from amaranth.hdl import Cat, Const, Module, Signal, Value, signed, unsigned
 from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out
+from amaranth.utils import exact_log2
 
 from .arith import delay
 from .config import CASCADE, GROUP, Config
+from .tree import AdderTree, tree_latency
 
 __all__ = ["ColumnGroup", "SystolicArray", "psum_bits"]
 
@@ -16,21 +18,22 @@ ACT_BITS = 9
 #: Where the high product of a pair begins: 8 * 127 * 256 < 2**18, so the low sum needs 19 bits.
 SPLIT = 19
 
-#: Bits of a packed operand, of its product with an activation, and of the sum of a cascade.
+#: Bits of a packed operand.
 OPERAND_BITS = SPLIT + 8
-PRODUCT_BITS = OPERAND_BITS + ACT_BITS
+
+#: Bits of the sum of a cascade. Products have as many, so that adding them extends no sign.
 CASCADE_BITS = 2 * SPLIT
 
 PAIRS = GROUP // 2
 
 
-def _tree_levels(rows: int) -> int:
-    return (rows // CASCADE - 1).bit_length()
-
-
 def psum_bits(rows: int) -> int:
     """Return the bits of a column's sum over ``rows`` rows: 19 for a cascade, plus the tree."""
-    return SPLIT + _tree_levels(rows)
+    return SPLIT + exact_log2(rows // CASCADE)
+
+
+def _group_latency(rows: int) -> int:
+    return 1 + 1 + CASCADE + tree_latency(rows // CASCADE)
 
 
 class ColumnGroup(Component):
@@ -38,16 +41,15 @@ class ColumnGroup(Component):
 
     Each pair of columns shares a multiplier. Its operand ``{w1', 11 x sign(w0), w0}`` equals
     ``w1 * 2**19 + w0`` when ``w1' = w1 - (w0 < 0)``, so the sum of 8 products is
-    ``high * 2**19 + low``, ``|low| < 2**18``. The first row of a cascade adds ``2**18``, after which
-    ``high = sum[19:]`` and ``low = {~sum[18], sum[0:18]}``.
+    ``high * 2**19 + low``, ``|low| < 2**18``. The first row of a cascade adds ``2**18``, after
+    which ``high = sum[19:]`` and ``low = {~sum[18], sum[0:18]}``.
 
     A cell is the inside of a DSP: shadow and active weight (A1, A2), activation (B), product (M)
-    and ``P <= M + P of the row above``; nothing is reset. Row ``r`` runs ``r % 8`` cycles behind row 0:
-    its activations arrive that late, and ``swap`` and the load bus go down the cascade with
-    them. A load that enters in the cycle of ``swap`` is too late for it: the array gives loads a
-    lead of one cycle.
+    and ``P <= M + P of the row above``; nothing is reset. Row ``r`` runs ``r % 8`` cycles behind
+    row 0: its activations arrive that late, and ``swap`` and the load bus go down the cascade
+    with them. A load together with ``swap`` comes too late for it: the array gives loads a lead.
 
-    There is no flow control. Latency: ``1 (B) + 1 (M) + 8 (P) + log2(rows / 8)`` (adder tree).
+    No flow control. Latency: 1 (B) + 1 (M) + 8 (P) + ``tree_latency(rows / 8)``.
     Resources: ``4 * rows`` DSPs, ``8 * (rows / 8 - 1)`` adders of about 20 bits.
 
     Parameters
@@ -68,8 +70,6 @@ class ColumnGroup(Component):
     """
 
     def __init__(self, *, rows: int) -> None:
-        if rows % CASCADE:
-            raise ValueError(f"rows is {rows}, must be a multiple of {CASCADE}")
         self.rows = rows
         super().__init__({
             "act": In(data.ArrayLayout(signed(ACT_BITS), rows)),
@@ -83,7 +83,10 @@ class ColumnGroup(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         segments = self.rows // CASCADE
-        swap, valid, row, load = self.swap, self.load_valid, self.load_row, self.load_data.as_value()
+        swap: Value = self.swap
+        valid: Value = self.load_valid
+        row: Value = self.load_row
+        load: Value = self.load_data.as_value()
         sums: list[list[Value]] = [[Const(1 << (SPLIT - 1))] * PAIRS for _ in range(segments)]
         for step in range(CASCADE):
             if step:
@@ -95,12 +98,14 @@ class ColumnGroup(Component):
             for segment in range(segments):
                 r = segment * CASCADE + step
                 sums[segment] = self._cells(m, r, swap, valid & (row == r), load, sums[segment])
-        for pair in range(PAIRS):
-            low = [Cat(chain[pair][:SPLIT - 1], ~chain[pair][SPLIT - 1]).as_signed()
-                   for chain in sums]
-            high = [chain[pair][SPLIT:].as_signed() for chain in sums]
-            m.d.comb += self.psum[2 * pair].eq(_tree(m, low, name=f"low_{pair}"))
-            m.d.comb += self.psum[2 * pair + 1].eq(_tree(m, high, name=f"high_{pair}"))
+
+        for c in range(GROUP):
+            m.submodules[f"tree_{c}"] = tree = AdderTree(inputs=segments, shape=signed(SPLIT))
+            for segment in range(segments):
+                total = sums[segment][c // 2]
+                low = Cat(total[:SPLIT - 1], ~total[SPLIT - 1])
+                m.d.comb += tree.i[segment].eq(total[SPLIT:] if c % 2 else low)
+            m.d.comb += self.psum[c].eq(tree.o)
         return m
 
     def _cells(self, m: Module, r: int, swap: Value, write: Value, load: Value,
@@ -115,41 +120,30 @@ class ColumnGroup(Component):
         for pair in range(PAIRS):
             low, high = shadow.word_select(2 * pair, 8), shadow.word_select(2 * pair + 1, 8)
             active = Signal(signed(OPERAND_BITS), name=f"a2_{r}_{pair}", reset_less=True)
-            product = Signal(signed(PRODUCT_BITS), name=f"m_{r}_{pair}", reset_less=True)
+            product = Signal(signed(CASCADE_BITS), name=f"m_{r}_{pair}", reset_less=True)
             total = Signal(signed(CASCADE_BITS), name=f"p_{r}_{pair}", reset_less=True)
             with m.If(swap):
                 m.d.sync += active.eq(Cat(low, low[7].replicate(SPLIT - 8), high))
             m.d.sync += product.eq(active * act)
-            m.d.sync += total.eq(product + above[pair])
+            m.d.sync += total.eq((product + above[pair])[:CASCADE_BITS])
             below.append(total)
         return below
 
 
-def _tree(m: Module, values: list[Value], *, name: str) -> Value:
-    """Return the sum of ``values``, a power of two of them, registered after every adder."""
-    level = 0
-    while len(values) > 1:
-        level += 1
-        sums = [Signal((a + b).shape(), name=f"{name}_{level}_{i}", reset_less=True)
-                for i, (a, b) in enumerate(zip(values[::2], values[1::2], strict=True))]
-        m.d.sync += [s.eq(a + b) for s, a, b in zip(sums, values[::2], values[1::2], strict=True)]
-        values = list(sums)
-    return values[0]
-
-
 class SystolicArray(Component):
-    """``psum[c] = sum over r of act[r] * weight[r][c]``, exactly, for one row of activations a cycle.
+    """``psum[c] = sum over r of act[r] * weight[r][c]``, exactly, one row of activations a cycle.
 
     The weights are one of two tiles: ``swap`` comes with the first activations of a tile and makes
-    the loaded tile the active one; loads in the cycle of ``swap`` or before it belong to that tile,
-    loads in later cycles to the next one. A weight is -127..127. There is no flow control.
+    the loaded tile the active one. A load in the cycle of ``swap`` or before it belongs to that
+    tile, a load in a later cycle to the next one; rows that are not loaded keep what the tile
+    before the last one had. A weight is -127..127. No flow control.
 
-    Activations, ``swap`` and loads reach row ``r`` after ``r % 8`` cycles and hop from one group of 8
-    columns to the next in a cycle; as all three keep step, the contract holds at every cell, and
+    Activations, ``swap`` and loads reach row ``r`` after ``r % 8`` cycles and hop from one group of
+    8 columns to the next in a cycle. As all three keep step, the contract holds at every cell, and
     no net leaves a group except to the next one. Outputs are aligned again.
 
-    Latency: ``latency = columns / 8 + 11 + log2(rows / 8)``, also after construction an attribute:
-    one register that gives loads their lead, the hops, and the latency of `ColumnGroup`.
+    Latency: ``latency = columns / 8 + 11 + tree_latency(rows / 8)``: one register that gives loads
+    their lead, the hops, and the latency of :class:`ColumnGroup`.
     Resources: ``rows * columns / 2`` DSPs; hops of ``9 * rows`` registers a group.
 
     Parameters
@@ -173,7 +167,7 @@ class SystolicArray(Component):
         self.rows = config.rows
         self.columns = config.columns
         self.groups = config.columns // GROUP
-        self.latency = 1 + self.groups + 2 + CASCADE + _tree_levels(self.rows)
+        self.latency = 1 + self.groups + _group_latency(self.rows)
         super().__init__({
             "act": In(data.ArrayLayout(signed(ACT_BITS), self.rows)),
             "swap": In(1),
