@@ -297,8 +297,9 @@ class _Machine:
         c = self.config
         destination = Destination(f.destination)
         lane = np.arange(c.columns)
-        # Blocks of the destination: column tiles are counted from the operand's first.
-        block = (f.operand_base + ct) * c.column_blocks + np.arange(c.column_blocks)
+        # A word holds whole column tiles: that of the operand says where in the word it starts.
+        tile = f.operand_base % (c.banks // c.column_blocks) + ct
+        block = tile * c.column_blocks + np.arange(c.column_blocks)
         place = (f.destination_base, f.destination_stride, rows)
         if destination == Destination.LOGIT:
             if f.accumulate:

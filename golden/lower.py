@@ -178,6 +178,7 @@ class _Lowering:
 
     def _attention(self, block: QuantizedBlock, stage: str, head: int) -> None:
         blocks, column_blocks = self.head_blocks[head], self.config.column_blocks
+        first = blocks[0] // column_blocks
         mask = (1 << min(len(blocks), column_blocks)) - 1
         self.out.add_pass(
             PassLabel(kind=PassKind.ATTENTION, stage=f"{stage}.attention", head=head),
@@ -186,10 +187,11 @@ class _Lowering:
             entries=self._dense(_align(self.model.tokens, self.config.rows)),
             k_from_tokens=1, k_tiles=0, source=Source.SCORE, **self._score_place(head, "source"),
             prologue=Prologue.EXP, exp_m=block.exp.m, exp_s=block.exp.s,
-            stationary=Stationary.VALUE, operand_base=blocks[0] // column_blocks,
+            stationary=Stationary.VALUE, operand_base=first,
             operand_stride=self.heads_tiles, column_tiles=-(-len(blocks) // column_blocks),
             scale_source=ScaleSource.ROW, scale=block.value, destination=Destination.ACT,
-            destination_base=self.attention_base, destination_stride=self.heads_words,
+            destination_base=self.attention_base + first * column_blocks // self.config.banks,
+            destination_stride=self.heads_words,
             destination_mask=mask << blocks[0] % column_blocks)
 
     def _heads(self) -> None:
