@@ -47,7 +47,7 @@ class Taps(wiring.Signature):
 
 
 class Core(wiring.Component):
-    """Runs one program after reset, then stays in ``done`` or ``error`` until the next reset.
+    """Runs one program after ``start``, then stays in ``done`` or ``error`` until it is reset.
 
     ::
 
@@ -61,6 +61,7 @@ class Core(wiring.Component):
 
     Members
     -------
+    start : In, pulse
     model_addr, frame_addr, output_addr, model_bytes, frame_bytes, output_bytes : In, arguments
     program_request, program, load_request, load, weight_request, weight : streams to the masters
     output_request, output : streams to the write master
@@ -73,6 +74,7 @@ class Core(wiring.Component):
         request = stream.Signature(request_layout(64))
         beats = stream.Signature(config.port_bits)
         super().__init__({
+            "start": In(1),
             "model_addr": In(64), "frame_addr": In(64), "output_addr": In(64),
             "model_bytes": In(32), "frame_bytes": In(32), "output_bytes": In(32),
             "program_request": Out(request), "program": In(beats),
@@ -514,9 +516,10 @@ class Core(wiring.Component):
         wiring.connect(m, flipped.output_request, logits.request)
         wiring.connect(m, flipped.output, logits.data)
         for p in range(self.config.ports):
-            wiring.connect(m, flipped.weight_request[p], dispatcher.weight_request[p])
-            wiring.connect(m, flipped.weight[p], self.weights.i[p])
+            wiring.connect(m, wiring.flipped(self.weight_request[p]), dispatcher.weight_request[p])
+            wiring.connect(m, wiring.flipped(self.weight[p]), self.weights.i[p])
         m.d.comb += [
+            dispatcher.start.eq(self.start),
             dispatcher.model_addr.eq(self.model_addr),
             dispatcher.model_bytes.eq(self.model_bytes),
             frame.model_addr.eq(self.model_addr),

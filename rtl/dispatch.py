@@ -34,7 +34,8 @@ class Dispatcher(wiring.Component):
 
     Members
     -------
-    model_addr, model_bytes, frame_bytes, output_bytes : In, arguments of the run
+    start : In, pulse
+    model_addr, model_bytes : In, arguments of the run
     program_request : Out(stream); program : In(stream of beats)
     weight_request : Out(stream), one per port
     table_en, table, table_row, table_data : Out, one table row a cycle
@@ -50,7 +51,7 @@ class Dispatcher(wiring.Component):
         self.config = config
         request = stream.Signature(request_layout(_ADDR_BITS))
         super().__init__({
-            "model_addr": In(_ADDR_BITS), "model_bytes": In(32),
+            "start": In(1), "model_addr": In(_ADDR_BITS), "model_bytes": In(32),
             "program_request": Out(request), "program": In(stream.Signature(config.port_bits)),
             "weight_request": Out(request).array(config.ports),
             "table_en": Out(1), "table": Out(isa.Table), "table_row": Out(16),
@@ -112,6 +113,9 @@ class Dispatcher(wiring.Component):
             m.next = "Next"
 
         with m.FSM():
+            with m.State("Idle"):
+                with m.If(self.start):
+                    m.next = "First"
             with m.State("First"):
                 m.d.comb += self.program_request.valid.eq(1)
                 with m.If(self.program_request.ready):

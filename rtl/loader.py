@@ -21,7 +21,7 @@ def tile_layout(config: Config) -> data.StructLayout:
     """Return the layout of what the issue stage must know of a tile."""
     return data.StructLayout({
         "slot": unsigned(2),              # pass descriptor
-        "column_tile": unsigned(8),
+        "column_tile": unsigned(8),        # of the destination
         "first_column": unsigned(1),
         "last_column": unsigned(1),
         "first_k": unsigned(1),
@@ -191,7 +191,7 @@ class TileLoader(wiring.Component):
             with m.State("List"):
                 m.d.sync += [
                     tile.slot.eq(number),
-                    tile.column_tile.eq(column_tile),
+                    tile.column_tile.eq(column_tile + fields.operand_base),
                     tile.first_column.eq(column_tile == 0),
                     tile.last_column.eq(last_column),
                     tile.first_k.eq(k_tile == 0),
