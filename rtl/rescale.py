@@ -19,7 +19,7 @@ class Rescale(wiring.Component):
     place too few and limited before the short sum that rounds it, so that no carry chain is as
     long as the product.
 
-    Latency: ``LATENCY`` cycles. Resources: one DSP, a barrel shifter of three LUT levels.
+    Latency: ``LATENCY`` cycles. Resources: one DSP and about 270 LUTs.
 
     Parameters
     ----------

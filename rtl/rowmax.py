@@ -24,7 +24,7 @@ class RowMax(Component):
     (its maximum is read and written back within 3).
 
     Latency: ``latency`` cycles until a read sees the maximum: mask, tree, running maximum, write.
-    ``max`` comes one cycle earlier. Resources: ``columns`` comparators, two copies of
+    ``max`` comes one cycle earlier. Resources: about 30 LUTs a column, two copies of
     ``16 * 2 * max_tokens`` bits of distributed memory.
 
     Parameters

@@ -51,9 +51,10 @@ def test_running_maxima(config, rows, count):
     assert_equal("max", maxima[valid], got["max"][valid])
 
 
-def test_read_back():
-    """Each row is read ``latency`` cycles after it entered, and all rows of both slots at the end;
-    one cycle less and the read would find what was there before."""
+@pytest.mark.parametrize("early", [0, 1])
+def test_read_back(early):
+    """Each row is read ``latency`` cycles after it entered, and all rows of both slots once more at
+    the end; with the first reads one cycle early, they find what was there before."""
     rng = np.random.default_rng(5)
     rows = TINY.max_tokens
     dut = RowMax(TINY)
@@ -64,17 +65,20 @@ def test_read_back():
     keys = [(int(s), int(r)) for s, r in zip(inputs["slot"], inputs["row"], strict=True)]
 
     async def bench(ctx):
-        for cycle in range(4 * rows + dut.latency + 1):
+        wait = dut.latency - early
+        for cycle in range(4 * rows + wait + 1):
             if cycle < 2 * rows:
                 for name, values in inputs.items():
                     ctx.set(getattr(dut, name), [int(v) for v in values[cycle]]
                             if name == "data" else int(values[cycle]))
             ctx.set(dut.valid, cycle < 2 * rows)
-            if cycle > dut.latency:
-                slot, row = keys[(cycle - dut.latency - 1) % (2 * rows)]
-                assert ctx.get(dut.read_max) == left[slot, row], f"slot {slot}, row {row}"
-            if cycle >= dut.latency:
-                slot, row = keys[(cycle - dut.latency) % (2 * rows)]
+            if cycle > wait:
+                turn, index = divmod(cycle - wait - 1, 2 * rows)
+                expected = 0 if early and turn == 0 else left[keys[index]]
+                got = ctx.get(dut.read_max)
+                assert got == expected, f"row {keys[index]}: expected {expected}, got {got}"
+            if cycle >= wait:
+                slot, row = keys[(cycle - wait) % (2 * rows)]
                 ctx.set(dut.read_slot, slot)
                 ctx.set(dut.read_row, row)
             await ctx.tick()
