@@ -141,6 +141,7 @@ def test_unmapped_addresses_read_zero_and_ignore_writes():
             await host.set(ctx, r.name, 0x1234567 + r.offset)
         for at in unmapped:
             await host.write(ctx, at, 0xFFFFFFFF)
+            assert await host.get(ctx, "FRAME_BYTES") != 0
             assert await host.read(ctx, at) == 0
         for r in ARGUMENTS:
             assert await host.get(ctx, r.name) == 0x1234567 + r.offset
@@ -300,6 +301,40 @@ def test_reads_and_writes_do_not_wait_for_each_other():
     sim.run()
 
 
+@pytest.mark.parametrize("ready", [1.0, 0.5, 0.1])
+def test_requests_without_a_pause_are_all_answered(ready):
+    dut = ControlRegisters(CONFIG)
+    bus, rng = dut.bus, random.Random(3)
+    at, count = register("MODEL_BYTES").offset, 40
+
+    async def main(ctx):
+        ctx.set(dut.idle, 1)
+        addresses = data = writes = asked = 0
+        values = []
+        for cycle in range(2000):
+            ctx.set(bus.awvalid, addresses < count)
+            ctx.set(bus.wvalid, data < count and cycle > 20)
+            ctx.set(bus.arvalid, asked < count)
+            for address in (bus.awaddr, bus.araddr):
+                ctx.set(address, at)
+            ctx.set(bus.wdata, data + 1)
+            ctx.set(bus.wstrb, 0xF)
+            ctx.set(bus.bready, rng.random() < ready)
+            ctx.set(bus.rready, rng.random() < ready)
+            _, _, aw, w, b, ar, r, value = await ctx.tick().sample(
+                bus.awvalid & bus.awready, bus.wvalid & bus.wready, bus.bvalid & bus.bready,
+                bus.arvalid & bus.arready, bus.rvalid & bus.rready, bus.rdata)
+            addresses, data, writes, asked = addresses + aw, data + w, writes + b, asked + ar
+            values += [value] * r
+            assert writes <= min(addresses, data)
+            assert len(values) <= asked
+        assert (addresses, data, writes, len(values)) == (count,) * 4
+        assert values == sorted(values)
+        assert ctx.get(dut.model_bytes) == count
+
+    simulate(dut, main)
+
+
 # RunControl and Control
 
 class Core:
@@ -428,12 +463,16 @@ def test_error_ends_the_run_and_the_next_one_is_clean(error):
     async def main(ctx, dut, host, core):
         ctx.set(dut.core_error_index, 123)
         ctx.set(dut.core_top_class, 77)
+        ctx.set(dut.core_tokens, 66)
+        await host.set(ctx, "CTRL", START)
+        await wait_for_end(ctx, host)
         core.error = error
         await host.set(ctx, "CTRL", START)
         await wait_for_end(ctx, host)
         assert await host.get(ctx, "ERROR") == error.value
         assert await host.get(ctx, "ERROR_INDEX") == 123
         assert await host.get(ctx, "TOP_CLASS") == 0
+        assert await host.get(ctx, "TOKENS") == 0
         await check_counters(ctx, host, core)
         core.error = Error.NONE
         await host.set(ctx, "CTRL", START)
