@@ -105,7 +105,7 @@ def tiles(rng: np.random.Generator, *, rows: int, tiles: int, max_rows: int,
     """Return ``valid``, ``row``, ``first``: the same rows in each of a number of tiles.
 
     A row returns after 16 cycles or after all other rows, whichever is later; with ``gaps`` some
-    of the cycles that are not valid come among the rows, and rows are numbered at random.
+    of the cycles that are not valid come among the rows. What is not valid is random.
     """
     order = rng.permutation(max_rows)[:rows]
     period = max(16, rows + (3 if gaps else 0))
@@ -114,5 +114,6 @@ def tiles(rng: np.random.Generator, *, rows: int, tiles: int, max_rows: int,
     schedule["valid"][:, at] = 1
     schedule["row"][:] = rng.integers(0, max_rows, period)
     schedule["row"][:, at] = order
-    schedule["first"][0] = 1
+    schedule["first"][:] = rng.integers(0, 2, (tiles, period))
+    schedule["first"][:, at] = np.arange(tiles)[:, None] == 0
     return {name: values.ravel() for name, values in schedule.items()}
