@@ -12,7 +12,7 @@ from rtl.config import Config
 from rtl.isa import ISA_VERSION, Error, Stall
 
 __all__ = ["ADDRESS_BITS", "ARGUMENTS", "Access", "Field", "REGISTERS", "Register", "RunState",
-           "STATUS", "constants", "register"]
+           "STATUS", "WORD_BYTES", "constants", "register"]
 
 #: Address bits of the control port: 4 KiB, the smallest segment of an address map.
 ADDRESS_BITS = 12
@@ -138,11 +138,12 @@ def _registers() -> Iterator[Register]:
 
     # Arguments: writes during a run have no effect
     yield _whole("MODEL_ADDR", 0x10, rw, "Address of the model image, a multiple of 4096.", 64)
-    yield _whole("FRAME_ADDR", 0x18, rw, "Address of the frame, a multiple of the port width.", 64)
-    yield _whole("OUTPUT_ADDR", 0x20, rw, "Address of the output, a multiple of 4096.", 64)
-    yield _whole("MODEL_BYTES", 0x28, rw, "Bytes of the model image; none outside is read.")
-    yield _whole("FRAME_BYTES", 0x2C, rw, "Bytes of the frame; none outside is read.")
-    yield _whole("OUTPUT_BYTES", 0x30, rw, "Bytes of the output; none outside is written.")
+    yield _whole("FRAME_ADDR", 0x18, rw, "Address of the frame, a multiple of port_bytes.", 64)
+    yield _whole("OUTPUT_ADDR", 0x20, rw, "Address of the output, a multiple of port_bytes.", 64)
+    yield _whole("MODEL_BYTES", 0x28, rw, "Bytes from MODEL_ADDR on that may be read.")
+    yield _whole("FRAME_BYTES", 0x2C, rw,
+                 "Bytes from FRAME_ADDR on that may be read: the frame, in whole beats.")
+    yield _whole("OUTPUT_BYTES", 0x30, rw, "Bytes from OUTPUT_ADDR on that may be written.")
     yield Register(
         name="SOFT_RESET", offset=0x34,
         description="Ends a run without ap_done, once all bus transfers have completed.",
