@@ -8,8 +8,8 @@
 #   make lint        ruff and mypy
 
 PYTHON ?= python3
-MODEL  ?= deit_tiny
-CONFIG ?= zcu102
+MODEL  := deit_tiny
+CONFIG := zcu102
 IMAGE  ?=
 # Processes for tests/; those of sim/ run one after another, each of their builds takes all cores.
 WORKERS ?= auto
