@@ -479,8 +479,11 @@ class Core(wiring.Component):
         ]
         sum_at = self.at_array + self.rowsum.latency
         is_exp = self._field(m, sum_at, "prologue") == isa.Prologue.EXP
+        summed = self._row(sum_at).tile
         m.d.comb += [
-            taps.sum_valid.eq(self._valids[sum_at] & is_exp & self._row(sum_at).tile.last_k),
+            # A head wider than the array is summed again for every column tile.
+            taps.sum_valid.eq(self._valids[sum_at] & is_exp & summed.last_k
+                              & summed.first_column),
             taps.sum.eq(self.rowsum.sum),
             taps.rowscale.eq(self.rowsum.o.as_value()),
         ]

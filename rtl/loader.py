@@ -131,6 +131,8 @@ class TileLoader(wiring.Component):
             operands_ready.eq((fields.operand_dependency == 0)
                               | ((behind.as_signed() > 0))),
         ]
+        # A head may begin in the middle of a buffer word; its word is in the destination base.
+        within_word = fields.operand_base[:ceil_log2(config.banks // config.column_blocks)]
         last_k, last_column = Signal(), Signal()
         m.d.comb += [
             last_k.eq(k_tile + 1 == k_tiles),
@@ -191,7 +193,7 @@ class TileLoader(wiring.Component):
             with m.State("List"):
                 m.d.sync += [
                     tile.slot.eq(number),
-                    tile.column_tile.eq(column_tile + fields.operand_base),
+                    tile.column_tile.eq(column_tile + within_word),
                     tile.first_column.eq(column_tile == 0),
                     tile.last_column.eq(last_column),
                     tile.first_k.eq(k_tile == 0),
