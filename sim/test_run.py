@@ -88,7 +88,7 @@ def test_mismatch_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     (["--model", "small_test"], "32 more than max_width of configuration tiny, 64"),
     (["--image", "/nowhere.jpg"], "image /nowhere.jpg cannot be read: No such file"),
     (["--image", __file__], "is in no format that Pillow reads"),
-    (["--checkpoint", "/nowhere.pth"], "checkpoint /nowhere.pth is not a file"),
+    (["--checkpoint", "/nowhere.pth"], "checkpoint /nowhere.pth cannot be read: No such"),
     (["--checkpoint", __file__], "has the extension '.py'"),
     (["--bytes-per-cycle", "0"], "bytes per cycle is 0, must be between 1 and 4096"),
     (["--latency", "-1"], "latency is -1, must be between 1 and 100000"),
