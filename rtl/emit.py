@@ -12,13 +12,21 @@ from amaranth.back import rtlil
 from amaranth.hdl import Elaboratable, Fragment
 from amaranth.lib.wiring import Component
 
+from .ram import Memories
+
 __all__ = ["EmitError", "emit", "merge"]
 
-#: One module of RTLIL: attributes, name, body.
+#: One module of RTLIL: attributes, path, body.
 _MODULE = re.compile(r"^((?:attribute [^\n]*\n)*)module \\(\S+)\n(.*?)^end\n", re.M | re.S)
 
-#: A cell whose type is a module.
-_CELL = re.compile(r"^(  cell )\\(\S+)", re.M)
+#: A cell whose type is a module: type, name, connections.
+_CELL = re.compile(r"^  cell \\(\S+) (\S+)\n((?:    .*\n)*)", re.M)
+
+#: A port that has no name of its own, after a number that depends on all of the design.
+_PORT = re.compile(r"\\(port\$\d+\$\d+)\b")
+
+#: A connection of a cell: port, net.
+_CONNECT = re.compile(r"(    connect \\)(\S+) (.*\n)")
 
 #: Attributes that say how a module came about, not what it is.
 _ATTRIBUTES = ["generator", "top", "src", "amaranth.hierarchy", "amaranth.decoding"]
@@ -28,12 +36,26 @@ class EmitError(Exception):
     """The Verilog backend refused a design."""
 
 
+def emit(component: Component, name: str) -> str:
+    """Return ``component`` as Verilog, its top module called ``name``.
+
+    The other modules are called after ``name`` and their class, as ``heatvit_column_group``;
+    modules of one class that differ are numbered. The text depends on nothing but the component
+    and the pinned versions.
+    """
+    with _no_collection():
+        memories = Memories(f"{name}_ram")
+        elaborated = _Elaborated(component, memories)
+        text = rtlil.convert(elaborated, name=name, emit_src=False)
+        return _verilog(merge(text, name, elaborated.kinds(name))) + memories.verilog()
+
+
 class _Elaborated(Elaboratable):
     """A component that is elaborated once, for its netlist and for the classes within it."""
 
-    def __init__(self, component: Component) -> None:
+    def __init__(self, component: Component, platform: object) -> None:
         self._component = component
-        self._fragment = Fragment.get(component, None)
+        self._fragment = Fragment.get(component, platform)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._component, name)
@@ -42,32 +64,17 @@ class _Elaborated(Elaboratable):
         return self._fragment
 
     def kinds(self, name: str) -> dict[str, str]:
-        """Return the class of every module of our own, by path, as a name for Verilog."""
+        """Return the class of every module, by path, as a name for Verilog."""
         found: dict[str, str] = {}
         pending = [(name, self._fragment)]
         while pending:
             path, fragment = pending.pop()
-            # Of an elaboratable and what it elaborates to, the first is what was written there.
             for origin in fragment.origins or ():
-                kind = type(origin)
-                if issubclass(kind, Component) and not kind.__module__.startswith("amaranth."):
-                    found[path] = _snake(kind.__name__)
+                if isinstance(origin, Component):
+                    found[path] = _snake(type(origin).__name__)
                     break
             pending += [(f"{path}.{child}", part) for part, child, _ in fragment.subfragments]
         return found
-
-
-def emit(component: Component, name: str) -> str:
-    """Return ``component`` as Verilog, its top module called ``name``.
-
-    The other modules are called after ``name`` and their class, as ``heatvit_column_group``, and
-    those of the library after the module that they are in; modules of one class that differ are
-    numbered. The text depends on nothing but the component and the pinned versions.
-    """
-    with _no_collection():
-        elaborated = _Elaborated(component)
-        text = rtlil.convert(elaborated, name=name, emit_src=False)
-        return _verilog(merge(text, name, elaborated.kinds(name)))
 
 
 def merge(text: str, name: str, kinds: dict[str, str]) -> str:
@@ -76,14 +83,14 @@ def merge(text: str, name: str, kinds: dict[str, str]) -> str:
     ``kinds`` gives names by the path of a module; other modules are called after their parent.
     """
     modules = {path: (attributes, body) for attributes, path, body in _MODULE.findall(text)}
+    ports = {path: _port_names(body) for path, (_, body) in modules.items()}
 
     # Children first, so that parents of equal children are equal.
     same: dict[str, str] = {}
     first: dict[tuple[str, str], str] = {}
     for path in sorted(modules, key=lambda path: -path.count(".")):
         attributes, body = modules[path]
-        body = _rename_cells(body, same)
-        modules[path] = attributes, body
+        modules[path] = attributes, body = attributes, _rename(body, same, ports, ports[path])
         same[path] = first.setdefault((attributes, body), path)
 
     names: dict[str, str] = {}
@@ -92,21 +99,43 @@ def merge(text: str, name: str, kinds: dict[str, str]) -> str:
         if same[path] in names:
             continue
         parent, _, own = path.rpartition(".")
-        if not parent:
-            wanted = name
-        elif path in kinds:
-            wanted = f"{name}_{kinds[path]}"
-        else:
-            wanted = f"{names[same[parent]]}_{re.sub(r'_?[0-9]+$|[^A-Za-z0-9_]', '', own)}"
-        names[same[path]] = _free(wanted, taken)
+        # A number after a dollar sign keeps an instance apart from a signal of its name.
+        kind = kinds.get(re.sub(r"\$\d+", "", path), re.sub(r"\W|_?\d+$", "", own))
+        names[same[path]] = _free(f"{name}_{kind}" if parent else name, taken)
 
     return "".join(
-        f"{attributes}module \\{names[path]}\n{_rename_cells(body, names)}end\n"
+        f"{attributes}module \\{names[path]}\n{_rename(body, names, {}, {})}end\n"
         for path, (attributes, body) in modules.items() if same[path] == path)
 
 
-def _rename_cells(body: str, names: dict[str, str]) -> str:
-    return _CELL.sub(lambda cell: f"{cell[1]}\\{names.get(cell[2], cell[2])}", body)
+def _port_names(body: str) -> dict[str, str]:
+    """Return names for the nameless ports of a module that depend on the module alone."""
+    names: dict[str, str] = {}
+    for port in _PORT.findall(body):
+        declaration = rf" (?:in|out)put \d+ +\\{re.escape(port)}$"
+        if port not in names and re.search(declaration, body, re.M):
+            names[port] = f"port${len(names)}"
+    return names
+
+
+def _rename(body: str, modules: dict[str, str], ports: dict[str, dict[str, str]],
+            own: dict[str, str]) -> str:
+    """Rename in a module the types of its cells, their ports, and its ``own`` ports."""
+    def nets(text: str) -> str:
+        return _PORT.sub(lambda port: f"\\{own.get(port[1], port[1])}", text)
+
+    parts: list[str] = []
+    end = 0
+    for cell in _CELL.finditer(body):
+        kind, instance, connections = cell.groups()
+        theirs = ports.get(kind, {})
+        parts += [nets(body[end:cell.start()]), f"  cell \\{modules.get(kind, kind)} {instance}\n"]
+        for line in connections.splitlines(keepends=True):
+            if connect := _CONNECT.match(line):
+                line = f"{connect[1]}{theirs.get(connect[2], connect[2])} {nets(connect[3])}"
+            parts.append(line)
+        end = cell.end()
+    return "".join([*parts, nets(body[end:])])
 
 
 def _free(wanted: str, taken: set[str]) -> str:
