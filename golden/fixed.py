@@ -25,7 +25,7 @@ def saturate(value: Int, width: int, *, symmetric: bool = False) -> Int:
 
 
 def mantissa(scale: float, bits: int = 17) -> tuple[int, int]:
-    """Return ``(m, s)`` with ``m * 2**-s`` nearest to ``scale`` and ``2**(bits-1) <= m < 2**bits``."""
+    """Return ``(m, s)``, ``m * 2**-s`` nearest to ``scale`` with ``2**(bits-1) <= m < 2**bits``."""
     if not (scale > 0 and math.isfinite(scale)):
         raise ValueError(f"scale is {scale}, must be positive and finite")
     fraction, exponent = math.frexp(scale)

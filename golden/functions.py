@@ -56,9 +56,12 @@ def gelu_int(table: Int, x: ArrayLike) -> Int:
 
 
 def exp_int(table: Int, f: ArrayLike) -> Int:
-    """Return ``255 * 2**-f`` of the fraction f (13 bits) with 8 fraction bits: 0..65535."""
+    """Return ``255 * 2**-f`` of the fraction f (13 bits) with 8 fraction bits: 0..65407.
+
+    The limit is the greatest value that still rounds to 255.
+    """
     f = _within("f", f, 0, (1 << EXP_FRAC) - 1)
-    return np.clip(poly(table, f >> LANE_T, f % (1 << LANE_T), LANE_T), 0, (1 << 16) - 1)
+    return np.clip(poly(table, f >> LANE_T, f % (1 << LANE_T), LANE_T), 0, (255 << 8) + 127)
 
 
 def reciprocal(table: Int, total: ArrayLike, scale_m: int, scale_s: int) -> tuple[Int, Int]:

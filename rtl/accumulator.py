@@ -6,10 +6,10 @@ from amaranth.lib import data
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
 
-from .arith import delay
-from .array import psum_bits
-from .config import GROUP, Config
-from .isa import ACC_BITS
+from rtl.arith import delay
+from rtl.array import psum_bits
+from rtl.config import GROUP, Config
+from rtl.isa import ACC_BITS
 
 __all__ = ["Accumulator", "AccumulatorGroup"]
 

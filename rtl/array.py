@@ -6,9 +6,9 @@ from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import exact_log2
 
-from .arith import delay
-from .config import CASCADE, GROUP, Config
-from .tree import AdderTree, tree_latency
+from rtl.arith import delay
+from rtl.config import CASCADE, GROUP, Config
+from rtl.tree import AdderTree, tree_latency
 
 __all__ = ["ColumnGroup", "SystolicArray", "psum_bits"]
 

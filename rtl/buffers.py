@@ -3,7 +3,7 @@
 
 from amaranth.hdl import Cat, Module, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
-from amaranth.lib.memory import Memory
+from amaranth.lib.memory import Memory, ReadPort, WritePort
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
@@ -12,12 +12,10 @@ from rtl.config import BLOCK, Config
 
 __all__ = ["DelayBuffer", "KeyBuffer", "StreamBuffer", "ValueBuffer", "rotate_left"]
 
-_BLOCK_RAM = {"ram_style": "block"}
 
-
-def _memory(m: Module, name: str, shape: int, depth: int, style: dict[str, str] = _BLOCK_RAM):
+def _memory(m: Module, name: str, shape: int, depth: int) -> tuple[ReadPort, WritePort]:
     """Add a memory with one read and one write port, the simple dual port form of block RAM."""
-    memory = Memory(shape=shape, depth=depth, init=[], attrs=style)
+    memory = Memory(shape=shape, depth=depth, init=[], attrs={"ram_style": "block"})
     m.submodules[name] = memory
     return memory.read_port(), memory.write_port()
 
@@ -116,7 +114,8 @@ class KeyBuffer(wiring.Component):
 
     Members
     -------
-    write_en, write_addr : In, address ``(token_tile * stride + column_tile) * columns + t % columns``
+    write_en : In
+    write_addr : In, ``(token_tile * stride + column_tile) * columns + t % columns``
     write_data : In, channels of a token
     read_base : In, ``token_tile * stride + column_tile``
     read_channel : In, channel modulo ``columns``

@@ -115,7 +115,7 @@ class Config:
 
     @property
     def banks(self) -> int:
-        """Banks, one block wide, of every streaming buffer: block ``b`` is in bank ``b % banks``."""
+        """Banks of a streaming buffer, one block wide: block ``b`` is in bank ``b % banks``."""
         return max(self.row_blocks, self.column_blocks)
 
     @property
@@ -164,7 +164,7 @@ class Config:
 
     @property
     def value_depth(self) -> int:
-        """Words of ``columns`` bytes of the value buffer; the last row tile may read past the end."""
+        """Words of ``columns`` bytes of the value buffer, for whole row tiles of tokens."""
         tokens = _ceil_div(self.max_tokens, self.rows) * self.rows
         return tokens * _ceil_div(self.max_width, self.columns)
 

@@ -9,8 +9,8 @@ from amaranth.utils import ceil_log2
 
 from rtl import isa
 from rtl.accumulator import Accumulator
-from rtl.array import SystolicArray
 from rtl.arith import delay
+from rtl.array import SystolicArray
 from rtl.axi import request_layout, write_layout
 from rtl.buffers import DelayBuffer, KeyBuffer, StreamBuffer, ValueBuffer
 from rtl.config import BLOCK, Config
@@ -28,6 +28,10 @@ from rtl.statistics import Statistics
 from rtl.weights import WeightStream
 
 __all__ = ["Core", "Taps"]
+
+
+#: Cycles without any progress after which a run ends with an error: 3.5 ms at 300 MHz.
+WATCHDOG_CYCLES = 1 << 20
 
 
 class Taps(wiring.Signature):
@@ -56,8 +60,8 @@ class Core(wiring.Component):
         buffer -> prologue ----------> array -> accumulator -> epilogue -> buffer
 
     Rows are issued by ``RowIssue`` and then move through a pipeline of fixed latency without
-    back-pressure. Control bits (``row_layout``) travel beside them; ``self._row(k)`` is the row that
-    was issued k cycles ago.
+    back-pressure. Control bits (``row_layout``) travel beside them; ``self._row(k)`` is the row
+    that was issued k cycles ago.
 
     Members
     -------
@@ -247,7 +251,7 @@ class Core(wiring.Component):
 
     def _select(self, m: Module, word: data.View, chosen: list[Value], blocks: int, bits: int,
                 name: str) -> Value:
-        """Return ``blocks`` blocks of a buffer word: block i from bank ``chosen[i] * blocks + i``."""
+        """Return ``blocks`` blocks of a word: block i from bank ``chosen[i] * blocks + i``."""
         lanes = Signal(BLOCK * bits * blocks, name=name)
         turns = self.config.banks // blocks
         for i in range(blocks):
@@ -511,6 +515,7 @@ class Core(wiring.Component):
     def _outside(self, m: Module) -> None:
         """Arguments, streams to the memory masters, and status."""
         dispatcher, frame, logits = self.dispatcher, self.frame, self.logits
+        hung = self._watchdog(m)
         flipped = wiring.flipped(self)
         wiring.connect(m, flipped.program_request, dispatcher.program_request)
         wiring.connect(m, flipped.program, dispatcher.program)
@@ -540,8 +545,24 @@ class Core(wiring.Component):
             dispatcher.end_done.eq(logits.done),
             dispatcher.end_error.eq(logits.error),
             self.done.eq(dispatcher.done),
-            self.error.eq(dispatcher.error),
+            self.error.eq(Mux(hung, isa.Error.HANG, dispatcher.error)),
             self.error_index.eq(dispatcher.error_index),
             self.top_class.eq(logits.top_class),
         ]
 
+
+    def _watchdog(self, m: Module) -> Signal:
+        """Return whether for ``WATCHDOG_CYCLES`` no row was issued and no beat has moved."""
+        streams = (self.program, self.load, self.output, *self.weight)
+        moves = Cat(s.valid & s.ready for s in streams).any() | self.issue.state.busy
+        idle = Signal(range(WATCHDOG_CYCLES))
+        hung, running = Signal(name="hung"), Signal()
+        with m.If(self.start):
+            m.d.sync += running.eq(1)
+        with m.If(moves | ~running | self.done):
+            m.d.sync += idle.eq(0)
+        with m.Elif(idle == WATCHDOG_CYCLES - 1):
+            m.d.sync += hung.eq(1)
+        with m.Else():
+            m.d.sync += idle.eq(idle + 1)
+        return hung

@@ -29,8 +29,8 @@ class Dispatcher(wiring.Component):
     """Runs one program: BEGIN, then instructions in order, until END or the first error.
 
     The program is one contiguous read from the model base. TABLE waits until at most one pass is
-    under way: a program must not rewrite a table that its latest pass uses. LOAD and END wait for all
-    passes. A PASS is queued when one of ``PASS_SLOTS`` descriptors is free.
+    under way: a program must not rewrite a table that its latest pass uses. LOAD and END wait for
+    all passes. A PASS is queued when one of ``PASS_SLOTS`` descriptors is free.
 
     Members
     -------
@@ -97,7 +97,7 @@ class Dispatcher(wiring.Component):
             self.program_request.p.address.eq(self.model_addr),
             self.program_request.p.beats.eq(beats_each),
         ]
-        for p, request in enumerate(self.weight_request):
+        for request in self.weight_request:
             m.d.comb += [
                 request.p.address.eq(weight_addr),
                 request.p.beats.eq(weight_beats),
@@ -142,7 +142,7 @@ class Dispatcher(wiring.Component):
                         m.d.sync += self.tokens.eq(begin.tokens)
                         m.next = "Window"
             with m.State("Window"):
-                with m.If((weight_end > self.model_bytes)
+                with m.If((self.model_addr[:12] != 0) | (weight_end > self.model_bytes)
                           | (instructions > self.model_bytes[6:])):
                     fail(isa.Error.BAD_ADDRESS)
                 with m.Else():
@@ -230,7 +230,7 @@ class Dispatcher(wiring.Component):
         return m
 
     def _assemble(self, m: Module) -> tuple[Signal, Signal, Signal]:
-        """Collect beats into an instruction; return it, its valid bit and the signal that takes it."""
+        """Collect beats into an instruction; return it, its valid bit, and what takes it."""
         width = self.config.port_bits
         count = 8 * isa.INSTRUCTION_BYTES // width
         word = Signal(8 * isa.INSTRUCTION_BYTES, reset_less=True)

@@ -6,11 +6,19 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from .arith import delay, round_shift, saturate
-from .config import Config
-from .isa import ACC_BITS, LANE_FRAC, LANE_X_BITS, ColumnScale, Destination, RowScale, ScaleSource
-from .poly import PolyLanes
-from .rescale import Rescale
+from rtl.arith import delay, round_shift, saturate
+from rtl.config import Config
+from rtl.isa import (
+    ACC_BITS,
+    LANE_FRAC,
+    LANE_X_BITS,
+    ColumnScale,
+    Destination,
+    RowScale,
+    ScaleSource,
+)
+from rtl.poly import PolyLanes
+from rtl.rescale import Rescale
 
 __all__ = ["Epilogue", "EpilogueLane", "SCALE_SLOTS"]
 

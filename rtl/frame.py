@@ -26,7 +26,8 @@ class LoadUnit(wiring.Component):
     RESIDUAL: ``count`` rows of ``row_bytes`` bytes of int16.
 
     Streams: data in order, one unit a cycle at most. ``done`` is a pulse; ``error`` is set instead
-    when the region, rounded up to whole beats, exceeds its window or the buffer.
+    when the region, rounded up to whole beats, exceeds its window or the buffer, or does not begin
+    at a beat.
 
     Resources: a byte shifter over two units, three 16 x 16 multiplications in turn.
 
@@ -36,7 +37,8 @@ class LoadUnit(wiring.Component):
     frame_addr, frame_bytes, model_addr, model_bytes : In
     request : Out(stream); data : In(stream of beats)
     patch_en, residual_en : Out, one bit per bank
-    write_addr : Out; write_data : Out, two units: the residual takes both, the patch buffer the last
+    write_addr : Out
+    write_data : Out, two units: the residual takes both, the patch buffer the last
     done, error : Out
     """
 
@@ -92,7 +94,9 @@ class LoadUnit(wiring.Component):
                 m.d.sync += total.eq(total * load.lines)
                 m.next = "Check"
             with m.State("Check"):
-                with m.If((end > window) | (total >> (24 + ceil_log2(beat_bytes)) != 0)):
+                with m.If((end > window) | (base[:ceil_log2(beat_bytes)] != 0)
+                          | (load.offset[:ceil_log2(beat_bytes)] != 0)
+                          | (total >> (24 + ceil_log2(beat_bytes)) != 0)):
                     m.d.sync += self.error.eq(isa.Error.BAD_ADDRESS)
                     m.next = "Failed"
                 with m.Elif((rows_end > config.max_tokens) | (total == 0)):
@@ -161,8 +165,9 @@ class LoadUnit(wiring.Component):
         with m.If(~running):
             first = load.first * load.stride
             m.d.sync += [
-                queue.eq(0), held.eq(0), left.eq(load.row_bytes), line.eq(0), pixel_row.eq(0), column.eq(0),
-                unit.eq(0), row_block.eq(0), line_addr.eq(first), column_addr.eq(first),
+                queue.eq(0), held.eq(0), left.eq(load.row_bytes), line.eq(0), pixel_row.eq(0),
+                column.eq(0), unit.eq(0), row_block.eq(0), line_addr.eq(first),
+                column_addr.eq(first),
             ]
         with m.Elif(emit):
             m.d.sync += [left.eq(left - UNIT), unit.eq(unit + 1)]

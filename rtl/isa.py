@@ -131,6 +131,7 @@ class Error(enum.Enum, shape=8):
     BAD_ADDRESS = 5     #: a read or write outside the window given by the registers
     BUS_READ = 6        #: SLVERR or DECERR on a read
     BUS_WRITE = 7       #: SLVERR or DECERR on a write
+    HANG = 8            #: nothing has moved for 2**20 cycles
 
 
 class Stall(enum.Enum, shape=3):
@@ -183,9 +184,9 @@ def _instruction(**fields: Shape | type | data.Layout) -> data.StructLayout:
 
 #: Checks the program, sets the number of tokens, starts the weight stream.
 begin_layout = _instruction(
-    version=unsigned(8),
+    version=unsigned(8),         # of the instruction set
     pad=unsigned(16),
-    magic=unsigned(32),
+    magic=unsigned(32),          # "HVIT"
     instructions=unsigned(32),   # in the program, BEGIN and END included
     tokens=unsigned(16),         # rows of the residual at the start, special tokens included
     pad1=unsigned(16),
@@ -196,17 +197,17 @@ begin_layout = _instruction(
 
 #: Writes ``count`` rows of a table or block list, starting at ``first``.
 table_layout = _instruction(
-    table=Table,
+    table=Table,                 # what is written
     pad=unsigned(6),
-    count=unsigned(8),
-    first=unsigned(16),
+    count=unsigned(8),           # rows in this instruction
+    first=unsigned(16),          # first row that is written
     pad1=unsigned(24),
-    rows=data.ArrayLayout(unsigned(64), TABLE_ROWS),
+    rows=data.ArrayLayout(unsigned(64), TABLE_ROWS),  # PolyRow, or a ListEntry per bank
 )
 
 #: Reads the frame into the patch buffer, or initial rows into the residual.
 load_layout = _instruction(
-    kind=LoadKind,
+    kind=LoadKind,               # what is brought
     pad=unsigned(7),
     row_bytes=unsigned(16),      # FRAME: bytes of one row of one patch; RESIDUAL: of one row
     offset=unsigned(32),         # bytes from the frame base (FRAME) or the model base (RESIDUAL)
@@ -219,11 +220,11 @@ load_layout = _instruction(
 
 #: One matrix product.
 pass_layout = _instruction(
-    source=Source,
-    prologue=Prologue,
-    stationary=Stationary,
-    scale_source=ScaleSource,
-    destination=Destination,
+    source=Source,                    # buffer that is streamed
+    prologue=Prologue,                # on the way in
+    stationary=Stationary,            # where the tiles come from
+    scale_source=ScaleSource,         # of the requantisation
+    destination=Destination,          # buffer that is written
     gelu=unsigned(1),                 # GELU after requantisation (ACT only)
     accumulate=unsigned(1),           # LOGIT: add to what is there
     statistics=unsigned(1),           # RESIDUAL: sums and LayerNorm scale of the finished rows
@@ -233,12 +234,12 @@ pass_layout = _instruction(
     source_slot=unsigned(1),          # SCORE: which of the two heads is read
     destination_slot=unsigned(1),     # SCORE: which of the two heads is written
     pad=unsigned(5),
-    row_first=unsigned(10),
-    row_count=unsigned(10),
+    row_first=unsigned(10),           # first position that is streamed
+    row_count=unsigned(10),           # rows, unless from tokens
     zero_rows=unsigned(2),            # rows before this one enter the array as zeros
     pad1=unsigned(2),
-    column_tiles=unsigned(8),
-    k_tiles=unsigned(8),
+    column_tiles=unsigned(8),         # tiles of the output channels, unless from tokens
+    k_tiles=unsigned(8),              # tiles of the input channels, unless from tokens
     list_base=unsigned(10),           # block list entry of the first K tile
     list_stride=unsigned(8),          # entries from one column tile to the next, 0: shared
     pad2=unsigned(6),
@@ -248,15 +249,15 @@ pass_layout = _instruction(
     destination_base=unsigned(16),    # words
     destination_mask=unsigned(8),     # blocks of a column tile that are written
     operand_base=unsigned(8),         # first column tile of V and of the destination
-    operand_stride=unsigned(8),       # KEY and VALUE: column tiles from one token (tile) to the next
+    operand_stride=unsigned(8),       # KEY, VALUE: column tiles from one token (tile) to the next
     scale_m=unsigned(MANTISSA_BITS),  # CONSTANT: scale; ROW: times 1/sum; statistics: times 1/sigma
-    scale_s=unsigned(SHIFT_BITS),
+    scale_s=unsigned(SHIFT_BITS),     # its shift
     pad3=unsigned(9),
     exp_m=unsigned(MANTISSA_BITS),    # EXP: score units to powers of two
-    exp_s=unsigned(SHIFT_BITS),
+    exp_s=unsigned(SHIFT_BITS),       # its shift
     pad4=unsigned(9),
     mean_m=unsigned(MANTISSA_BITS),   # statistics: 2**MEAN_FRAC / channels
-    mean_s=unsigned(SHIFT_BITS),
+    mean_s=unsigned(SHIFT_BITS),      # its shift
     pad5=unsigned(9),
     channels=unsigned(16),            # statistics: D
     row_dependency=unsigned(4),       # this many passes back is the pass that writes the source
@@ -268,5 +269,5 @@ pass_layout = _instruction(
 #: Writes the logits and the top class, and ends the program.
 end_layout = _instruction(
     pad=unsigned(8),
-    classes=unsigned(16),
+    classes=unsigned(16),        # logits that are written
 )

@@ -41,10 +41,10 @@ class IssueState(data.Struct):
 class RowIssue(wiring.Component):
     """Streams the rows of one tile after the other: row, physical row, addresses, control bits.
 
-    In the first tile of a pass, row i is issued when the pass ``row_dependency`` back has written it
-    (row-level hand-over); everything later in the pass follows by order. A tile takes at least
-    ``MIN_TILE_CYCLES`` cycles, as the accumulators are read-modify-write. A tile is accepted while the
-    last row of the one before is issued, so tiles follow without a gap.
+    In the first tile of a pass, row i is issued when the pass ``row_dependency`` back has written
+    it (row-level hand-over); everything later in the pass follows by order. A tile takes at least
+    ``MIN_TILE_CYCLES`` cycles, as the accumulators are read-modify-write. A tile is accepted while
+    the last row of the one before is issued, so tiles follow without a gap.
 
     The token list maps a position to a row of the residual buffer.
 
@@ -55,7 +55,8 @@ class RowIssue(wiring.Component):
     -------
     tile : In(stream of tile_layout)
     descriptors : In; tokens : In; tokens_start : In; tokens_busy : Out
-    retired : In, passes retired modulo 256; retired_rows : In, finished rows of the one that retires
+    retired : In, passes retired modulo 256
+    retired_rows : In, finished rows of the pass that retires
     valid, row : Out, the row whose addresses are out
     read_addr : Out, one per bank, for the buffer that the pass streams from
     residual_addr : Out, one per bank: as ``read_addr``, or of the row that the epilogue adds to
@@ -143,7 +144,7 @@ class RowIssue(wiring.Component):
         return valid, row
 
     def _token_list(self, m: Module, position: Signal) -> Signal:
-        """Return the physical row of ``position``, one cycle later; the list begins as the identity."""
+        """Return the physical row of ``position`` a cycle later; at first that is the position."""
         memory = Memory(shape=len(position), depth=self.config.max_tokens, init=[],
                         attrs={"ram_style": "distributed"})
         m.submodules.token_list = memory

@@ -129,7 +129,7 @@ class TileLoader(wiring.Component):
         m.d.comb += [
             behind.eq(pass_behind(self.retired, number, fields.operand_dependency)),
             operands_ready.eq((fields.operand_dependency == 0)
-                              | ((behind.as_signed() > 0))),
+                              | (behind.as_signed() > 0)),
         ]
         # A head may begin in the middle of a buffer word; its word is in the destination base.
         within_word = fields.operand_base[:ceil_log2(config.banks // config.column_blocks)]

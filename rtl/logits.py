@@ -19,7 +19,7 @@ class LogitUnit(wiring.Component):
     16 bytes: top class, its logit, and two zero words. The first of equal logits is the top class.
 
     One word is written per cycle at most. ``done`` is high when the last beat has been handed over;
-    ``error`` is set instead when the output exceeds its window.
+    ``error`` is set instead when the output exceeds its window, or that is not aligned to 4 KiB.
 
     Members
     -------
@@ -83,7 +83,7 @@ class LogitUnit(wiring.Component):
             with m.State("Idle"):
                 m.d.sync += [index.eq(0), tile.eq(0), lane.eq(0), filled.eq(0)]
                 with m.If(self.start):
-                    with m.If((total << 2) > self.output_bytes):
+                    with m.If(((total << 2) > self.output_bytes) | (self.output_addr[:12] != 0)):
                         m.d.sync += self.error.eq(isa.Error.BAD_ADDRESS)
                         m.next = "Failed"
                     with m.Else():

@@ -6,9 +6,9 @@ from amaranth.lib import data
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
 
-from .arith import delay
-from .config import Config
-from .isa import LANE_LAYOUT_ROWS, LANE_ROWS, LANE_T, LANE_X_BITS, SCALAR_T, PolyRow
+from rtl.arith import delay
+from rtl.config import Config
+from rtl.isa import LANE_LAYOUT_ROWS, LANE_ROWS, LANE_T, LANE_X_BITS, SCALAR_T, PolyRow
 
 __all__ = ["Horner", "PolyLane", "PolyLanes", "PolyScalar"]
 

@@ -5,12 +5,12 @@ from amaranth.hdl import Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from .arith import delay, saturate
-from .config import Config
-from .isa import EXP_FRAC, MANTISSA_BITS, MEAN_FRAC, SHIFT_BITS
-from .isa import Prologue as Mode
-from .poly import PolyLanes
-from .rescale import Rescale
+from rtl.arith import delay, saturate
+from rtl.config import Config
+from rtl.isa import EXP_FRAC, MANTISSA_BITS, MEAN_FRAC, SHIFT_BITS
+from rtl.isa import Prologue as Mode
+from rtl.poly import PolyLanes
+from rtl.rescale import Rescale
 
 __all__ = ["Prologue", "PrologueLane"]
 

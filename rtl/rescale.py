@@ -5,8 +5,8 @@ from amaranth.hdl import Module, Signal, signed, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from .arith import delay, round_shift, saturate
-from .isa import MANTISSA_BITS, SHIFT_BITS
+from rtl.arith import delay, round_shift, saturate
+from rtl.isa import MANTISSA_BITS, SHIFT_BITS
 
 __all__ = ["Rescale"]
 

@@ -6,9 +6,9 @@ from amaranth.lib import data
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
 
-from .arith import delay
-from .config import Config
-from .tree import MaxTree, tree_latency
+from rtl.arith import delay
+from rtl.config import Config
+from rtl.tree import MaxTree, tree_latency
 
 __all__ = ["RowMax"]
 

@@ -4,8 +4,8 @@
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib.wiring import Component, In, Out
 
-from .arith import delay, round_shift, saturate
-from .isa import (
+from rtl.arith import delay, round_shift, saturate
+from rtl.isa import (
     MANTISSA_BITS,
     RECIPROCAL_ROWS,
     RSQRT_ROWS,
@@ -17,7 +17,7 @@ from .isa import (
     PolyRow,
     RowScale,
 )
-from .poly import PolyScalar
+from rtl.poly import PolyScalar
 
 __all__ = ["MEAN_BITS", "NORM_SUMSQ_BITS", "NORM_SUM_BITS", "NormScale", "Normalise", "Reciprocal"]
 

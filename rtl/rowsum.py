@@ -6,11 +6,11 @@ from amaranth.lib import data
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
 
-from .arith import delay
-from .config import Config
-from .isa import MANTISSA_BITS, RECIPROCAL_ROWS, SHIFT_BITS, SUM_BITS, PolyRow, RowScale
-from .rowscale import Reciprocal
-from .tree import AdderTree, tree_latency
+from rtl.arith import delay
+from rtl.config import Config
+from rtl.isa import MANTISSA_BITS, RECIPROCAL_ROWS, SHIFT_BITS, SUM_BITS, PolyRow, RowScale
+from rtl.rowscale import Reciprocal
+from rtl.tree import AdderTree, tree_latency
 
 __all__ = ["RowSum"]
 

@@ -7,11 +7,11 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import exact_log2
 
-from .arith import delay
-from .config import BLOCK, Config
-from .isa import MANTISSA_BITS, RSQRT_ROWS, SHIFT_BITS, PolyRow, RowScale
-from .rowscale import MEAN_BITS, NORM_SUM_BITS, NORM_SUMSQ_BITS, NormScale
-from .tree import AdderTree, tree_latency
+from rtl.arith import delay
+from rtl.config import BLOCK, Config
+from rtl.isa import MANTISSA_BITS, RSQRT_ROWS, SHIFT_BITS, PolyRow, RowScale
+from rtl.rowscale import MEAN_BITS, NORM_SUM_BITS, NORM_SUMSQ_BITS, NormScale
+from rtl.tree import AdderTree, tree_latency
 
 __all__ = ["BlockSums", "Square", "Statistics"]
 

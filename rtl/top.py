@@ -7,7 +7,16 @@ import json
 import sys
 from pathlib import Path
 
-from amaranth.hdl import Cat, ClockDomain, ClockSignal, Module, ResetInserter, ResetSignal, Shape, Signal
+from amaranth.hdl import (
+    Cat,
+    ClockDomain,
+    ClockSignal,
+    Module,
+    ResetInserter,
+    ResetSignal,
+    Shape,
+    Signal,
+)
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 

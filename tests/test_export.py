@@ -92,7 +92,7 @@ def test_instruction_page_has_every_field():
 @pytest.mark.parametrize("line", [
     # comments of rtl/isa.py of each kind: of a field, a member, a class, a layout, a number
     "| 95..64 | `instructions` | unsigned | in the program, BEGIN and END included |",
-    "| 511..64 | `rows` | 7 x 64 bits |  |",
+    "| 511..64 | `rows` | 7 x 64 bits | PolyRow, or a ListEntry per bank |",
     "| 26..0 | `bias` | signed |  |",
     "| 7..0 | `opcode` | Opcode |  |",
     "| 6 | BUS_READ | SLVERR or DECERR on a read |",
