@@ -12,7 +12,7 @@ from amaranth.back import rtlil
 from amaranth.hdl import Elaboratable, Fragment
 from amaranth.lib.wiring import Component
 
-from .ram import Memories
+from rtl.ram import Memories
 
 __all__ = ["EmitError", "emit", "merge"]
 

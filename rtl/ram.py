@@ -8,33 +8,35 @@ from amaranth.utils import ceil_log2
 __all__ = ["Memories"]
 
 _MODULE = """
-module {name}(clk, write_en, write_addr, write_data{read_ports});
+module {name}(clk, write_en, write_addr, write_data{read_names});
   input clk;
   input [{en_high}:0] write_en;
   input [{addr_high}:0] write_addr;
-  input [{data_high}:0] write_data;{reads}
+  input [{data_high}:0] write_data;{ports}
   {style}reg [{data_high}:0] memory [0:{last}];
   integer i;
   initial
     for (i = 0; i <= {last}; i = i + 1)
       memory[i] = {width}'d0;
   always @(posedge clk) begin{writes}
-  end
+  end{reads}
 endmodule
 """
 
-_READ = """
+_WRITE = """
+    if (write_en[{lane}])
+      memory[write_addr]{part} <= write_data{part};"""
+
+_PORT = """
   input read_en_{k};
   input [{addr_high}:0] read_addr_{k};
   output [{data_high}:0] read_data_{k};
-  reg [{data_high}:0] read_data_{k} = {width}'d0;
+  reg [{data_high}:0] read_data_{k} = {width}'d0;"""
+
+_READ = """
   always @(posedge clk)
     if (read_en_{k})
       read_data_{k} <= memory[read_addr_{k}];"""
-
-_WRITE = """
-    if (write_en[{lane}])
-      memory[write_addr][{high}:{low}] <= write_data[{high}:{low}];"""
 
 
 class Memories:
@@ -81,12 +83,15 @@ class Memories:
         if name not in self._modules:
             sizes = {"addr_high": ceil_log2(depth) - 1, "data_high": width - 1, "width": width}
             step = width // lanes
+            lane_parts = [f"[{low + step - 1}:{low}]" if lanes > 1 else ""
+                          for low in range(0, width, step)]
             self._modules[name] = _MODULE.format(
                 name=name, **sizes, en_high=lanes - 1, last=depth - 1,
                 style=f'(* ram_style = "{style}" *)\n  ' if style else "",
-                read_ports="".join(f", read_en_{k}, read_addr_{k}, read_data_{k}"
+                read_names="".join(f", read_en_{k}, read_addr_{k}, read_data_{k}"
                                    for k in range(reads)),
-                reads="".join(_READ.format(k=k, **sizes) for k in range(reads)),
-                writes="".join(_WRITE.format(lane=lane, high=(lane + 1) * step - 1, low=lane * step)
-                               for lane in range(lanes)))
+                writes="".join(_WRITE.format(lane=lane, part=part)
+                               for lane, part in enumerate(lane_parts)),
+                ports="".join(_PORT.format(k=k, **sizes) for k in range(reads)),
+                reads="".join(_READ.format(k=k) for k in range(reads)))
         return name
