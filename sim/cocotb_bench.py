@@ -4,7 +4,6 @@
 import os
 import pickle
 import random
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 import numpy as np
 from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, RisingEdge, with_timeout
-from cocotb_tools.runner import get_results, get_runner
 from cocotbext.axi import (
     AxiBus,
     AxiLiteBus,
@@ -21,31 +19,22 @@ from cocotbext.axi import (
     AxiResp,
     AxiSlaveRead,
     AxiSlaveWrite,
-    SparseMemory,
 )
+from cocotbext.axi.sparse_memory import SparseMemory
 
-from golden.model import FloatViT, ModelConfig
-from golden.quantize import quantize
-from golden.synthetic import synthetic
 from rtl.config import named
 from rtl.isa import Error
 from rtl.registers import WORD_BYTES, register
-from sim.build import cocotb_bench, emitted
 from sim.device import FRAME_BASE, MODEL_BASE, OUTPUT_BASE, Result, output_bytes
-from sim.workload import Workload, calibration_frames
 
-__all__ = ["CONFIG", "Bench", "Case", "Faults", "launch", "pauses"]
+__all__ = ["CASE", "CONFIG", "Bench", "Case", "Faults", "pauses"]
 
 #: Configuration that is simulated.
 CONFIG = named("tiny")
 
 _CLOCK_NS = 10
-_CASE = "HEATVIT_CASE"
-
-#: A network that is over soon: every access of the bus takes Python some time.
-_MODEL = ModelConfig(name="bus_test", image_size=24, patch=8, width=32, depth=1, heads=2, hidden=48,
-                     classes=10, distilled=True)
-
+#: Environment variable that names the file with the case.
+CASE = "HEATVIT_CASE"
 
 @dataclass(frozen=True, eq=False)
 class Case:
@@ -59,37 +48,9 @@ class Case:
     array_cycles: int
 
     @classmethod
-    def make(cls) -> "Case":
-        frames = calibration_frames(_MODEL.image_size)[:2]
-        qvit = quantize(FloatViT(_MODEL, synthetic(_MODEL, 1)), frames, weights="synthetic")
-        works = [Workload(qvit, CONFIG, frame) for frame in frames]
-        return cls(works[0].program.image, _MODEL.classes, _MODEL.tokens,
-                   tuple(frame.tobytes() for frame in frames),
-                   tuple(Result(work.expected[0].astype(np.int32), work.expected[1],
-                                int(work.expected[0].max())) for work in works),
-                   works[0].array_cycles)
-
-    @classmethod
     def load(cls) -> "Case":
         """Return the case that the test outside of the simulation has made."""
-        return pickle.loads(Path(os.environ[_CASE]).read_bytes())
-
-
-def launch(module: str, test: str) -> None:
-    """Run one cocotb test of ``module`` on the emitted Verilog; fails if the test fails."""
-    program = cocotb_bench(emitted(CONFIG), top="heatvit")
-    with tempfile.TemporaryDirectory(prefix="heatvit-") as folder:
-        case = Path(folder) / "case"
-        case.write_bytes(pickle.dumps(Case.make()))
-        results = get_runner("verilator").test(
-            hdl_toplevel="heatvit", hdl_toplevel_lang="verilog", test_module=module,
-            test_filter=f"{test}$", build_dir=program.parent, test_dir=folder,
-            results_xml=f"{folder}/results.xml", extra_env={_CASE: str(case)},
-            log_file=f"{folder}/log")
-        ran, failed = get_results(results)
-        text = (Path(folder) / "log").read_text()
-    assert ran == 1, f"{ran} tests are called {test}"
-    assert failed == 0, text[-4000:]
+        return pickle.loads(Path(os.environ[CASE]).read_bytes())
 
 
 def pauses(seed: int) -> Iterator[bool]:
