@@ -52,7 +52,7 @@ class StreamBuffer(wiring.Component):
         self.bits = bits
         self.depth = depth
         self.addr_bits = max(1, ceil_log2(depth))
-        word = data.ArrayLayout(unsigned(BLOCK * bits), self.banks)
+        word = self.word(config, bits)
         super().__init__({
             "read_addr": In(data.ArrayLayout(unsigned(self.addr_bits), self.banks)),
             "read_data": Out(word),
@@ -60,6 +60,11 @@ class StreamBuffer(wiring.Component):
             "write_addr": In(self.addr_bits),
             "write_data": In(word),
         })
+
+    @staticmethod
+    def word(config: Config, bits: int) -> data.ArrayLayout:
+        """Return the layout of a word of channels of ``bits`` bits: one block per bank."""
+        return data.ArrayLayout(unsigned(BLOCK * bits), config.banks)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -17,21 +17,20 @@ from rtl.config import BLOCK, Config
 from rtl.dispatch import Activity, Dispatcher
 from rtl.epilogue import Epilogue
 from rtl.frame import LoadUnit
-from rtl.issue import RowIssue, row_layout
+from rtl.issue import RowIssue
 from rtl.loader import TileLoader
 from rtl.logits import LogitUnit
+from rtl.pipeline import RowPipeline
 from rtl.poly import PolyLanes
 from rtl.prologue import Prologue, PrologueLane
 from rtl.rowmax import RowMax
 from rtl.rowsum import RowSum
 from rtl.statistics import Statistics
+from rtl.watchdog import Watchdog
 from rtl.weights import WeightStream
+from rtl.writeback import WriteBack
 
 __all__ = ["Core", "Taps"]
-
-
-#: Cycles without any progress after which a run ends with an error: 3.5 ms at 300 MHz.
-WATCHDOG_CYCLES = 1 << 20
 
 
 class Taps(wiring.Signature):
@@ -60,7 +59,7 @@ class Core(wiring.Component):
         buffer -> prologue ----------> array -> accumulator -> epilogue -> buffer
 
     Rows are issued by ``RowIssue`` and then move through a pipeline of fixed latency without
-    back-pressure. Control bits (``row_layout``) travel beside them; ``self._row(k)`` is the row
+    back-pressure. Control bits (``row_layout``) travel beside them; ``pipeline.row(k)`` is the row
     that was issued k cycles ago.
 
     Members
@@ -107,6 +106,7 @@ class Core(wiring.Component):
         self.logits = LogitUnit(config)
         self.frame = LoadUnit(config)
         self.weights = WeightStream(config)
+        self.writeback = WriteBack(config)
 
         self.at_prologue = StreamBuffer.LATENCY + 1
         self.at_array = self.at_prologue + self.prologue.LATENCY
@@ -126,9 +126,10 @@ class Core(wiring.Component):
         m = Module()
         for name in ("dispatcher", "weights", "loader", "issue", "frame", "prologue", "array",
                      "accumulator", "rowsum", "epilogue", "rowmax", "statistics", "lanes", "keys",
-                     "values", "logits"):
+                     "values", "logits", "writeback"):
             m.submodules[name] = getattr(self, name)
-        self._rows(m)
+        self._pipeline = RowPipeline(m, self.issue.valid, self.issue.row,
+                                     self.dispatcher.descriptors, depth=self.at_retire)
         self._sequencer(m)
         self._tables(m)
         self._buffers(m)
@@ -139,33 +140,6 @@ class Core(wiring.Component):
         self._retire(m)
         self._outside(m)
         return m
-
-    # Control that travels beside the rows
-
-    def _rows(self, m: Module) -> None:
-        """Delay the issued row and its valid bit by every number of cycles up to retirement."""
-        layout = row_layout(self.config)
-        self._valids: list[Value] = [self.issue.valid]
-        self._delayed: list[data.View] = [self.issue.row]
-        for k in range(1, self.at_retire + 1):
-            valid = Signal(name=f"valid_{k}")
-            row = Signal(layout, name=f"row_{k}", reset_less=True)
-            m.d.sync += [valid.eq(self._valids[-1]), row.eq(self._delayed[-1])]
-            self._valids.append(valid)
-            self._delayed.append(row)
-
-    def _row(self, k: int) -> data.View:
-        return self._delayed[k]
-
-    def _field(self, m: Module, k: int, name: str) -> Value:
-        """Return a field of the pass descriptor of the row that was issued ``k`` cycles ago."""
-        shape = isa.pass_layout[name].shape
-        value = Signal(shape, name=f"{name}_{k}")
-        with m.Switch(self._row(k).tile.slot):
-            for slot in range(len(self.dispatcher.descriptors)):
-                with m.Case(slot):
-                    m.d.comb += value.eq(self.dispatcher.descriptors[slot][name])
-        return value
 
     # Blocks, in the order of the diagram
 
@@ -244,9 +218,9 @@ class Core(wiring.Component):
             loader.key_data.eq(self.keys.read_data),
             self.values.read_addr.eq(loader.value_addr),
             loader.value_data.eq(self.values.read_data),
-            self.rowmax.read_row.eq(self._row(0).position),
-            self.rowmax.read_slot.eq(self._field(m, 0, "source_slot")),
-            self.statistics.read_row.eq(self._row(0).physical),
+            self.rowmax.read_row.eq(self._pipeline.row(0).position),
+            self.rowmax.read_slot.eq(self._pipeline.field(0, "source_slot")),
+            self.statistics.read_row.eq(self._pipeline.row(0).physical),
         ]
 
     def _select(self, m: Module, word: data.View, chosen: list[Value], blocks: int, bits: int,
@@ -266,9 +240,9 @@ class Core(wiring.Component):
         """What the buffers answer, one register, and the prologue."""
         config, prologue = self.config, self.prologue
         k = self.at_prologue - 1
-        row = self._row(k)
-        source = self._field(m, k, "source")
-        mode = self._field(m, k, "prologue")
+        row = self._pipeline.row(k)
+        source = self._pipeline.field(k, "source")
+        mode = self._pipeline.field(k, "prologue")
         bytes_word, wide_word = self._act.read_data.shape(), self._residual.read_data.shape()
         word8, word16 = Signal(bytes_word), Signal(wide_word)
         m.d.comb += [
@@ -290,8 +264,8 @@ class Core(wiring.Component):
         with m.If(mode == isa.Prologue.EXP):
             m.d.sync += [
                 prologue.ref.eq(self.rowmax.read_max << isa.MEAN_FRAC),
-                prologue.m.eq(self._field(m, k, "exp_m")),
-                prologue.s.eq(self._field(m, k, "exp_s")),
+                prologue.m.eq(self._pipeline.field(k, "exp_m")),
+                prologue.s.eq(self._pipeline.field(k, "exp_s")),
             ]
         with m.Else():
             m.d.sync += [
@@ -303,11 +277,11 @@ class Core(wiring.Component):
     def _array(self, m: Module) -> None:
         """Array, accumulators, and the row sum beside them."""
         array, accumulator, rowsum, loader = self.array, self.accumulator, self.rowsum, self.loader
-        row = self._row(self.at_array)
+        row = self._pipeline.row(self.at_array)
         swap = Signal()
-        is_exp = self._field(m, self.at_array, "prologue") == isa.Prologue.EXP
+        is_exp = self._pipeline.field(self.at_array, "prologue") == isa.Prologue.EXP
         m.d.comb += [
-            swap.eq(self._valids[self.at_array] & row.swap),
+            swap.eq(self._pipeline.valid(self.at_array) & row.swap),
             array.act.eq(self.prologue.act),
             array.swap.eq(swap),
             loader.swap.eq(swap),
@@ -315,17 +289,17 @@ class Core(wiring.Component):
             array.load_row.eq(loader.load_row),
             array.load_data.eq(loader.load_data),
             rowsum.e.eq(self.prologue.act),
-            rowsum.valid.eq(self._valids[self.at_array] & is_exp),
+            rowsum.valid.eq(self._pipeline.valid(self.at_array) & is_exp),
             rowsum.row.eq(row.position),
             rowsum.first.eq(row.tile.first_k),
-            rowsum.scale_m.eq(self._field(m, self.at_array, "scale_m")),
-            rowsum.scale_s.eq(self._field(m, self.at_array, "scale_s")),
+            rowsum.scale_m.eq(self._pipeline.field(self.at_array, "scale_m")),
+            rowsum.scale_s.eq(self._pipeline.field(self.at_array, "scale_s")),
         ]
-        late = self._row(self.at_accumulator)
+        late = self._pipeline.row(self.at_accumulator)
         m.d.comb += [
             accumulator.psum.eq(delay(m, array.psum.as_value(), self.psum_wait, name="psum")),
             accumulator.row.eq(late.position),
-            accumulator.valid.eq(self._valids[self.at_accumulator]),
+            accumulator.valid.eq(self._pipeline.valid(self.at_accumulator)),
             accumulator.first.eq(late.tile.first_k),
             accumulator.last.eq(late.tile.last_k),
         ]
@@ -333,16 +307,16 @@ class Core(wiring.Component):
     def _epilogue(self, m: Module) -> None:
         """Epilogue, with the row that it adds to, and the shared polynomial lanes."""
         config, epilogue, k = self.config, self.epilogue, self.at_epilogue
-        row = self._row(k)
+        row = self._pipeline.row(k)
         wait = k - self.at_array - self.rowsum.latency
         m.d.comb += [
             epilogue.acc.eq(self.accumulator.acc),
-            epilogue.scale_source.eq(self._field(m, k, "scale_source")),
-            epilogue.destination.eq(self._field(m, k, "destination")),
-            epilogue.gelu.eq(self._field(m, k, "gelu")),
+            epilogue.scale_source.eq(self._pipeline.field(k, "scale_source")),
+            epilogue.destination.eq(self._pipeline.field(k, "destination")),
+            epilogue.gelu.eq(self._pipeline.field(k, "gelu")),
             epilogue.slot.eq(row.tile.scale_slot),
-            epilogue.const_scale.m.eq(self._field(m, k, "scale_m")),
-            epilogue.const_scale.s.eq(self._field(m, k, "scale_s")),
+            epilogue.const_scale.m.eq(self._pipeline.field(k, "scale_m")),
+            epilogue.const_scale.s.eq(self._pipeline.field(k, "scale_s")),
             epilogue.row_scale.eq(delay(m, self.rowsum.o.as_value(), wait, name="row_scale")),
             epilogue.param_en.eq(self.loader.param_en),
             epilogue.param_slot.eq(self.loader.param_slot),
@@ -352,18 +326,18 @@ class Core(wiring.Component):
 
         # The old residual was read when the row was issued.
         read_at = self.at_prologue
-        turn = self._row(read_at - 1).tile.column_tile
+        turn = self._pipeline.row(read_at - 1).tile.column_tile
         word = self._residual.read_data
         lanes = Signal(BLOCK * 16 * config.column_blocks, name="old_residual", reset_less=True)
         m.d.sync += lanes.eq(self._select(m, word, [turn] * config.column_blocks,
                                           config.column_blocks, 16, "old_word"))
         old_at = k + epilogue.OLD_DELAY
         m.submodules.old = old = DelayBuffer(width=len(lanes), cycles=old_at - read_at)
-        adds = self._field(m, old_at, "accumulate")
-        is_logit = self._field(m, old_at, "destination") == isa.Destination.LOGIT
+        adds = self._pipeline.field(old_at, "accumulate")
+        is_logit = self._pipeline.field(old_at, "destination") == isa.Destination.LOGIT
         m.d.comb += [
             old.i.eq(lanes),
-            self.logits.read_addr.eq(self._row(old_at - 1).write_addr),
+            self.logits.read_addr.eq(self._pipeline.row(old_at - 1).write_addr),
         ]
         for c in range(config.columns):
             residual = old.o[16 * c:16 * c + 16].as_signed()
@@ -375,8 +349,8 @@ class Core(wiring.Component):
         with_exp = Signal()
         exp_at = self.at_prologue + PrologueLane.EXP_DELAY
         m.d.comb += [
-            with_exp.eq(self._valids[exp_at]
-                        & (self._field(m, exp_at, "prologue") == isa.Prologue.EXP)),
+            with_exp.eq(self._pipeline.valid(exp_at)
+                        & (self._pipeline.field(exp_at, "prologue") == isa.Prologue.EXP)),
             lanes_unit.exp.eq(with_exp),
         ]
         for lane in range(config.lanes):
@@ -391,42 +365,28 @@ class Core(wiring.Component):
     def _write(self, m: Module) -> None:
         """Write what leaves the epilogue, and take the statistics of it."""
         config, k, taps = self.config, self.at_write, self.taps
-        row = self._row(k)
+        row = self._pipeline.row(k)
         word = self.epilogue.data
-        valid = Signal(name="write_valid")
-        destination = self._field(m, k, "destination")
-        mask = self._field(m, k, "destination_mask")
-        channels = self._field(m, k, "channels")
-        blocks_left = Signal(signed(14))
-        enable = Signal(config.column_blocks)
-        to = {kind: Signal(name=f"to_{kind.name.lower()}") for kind in isa.Destination}
+        back, frame = self.writeback, self.frame
         m.d.comb += [
-            valid.eq(self._valids[k] & row.tile.last_k),
-            blocks_left.eq((channels >> ceil_log2(BLOCK))
-                           - row.tile.column_tile * config.column_blocks),
+            back.valid.eq(self._pipeline.valid(k) & row.tile.last_k),
+            back.row.eq(row),
+            back.word.eq(word),
+            back.destination.eq(self._pipeline.field(k, "destination")),
+            back.mask.eq(self._pipeline.field(k, "destination_mask")),
+            back.channels.eq(self._pipeline.field(k, "channels")),
         ]
-        for kind, selected in to.items():
-            m.d.comb += selected.eq(valid & (destination == kind))
-        for g in range(config.column_blocks):
-            m.d.comb += enable[g].eq(
-                mask[g] & ((destination != isa.Destination.RESIDUAL) | (g < blocks_left)))
+        to = {kind: back.to[kind.value] for kind in isa.Destination}
+        for buffer, en, data_word in ((self._act, back.act_en, back.bytes_word),
+                                      (self._score, back.score_en, back.wide_word),
+                                      (self._residual, back.residual_en, back.wide_word)):
+            m.d.comb += [
+                buffer.write_en.eq(en),
+                buffer.write_addr.eq(row.write_addr),
+                buffer.write_data.eq(data_word),
+            ]
 
-        # Streaming buffers: column block g goes to bank turn * column_blocks + g.
-        turns = config.banks // config.column_blocks
-        turn = row.tile.column_tile[:ceil_log2(turns)]
-        for buffer, kind, bits in ((self._act, isa.Destination.ACT, 8),
-                                   (self._score, isa.Destination.SCORE, 16),
-                                   (self._residual, isa.Destination.RESIDUAL, 16)):
-            m.d.comb += buffer.write_addr.eq(row.write_addr)
-            for bank in range(config.banks):
-                g = bank % config.column_blocks
-                lanes = Cat(word[BLOCK * g + i][:bits] for i in range(BLOCK))
-                m.d.comb += [
-                    buffer.write_data[bank].eq(lanes),
-                    buffer.write_en[bank].eq(
-                        to[kind] & enable[g] & (turn == bank // config.column_blocks)),
-                ]
-        frame = self.frame
+        # Loads write while no pass is under way.
         with m.If(frame.residual_en.any()):
             m.d.comb += [
                 self._residual.write_addr.eq(frame.write_addr),
@@ -452,18 +412,18 @@ class Core(wiring.Component):
         rowmax, statistics = self.rowmax, self.statistics
         m.d.comb += [
             rowmax.valid.eq(to[isa.Destination.SCORE]),
-            rowmax.slot.eq(self._field(m, k, "destination_slot")),
+            rowmax.slot.eq(self._pipeline.field(k, "destination_slot")),
             rowmax.row.eq(row.position),
             rowmax.first.eq(row.tile.first_column),
             statistics.valid.eq(to[isa.Destination.RESIDUAL]
-                                & self._field(m, k, "statistics")),
+                                & self._pipeline.field(k, "statistics")),
             statistics.row.eq(row.physical),
             statistics.first.eq(row.tile.first_column),
             statistics.last.eq(row.tile.last_column),
-            statistics.enable.eq(enable),
+            statistics.enable.eq(back.enable),
         ]
         for name in ("channels", "mean_m", "mean_s", "scale_m", "scale_s", "epsilon"):
-            m.d.comb += getattr(statistics, name).eq(self._field(m, k, name))
+            m.d.comb += getattr(statistics, name).eq(self._pipeline.field(k, name))
         for c in range(config.columns):
             m.d.comb += [
                 rowmax.data[c].eq(word[c]),
@@ -471,7 +431,7 @@ class Core(wiring.Component):
                 statistics.data[c].eq(word[c]),
             ]
         m.d.comb += [
-            taps.valid.eq(valid),
+            taps.valid.eq(back.valid),
             taps.data.eq(word.as_value()),
             taps.max_valid.eq(rowmax.max_valid),
             taps.max.eq(rowmax.max),
@@ -482,11 +442,11 @@ class Core(wiring.Component):
             taps.norm_scale.eq(statistics.norm_scale.as_value()),
         ]
         sum_at = self.at_array + self.rowsum.latency
-        is_exp = self._field(m, sum_at, "prologue") == isa.Prologue.EXP
-        summed = self._row(sum_at).tile
+        is_exp = self._pipeline.field(sum_at, "prologue") == isa.Prologue.EXP
+        summed = self._pipeline.row(sum_at).tile
         m.d.comb += [
             # A head wider than the array is summed again for every column tile.
-            taps.sum_valid.eq(self._valids[sum_at] & is_exp & summed.last_k
+            taps.sum_valid.eq(self._pipeline.valid(sum_at) & is_exp & summed.last_k
                               & summed.first_column),
             taps.sum.eq(self.rowsum.sum),
             taps.rowscale.eq(self.rowsum.o.as_value()),
@@ -494,14 +454,14 @@ class Core(wiring.Component):
 
     def _retire(self, m: Module) -> None:
         """Count finished rows, passes and column tiles: what hand-over and interlocks look at."""
-        row = self._row(self.at_retire)
+        row = self._pipeline.row(self.at_retire)
         retired, rows, columns = Signal(8), Signal(11), Signal(4)
-        with m.If(self._valids[self.at_retire] & row.tile.last_k):
+        with m.If(self._pipeline.valid(self.at_retire) & row.tile.last_k):
             with m.If(row.tile.last_column):
                 m.d.sync += rows.eq(rows + 1)
                 with m.If(row.last_row):
                     m.d.sync += [rows.eq(0), retired.eq(retired + 1)]
-            with m.If(row.last_row & (self._field(m, self.at_retire, "scale_source")
+            with m.If(row.last_row & (self._pipeline.field(self.at_retire, "scale_source")
                                       == isa.ScaleSource.COLUMN)):
                 m.d.sync += columns.eq(columns + 1)
         m.d.comb += [
@@ -515,7 +475,8 @@ class Core(wiring.Component):
     def _outside(self, m: Module) -> None:
         """Arguments, streams to the memory masters, and status."""
         dispatcher, frame, logits = self.dispatcher, self.frame, self.logits
-        hung = self._watchdog(m)
+        m.submodules.watchdog = watchdog = Watchdog()
+        moving = (self.program, self.load, self.output, *self.weight)
         flipped = wiring.flipped(self)
         wiring.connect(m, flipped.program_request, dispatcher.program_request)
         wiring.connect(m, flipped.program, dispatcher.program)
@@ -545,24 +506,10 @@ class Core(wiring.Component):
             dispatcher.end_done.eq(logits.done),
             dispatcher.end_error.eq(logits.error),
             self.done.eq(dispatcher.done),
-            self.error.eq(Mux(hung, isa.Error.HANG, dispatcher.error)),
+            watchdog.start.eq(self.start),
+            watchdog.moves.eq(Cat(s.valid & s.ready for s in moving).any() | self.issue.state.busy),
+            watchdog.ends.eq(dispatcher.done),
+            self.error.eq(Mux(watchdog.hung, isa.Error.HANG, dispatcher.error)),
             self.error_index.eq(dispatcher.error_index),
             self.top_class.eq(logits.top_class),
         ]
-
-
-    def _watchdog(self, m: Module) -> Signal:
-        """Return whether for ``WATCHDOG_CYCLES`` no row was issued and no beat has moved."""
-        streams = (self.program, self.load, self.output, *self.weight)
-        moves = Cat(s.valid & s.ready for s in streams).any() | self.issue.state.busy
-        idle = Signal(range(WATCHDOG_CYCLES))
-        hung, running = Signal(name="hung"), Signal()
-        with m.If(self.start):
-            m.d.sync += running.eq(1)
-        with m.If(moves | ~running | self.done):
-            m.d.sync += idle.eq(0)
-        with m.Elif(idle == WATCHDOG_CYCLES - 1):
-            m.d.sync += hung.eq(1)
-        with m.Else():
-            m.d.sync += idle.eq(idle + 1)
-        return hung
