@@ -16,11 +16,14 @@ from golden.synthetic import synthetic
 from rtl.config import named
 from rtl.isa import INSTRUCTION_BYTES, Error, LoadKind, Opcode, Prologue
 from sim.build import simulator
-from sim.device import MODEL_BASE, Device, Result, Status
+from sim.device import FRAME_BASE, MODEL_BASE, OUTPUT_BASE, Device, Result, Status
 from sim.session import Session
 from sim.workload import Workload, calibration_frames
 
 CONFIG = named("tiny")
+
+#: More cycles than any image here takes.
+_LIMIT = 200_000
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +63,8 @@ def changed(workload: Workload, index: int, **fields: int) -> bytes:
     return bytes(image)
 
 
-def run(program: Path, workload: Workload, image: bytes, *, reset: bool,
-        **arguments: int) -> tuple[Status, Status, Result]:
+def run(program: Path, workload: Workload, image: bytes, *, reset: bool = True,
+        limit: int = _LIMIT, **arguments: int) -> tuple[Status, Status, Result]:
     """Run ``image``, then the right one; return the status of both and the output of the second."""
     sizes = {"model_bytes": len(image), "frame_bytes": workload.frame.nbytes}
     with Session(program) as session:
@@ -74,14 +77,14 @@ def run(program: Path, workload: Workload, image: bytes, *, reset: bool,
         if output is not None:
             device.write("OUTPUT_BYTES", output)
         device.start()
-        bad, _ = device.finish(200_000)
+        bad, _ = device.finish(limit)
         if reset:
             device.soft_reset()
         session.load(workload.program.image, MODEL_BASE)
         device.arguments(model_bytes=len(workload.program.image),
                          frame_bytes=workload.frame.nbytes)
         device.start()
-        good, result = device.finish(200_000)
+        good, result = device.finish(_LIMIT)
         session.run()
         return bad(), good(), result()
 
@@ -153,6 +156,30 @@ def test_window_too_small(program: Path, workload: Workload, name: str, missing:
           **{name: sizes[name] - missing})
 
 
+@pytest.mark.parametrize("name, base", [("MODEL_ADDR", MODEL_BASE), ("FRAME_ADDR", FRAME_BASE),
+                                        ("OUTPUT_ADDR", OUTPUT_BASE)])
+def test_unaligned_argument(program: Path, workload: Workload, name: str, base: int) -> None:
+    with Session(program) as session:
+        device = Device(session, workload.qvit.model.classes, CONFIG.port_bits // 8)
+        device.place(workload.program.image, workload.frame.tobytes())
+        device.write(name, base + 4)
+        device.start()
+        status, _ = device.finish(_LIMIT)
+        session.run()
+        assert status().error == Error.BAD_ADDRESS
+
+
+def test_hang(program: Path, workload: Workload) -> None:
+    """A program that promises fewer weights than its passes take never ends by itself."""
+    beats = workload.program.instructions[0].weight_beats
+    image = changed(workload, 0, weight_beats=beats // 2)
+    bad, good, result = run(program, workload, image, limit=3 << 20)
+    assert bad.error == Error.HANG
+    assert workload.program.instructions[bad.error_index].opcode == Opcode.PASS
+    assert good.error == Error.NONE
+    np.testing.assert_array_equal(result.logits, workload.expected[0])
+
+
 def test_soft_reset_at_any_time(program: Path, workload: Workload) -> None:
     logits, _, _ = workload.expected
     for stalls in (0, 1):
@@ -166,7 +193,7 @@ def test_soft_reset_at_any_time(program: Path, workload: Workload) -> None:
                 session.wait(cycles)
                 device.soft_reset()
             device.start()
-            status, result = device.finish(200_000)
+            status, result = device.finish(_LIMIT)
             session.run()
             assert status().error == Error.NONE
             np.testing.assert_array_equal(result().logits, logits)
@@ -183,7 +210,7 @@ def test_two_frames_in_turn(program: Path, workload: Workload) -> None:
         for work in (workload, other, workload):
             device.frame(work.frame.tobytes())
             device.start()
-            results.append((work, device.finish(200_000)[1]))
+            results.append((work, device.finish(_LIMIT)[1]))
         session.run()
         for work, result in results:
             np.testing.assert_array_equal(result().logits, work.expected[0])
