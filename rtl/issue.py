@@ -42,9 +42,10 @@ class RowIssue(wiring.Component):
     """Streams the rows of one tile after the other: row, physical row, addresses, control bits.
 
     In the first tile of a pass, row i is issued when the pass ``row_dependency`` back has written
-    it (row-level hand-over); everything later in the pass follows by order. A tile takes at least
-    ``MIN_TILE_CYCLES`` cycles, as the accumulators are read-modify-write. A tile is accepted while
-    the last row of the one before is issued, so tiles follow without a gap.
+    it (row-level hand-over); everything later in the pass follows by order. A row returns in the
+    next tile no sooner than ``MIN_TILE_CYCLES`` cycles later, as the accumulators are
+    read-modify-write: shorter tiles are padded. A tile is accepted while the last row of the one
+    before is issued, so tiles follow without a gap.
 
     The token list maps a position to a row of the residual buffer.
 
@@ -91,6 +92,8 @@ class RowIssue(wiring.Component):
         tile = Signal(tile_layout(config))
         active, issued_all = Signal(), Signal()
         i, rows = Signal(11), Signal(11)
+        # Rows issued, and cycles since the last one: a wait does not count, as the rows after it
+        # are issued so much later.
         elapsed = Signal(range(MIN_TILE_CYCLES))
         number = Signal(8)  # pass of the current tile
         fields = Signal(isa.pass_layout)
@@ -114,7 +117,7 @@ class RowIssue(wiring.Component):
             self.state.waits_row.eq(active & ~issued_all & ~ready),
             self.state.pads.eq(active & issued_all),
         ]
-        with m.If(active & (elapsed != MIN_TILE_CYCLES - 1)):
+        with m.If((issue | (active & issued_all)) & (elapsed != MIN_TILE_CYCLES - 1)):
             m.d.sync += elapsed.eq(elapsed + 1)
         with m.If(issue):
             m.d.sync += [i.eq(i + 1), issued_all.eq(last)]

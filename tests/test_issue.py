@@ -1,0 +1,455 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The issue stage: addresses, row-level hand-over, the shortest tile, and what it says it does."""
+
+import random
+from dataclasses import dataclass, replace
+
+import pytest
+from amaranth.hdl import Value
+from amaranth.sim import Simulator
+
+from rtl import isa
+from rtl.config import BLOCK, MIN_TILE_CYCLES, named
+from rtl.issue import RowIssue
+from rtl.loader import tile_layout
+from tests.stalls import KINDS, stalls
+
+TINY = named("tiny")
+#: Arrays of every proportion: 1, 2 and 4 blocks a word over those that enter or leave at once.
+SIZES = {f"{r}x{c}": replace(named("zcu104"), rows=r, columns=c, ports=1, port_bits=32)
+         for r, c in ((16, 16), (32, 32), (64, 16), (16, 64), (32, 64))}
+#: Cycles from the issue of a row, as ``state`` tells it, to its addresses.
+ISSUE_TO_ROW = RowIssue.LATENCY - 1
+
+
+def _pass(**fields):
+    """Return the fields of a pass over all tokens, unless ``fields`` say otherwise."""
+    return {"rows_from_tokens": 1, "source": isa.Source.ACT, "destination": isa.Destination.ACT,
+            **fields}
+
+
+def _tiles(config, rng, slot, columns, ks):
+    """Return the tiles of a pass in the order of the loader."""
+    return [{"slot": slot, "column_tile": c, "first_column": c == 0,
+             "last_column": c == columns - 1, "first_k": k == 0, "last_k": k == ks - 1,
+             "scale_slot": rng.randrange(8),
+             "rows_valid": rng.randrange(config.rows + 1),
+             "columns_valid": rng.randrange(config.columns + 1),
+             "blocks": [{"index": rng.randrange(1 << 7), "valid": rng.randrange(2)}
+                        for _ in range(config.row_blocks)]}
+            for c in range(columns) for k in range(ks)]
+
+
+@dataclass
+class Row:
+    """A row as it left the issue stage."""
+
+    cycle: int       # of its addresses
+    fields: dict
+    read_addr: list
+    residual_addr: list
+
+
+class Bench:
+    """Offers tiles and plays the passes that retire; records rows, states and times."""
+
+    def __init__(self, config=TINY, *, tokens=20, passes=(), start=True):
+        self.config = config
+        self.dut = RowIssue(config)
+        self.tokens = tokens
+        self.passes = list(passes)
+        self.start = start
+        self.rows: list[Row] = []
+        self.accepted: list[int] = []     # cycle of every tile
+        self.states: list[str] = []
+        self.retired: list[tuple] = []    # passes, rows of the next one; for every cycle
+        self.cycle = 0
+
+    def descriptors(self, ctx, first):
+        """Put passes ``first`` to ``first + 3`` into the descriptors."""
+        for number in range(first, min(first + 4, len(self.passes))):
+            ctx.set(self.dut.descriptors[number % 4], self.passes[number])
+
+    async def step(self, ctx, retired=(0, 0)):
+        """One cycle, with that many passes, and rows of the next one, retired."""
+        dut = self.dut
+        ctx.set(dut.retired, retired[0] % 256)
+        ctx.set(dut.retired_rows, retired[1])
+        self.retired.append(retired)
+        state = {name: ctx.get(getattr(dut.state, name)) for name in ("busy", "waits_row", "pads")}
+        assert sum(state.values()) <= 1, f"cycle {self.cycle}: {state}"
+        self.states.append(next((name for name, on in state.items() if on), "idle"))
+        if ctx.get(dut.valid):
+            row = dut.row
+            fields = {name: ctx.get(Value.cast(row[name])) for name in (
+                "swap", "last_row", "zero", "position", "physical", "write_addr", "tile")}
+            self.rows.append(Row(self.cycle, fields, *(
+                [ctx.get(port[b]) for b in range(self.config.banks)]
+                for port in (dut.read_addr, dut.residual_addr))))
+        if ctx.get(dut.tile.valid) and ctx.get(dut.tile.ready):
+            self.accepted.append(self.cycle)
+        self.cycle += 1
+        await ctx.tick()
+
+    async def tile(self, ctx, tile, retired=lambda: (0, 0)):
+        """Offer a tile until it is taken."""
+        count = len(self.accepted)
+        ctx.set(self.dut.tile.payload, tile)
+        ctx.set(self.dut.tile.valid, 1)
+        for _ in range(2000):
+            await self.step(ctx, retired())
+            if len(self.accepted) > count:
+                ctx.set(self.dut.tile.valid, 0)
+                return
+        raise AssertionError(f"tile {count} is not taken")
+
+    async def idle(self, ctx, cycles, retired=lambda: (0, 0)):
+        for _ in range(cycles):
+            await self.step(ctx, retired())
+
+    def run(self, main):
+        async def bench(ctx):
+            self.descriptors(ctx, 0)
+            ctx.set(self.dut.tokens, self.tokens)
+            if self.start:
+                ctx.set(self.dut.tokens_start, 1)
+                await ctx.tick()
+                ctx.set(self.dut.tokens_start, 0)
+                for _ in range(self.config.max_tokens):
+                    assert ctx.get(self.dut.tokens_busy)
+                    await ctx.tick()
+                assert not ctx.get(self.dut.tokens_busy)
+            await main(ctx)
+
+        sim = Simulator(self.dut)
+        sim.add_clock(1e-6)
+        sim.add_testbench(bench)
+        sim.run()
+
+
+def _expected(config, f, tile, i, tokens, physical):
+    """Return what row ``i`` of a tile must be: fields, read addresses by bank, residual address."""
+    get = {name: int(getattr(v, "value", v)) for name, v in f.items()}
+    position = get.get("row_first", 0) + i
+    place = physical(position)
+    count = tokens if get["rows_from_tokens"] else get["row_count"]
+    banks, column_tile = config.banks, tile["column_tile"]
+
+    def read(block):
+        row = place if f["source"] == isa.Source.RESIDUAL else position
+        return get.get("source_base", 0) + row * get.get("source_stride", 0) + block // banks
+
+    block = [tile["blocks"][b]["index"] * config.row_blocks + b for b in range(config.row_blocks)]
+    addresses = {b % banks: read(b) & 0xFFFF for b in block}
+    base, stride = get.get("destination_base", 0), get.get("destination_stride", 0)
+    match f["destination"]:
+        case isa.Destination.KEY:
+            tiles = position // config.columns * stride + base + column_tile
+            write = tiles * config.columns + position % config.columns
+        case isa.Destination.VALUE | isa.Destination.LOGIT:
+            write = position * stride + base + column_tile
+        case _:
+            row = place if f["destination"] == isa.Destination.RESIDUAL else position
+            write = row * stride + base + column_tile * config.columns // BLOCK // banks
+    fields = {"swap": i == 0, "last_row": i == count - 1,
+              "zero": position < get.get("zero_rows", 0), "position": position, "physical": place,
+              "write_addr": write & 0xFFFF,
+              "tile": tile_layout(config).const(tile).as_bits()}
+    return fields, addresses, write & 0xFFFF
+
+
+def _check(bench, jobs, *, physical=lambda position: position):
+    """Compare all rows with those of ``jobs``: (pass, tile) in order."""
+    config, got = bench.config, iter(bench.rows)
+    for at, (number, tile) in enumerate(jobs):
+        f = bench.passes[number]
+        count = bench.tokens if f["rows_from_tokens"] else f["row_count"]
+        for i in range(count):
+            where = f"tile {at} of pass {number}, row {i}"
+            row = next(got, None)
+            assert row is not None, f"{where} was not issued"
+            fields, addresses, write = _expected(config, f, tile, i, bench.tokens, physical)
+            for name, value in fields.items():
+                assert row.fields[name] == value, (
+                    f"{where}, {name}: expected {int(value):#x}, got {row.fields[name]:#x}")
+            for bank, address in addresses.items():
+                assert row.read_addr[bank] == address, (
+                    f"{where}, bank {bank}: expected word {address}, got {row.read_addr[bank]}")
+                if f["source"] == isa.Source.RESIDUAL:
+                    assert row.residual_addr[bank] == address, f"{where}, bank {bank}"
+            if f["source"] != isa.Source.RESIDUAL and f["destination"] == isa.Destination.RESIDUAL:
+                assert row.residual_addr == [write] * config.banks, (
+                    f"{where}, residual: expected word {write}, got {row.residual_addr}")
+    assert next(got, None) is None, f"{len(bench.rows)} rows are too many"
+
+
+def _random_pass(config, rng):
+    source = rng.choice(list(isa.Source))
+    destinations = list(isa.Destination)
+    if source == isa.Source.RESIDUAL:
+        destinations.remove(isa.Destination.RESIDUAL)  # it has one read port
+    few = rng.random() < 0.5
+    row_first = rng.randrange(5)
+    return _pass(
+        source=source, destination=rng.choice(destinations), rows_from_tokens=not few,
+        row_first=row_first if few else 0, row_count=rng.randrange(1, 30),
+        zero_rows=rng.randrange(4), source_base=rng.randrange(2000),
+        source_stride=rng.randrange(40), destination_base=rng.randrange(100),
+        destination_stride=rng.randrange(13))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", SIZES)
+def test_rows_and_addresses(size, kind):
+    """Random passes: every source, destination and stride; tiles that come late or at once."""
+    config = SIZES[size]
+    rng = random.Random(f"{size}{kind}")
+    passes = [_random_pass(config, rng) for _ in range(10)]
+    for number, destination in enumerate(isa.Destination):
+        passes[number] |= {"destination": destination, "source": isa.Source.ACT}
+    jobs = [(number, tile) for number in range(len(passes))
+            for tile in _tiles(config, rng, number % 4, rng.randrange(1, 3), rng.randrange(1, 3))]
+    bench = Bench(config, tokens=rng.randrange(1, 30), passes=passes)
+    held = stalls(kind, 1)
+
+    async def main(ctx):
+        for number, tile in jobs:
+            # The pipeline still needs the descriptors of the passes before.
+            bench.descriptors(ctx, max(0, number - 2))
+            while next(held):
+                await bench.step(ctx)
+            await bench.tile(ctx, tile)
+        await bench.idle(ctx, 60)
+
+    bench.run(main)
+    _check(bench, jobs)
+
+
+def test_the_token_list_leads_to_rows_of_the_residual():
+    """Before a program sets the tokens the list is all zeros: only residual rows go through it."""
+    rng = random.Random(3)
+    strides = {"source_stride": 3, "destination_stride": 5}
+    passes = [_pass(source=isa.Source.RESIDUAL, **strides),
+              _pass(destination=isa.Destination.RESIDUAL, **strides),
+              _pass(**strides)]
+    jobs = [(n, tile) for n in range(3) for tile in _tiles(TINY, rng, n, 1, 1)]
+    for start in (False, True):
+        bench = Bench(passes=passes, start=start)
+
+        async def main(ctx, bench=bench):
+            for _, tile in jobs:
+                await bench.tile(ctx, tile)
+            await bench.idle(ctx, 60)
+
+        bench.run(main)
+        _check(bench, jobs, physical=(lambda p: p) if start else (lambda p: 0))
+    assert bench.rows[-1].fields["physical"] == 19
+
+
+def test_the_token_list_is_written_anew():
+    """A second start while the list is being written begins at the first row again."""
+    bench = Bench(passes=[_pass(source=isa.Source.RESIDUAL, source_stride=1)])
+    tile, = _tiles(TINY, random.Random(0), 0, 1, 1)
+
+    async def main(ctx):
+        for wait in (5, 1):
+            ctx.set(bench.dut.tokens_start, 1)
+            await ctx.tick()
+            ctx.set(bench.dut.tokens_start, 0)
+            for _ in range(wait):
+                assert ctx.get(bench.dut.tokens_busy)
+                await ctx.tick()
+        for _ in range(TINY.max_tokens - 1):
+            assert ctx.get(bench.dut.tokens_busy)
+            await ctx.tick()
+        assert not ctx.get(bench.dut.tokens_busy)
+        await bench.tile(ctx, tile)
+        await bench.idle(ctx, 40)
+
+    bench.run(main)
+    _check(bench, [(0, tile)])
+
+
+# Time
+
+@pytest.mark.parametrize("rows", range(1, 18))
+def test_shortest_tile(rows):
+    """Tiles follow each other after 16 cycles, or without a gap when they have 16 rows or more."""
+    bench = Bench(tokens=rows, passes=[_pass()])
+    jobs = [(0, tile) for tile in _tiles(TINY, random.Random(rows), 0, 3, 2)]
+
+    async def main(ctx):
+        for _, tile in jobs:
+            await bench.tile(ctx, tile)
+        await bench.idle(ctx, 50)
+
+    bench.run(main)
+    _check(bench, jobs)
+    period = max(MIN_TILE_CYCLES, rows)
+    expected = [bench.accepted[0] + RowIssue.LATENCY + t * period + i
+                for t in range(len(jobs)) for i in range(rows)]
+    assert [row.cycle for row in bench.rows] == expected
+    assert bench.accepted == [bench.accepted[0] + t * period for t in range(len(jobs))]
+    busy = ["busy"] * rows + ["pads"] * (period - rows)
+    at = bench.accepted[0] + 1
+    assert bench.states[:at] == ["idle"] * at
+    assert bench.states[at:at + period * len(jobs)] == busy * len(jobs)
+    assert set(bench.states[at + period * len(jobs):]) == {"idle"}
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 15, 16, 17])
+@pytest.mark.parametrize("held_row", [0, 1, 2, 14])
+def test_rows_return_late_enough_after_a_wait(rows, held_row):
+    """Rows held up for longer than a tile, at its beginning or within it: the same row of the next
+    tile must still be 16 cycles later."""
+    if held_row >= rows:
+        held_row = rows - 1
+    bench = Bench(tokens=rows, passes=[_pass(), _pass(row_dependency=1)])
+    jobs = [(n, tile) for n in range(2)
+            for tile in _tiles(TINY, random.Random(rows), n, 1, 1 + 2 * n)]
+
+    async def main(ctx):
+        def retired():
+            return (0, rows) if bench.cycle > 150 else (0, min(held_row, rows))
+
+        for _, tile in jobs:
+            await bench.tile(ctx, tile, retired)
+        await bench.idle(ctx, 50, retired)
+
+    bench.run(main)
+    _check(bench, jobs)
+    times = [row.cycle for row in bench.rows][rows:]
+    assert times[held_row] > 150, "nothing was held up"
+    for i in range(rows):
+        visits = times[i::rows]
+        distances = [b - a for a, b in zip(visits, visits[1:], strict=False)]
+        assert min(distances) >= MIN_TILE_CYCLES, f"row {i}: {distances}"
+    # No longer than it must be.
+    assert times[rows] == times[rows - 1] + 1 + max(0, MIN_TILE_CYCLES - rows)
+
+
+def _hand_over(bench, rows):
+    """Check that every row was issued in the first cycle in which it could be."""
+    for number, (first, f) in enumerate(rows):
+        distance = f["row_dependency"]
+        for i in range(bench.tokens):
+            row = bench.rows[first + i]
+            at = row.cycle - ISSUE_TO_ROW
+
+            def there(cycle, i=i, number=number, distance=distance):
+                passes, done = bench.retired[cycle]
+                return (distance == 0 or passes > number - distance
+                        or (passes == number - distance and done > i))
+
+            assert there(at), f"row {i} of pass {number} was issued before it was written"
+            before = bench.rows[first + i - 1].cycle - ISSUE_TO_ROW
+            could = at - 1 > before if i else at - 1 > bench.accepted[number]
+            assert not could or not there(at - 1), f"row {i} of pass {number} came late"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("distance", [1, 2, 15])
+def test_a_row_waits_until_it_is_written(distance, kind):
+    """Row i is issued when row i of the pass ``distance`` back has retired: not before, at once."""
+    rng = random.Random(distance)
+    count = distance + 5
+    passes = [_pass(row_dependency=distance if n >= distance else 0) for n in range(count)]
+    tokens = 9
+    bench = Bench(tokens=tokens, passes=passes)
+    held = stalls(kind, distance)
+    at = [0, 0]  # passes and rows that have retired
+
+    def retired():
+        """Rows retire 40 cycles after they were issued, or later: never before."""
+        done = [row for row in bench.rows if row.cycle + 40 <= bench.cycle]
+        if len(done) > tokens * at[0] + at[1] and not next(held):
+            at[1] += 1
+            if at[1] == tokens:
+                at[:] = at[0] + 1, 0
+        return tuple(at)
+
+    async def main(ctx):
+        for number in range(count):
+            # At most four passes are under way.
+            while at[0] + 4 <= number:
+                await bench.step(ctx, retired())
+            bench.descriptors(ctx, number)
+            for tile in _tiles(TINY, rng, number % 4, 1, 1):
+                await bench.tile(ctx, tile, retired)
+        await bench.idle(ctx, 700, retired)
+
+    bench.run(main)
+    assert len(bench.rows) == tokens * count
+    _hand_over(bench, [(tokens * n, f) for n, f in enumerate(passes)])
+    if distance < 4:
+        assert "waits_row" in bench.states
+
+
+@pytest.mark.parametrize("distance", [1, 2, 15])
+def test_dependencies_reach_across_the_end_of_the_counters(distance):
+    """Passes are counted modulo 256."""
+    count = 262
+    bench = Bench(tokens=1, passes=[_pass(row_dependency=min(n, distance)) for n in range(count)])
+    tile, = _tiles(TINY, random.Random(0), 0, 1, 1)
+    done = [0]
+
+    def retired():
+        return done[-1], 0
+
+    async def main(ctx):
+        for number in range(count):
+            bench.descriptors(ctx, number)
+            await bench.tile(ctx, tile | {"slot": number % 4}, retired)
+            # Its row may only be issued when the pass it waits for has retired.
+            rows = bench.states.count("busy")
+            done.append(max(0, number - distance))
+            await bench.idle(ctx, 3, retired)
+            issued = bench.states.count("busy") - rows
+            assert issued == (number == 0), f"pass {number} did not wait"
+            if number:
+                done.append(number - min(number, distance) + 1)
+                await bench.idle(ctx, 2, retired)
+                assert bench.states.count("busy") == rows + 1, f"pass {number} waits for ever"
+
+    bench.run(main)
+
+
+def test_only_the_first_tile_of_a_pass_waits():
+    """What follows in a pass follows by order, even where the counters of rows have moved on."""
+    bench = Bench(tokens=5, passes=[_pass(), _pass(row_dependency=1)])
+    jobs = [(n, tile) for n in range(2) for tile in _tiles(TINY, random.Random(1), n, 2, 2)]
+
+    async def main(ctx):
+        for _, tile in jobs[:6]:
+            await bench.tile(ctx, tile, lambda: (0, 5))
+        for _, tile in jobs[6:]:
+            await bench.tile(ctx, tile, lambda: (0, 0))
+        await bench.idle(ctx, 40, lambda: (0, 0))
+
+    bench.run(main)
+    _check(bench, jobs)
+
+
+def test_one_state_for_every_cycle():
+    """A tile that waits, is issued, and is padded; between tiles the stage is idle."""
+    bench = Bench(tokens=3, passes=[_pass(), _pass(row_dependency=1)])
+    jobs = [(n, tile) for n in range(2) for tile in _tiles(TINY, random.Random(1), n, 1, 1)]
+
+    async def main(ctx):
+        def retired():
+            return (0, min(3, max(0, bench.cycle - 40)))
+
+        await bench.tile(ctx, jobs[0][1], retired)
+        await bench.idle(ctx, 29, retired)
+        await bench.tile(ctx, jobs[1][1], retired)
+        await bench.idle(ctx, 40, retired)
+
+    bench.run(main)
+    runs = [[bench.states[0], 1]]
+    for state in bench.states[1:]:
+        if state == runs[-1][0]:
+            runs[-1][1] += 1
+        else:
+            runs.append([state, 1])
+    assert runs == [["idle", 1], ["busy", 3], ["pads", 13], ["idle", 14], ["waits_row", 10],
+                    ["busy", 3], ["pads", 13], ["idle", 14]]
