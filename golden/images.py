@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from sklearn.datasets import load_sample_image
 
-__all__ = ["MEAN", "SAMPLE", "STD", "ImageError", "load_image", "normalise"]
+__all__ = ["MEAN", "SAMPLE", "STD", "ImageError", "calibration_frames", "load_image", "normalise"]
 
 #: Mean and standard deviation of the channels of ImageNet, of pixels between 0 and 1.
 MEAN = (0.485, 0.456, 0.406)
@@ -59,6 +59,13 @@ def load_image(path: str | Path | None, size: int) -> NDArray[np.uint8]:
     image = image.resize((size, size), Image.Resampling.BICUBIC,
                          box=(left, top, left + side, top + side))
     return np.asarray(image).copy()
+
+
+def calibration_frames(size: int) -> list[NDArray[np.uint8]]:
+    """Return the sample photograph, mirrored both ways, and as a negative."""
+    frame = load_image(None, size)
+    return [np.ascontiguousarray(view) for view in (frame, frame[:, ::-1], frame[::-1],
+                                                    255 - frame)]
 
 
 def normalise(image: NDArray[np.uint8]) -> torch.Tensor:

@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 
 from golden.model import ModelConfig, parameter_shapes
 
-__all__ = ["outlier_channels", "synthetic"]
+__all__ = ["SEED", "outlier_channels", "synthetic"]
+
+#: Seed that the commands take.
+SEED = 0
 
 #: Size of the outlier channels of the residual, from the smallest to the largest.
 _OUTLIERS = (12.0, 25.0)

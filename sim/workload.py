@@ -12,29 +12,19 @@ from numpy.typing import NDArray
 from golden import integer
 from golden.checkpoint import load_checkpoint
 from golden.fixed import Int
-from golden.images import load_image
+from golden.images import calibration_frames, load_image
 from golden.lower import lower
 from golden.model import FloatViT, ModelConfig, model_named
 from golden.program import Program
 from golden.quantize import QuantizedViT, quantize
-from golden.synthetic import synthetic
+from golden.synthetic import SEED, synthetic
 from rtl.config import Config
 from sim.build import BUILD
 from sim.verilator import digest, replacing
 
-__all__ = ["SEED", "Workload", "calibration_frames", "quantized"]
-
-#: Seed of the synthetic weights.
-SEED = 0
+__all__ = ["Workload", "calibration_frames", "quantized"]
 
 _GOLDEN = Path(integer.__file__).parent
-
-
-def calibration_frames(size: int) -> list[NDArray[np.uint8]]:
-    """Return the sample photograph, mirrored both ways, and as a negative."""
-    frame = load_image(None, size)
-    return [np.ascontiguousarray(view) for view in (frame, frame[:, ::-1], frame[::-1],
-                                                    255 - frame)]
 
 
 def quantized(model: ModelConfig, checkpoint: Path | None) -> QuantizedViT:
