@@ -80,7 +80,7 @@ class _Elaborated(Elaboratable):
 def merge(text: str, name: str, kinds: dict[str, str]) -> str:
     """Return RTLIL in which modules that are equal but for their names are one module.
 
-    ``kinds`` gives names by the path of a module; other modules are called after their parent.
+    ``kinds`` gives names by the path of a module; others are called after their instance.
     """
     modules = {path: (attributes, body) for attributes, path, body in _MODULE.findall(text)}
     ports = {path: _port_names(body) for path, (_, body) in modules.items()}
