@@ -33,8 +33,12 @@ WAIVERS = {
     "ASCRANGE": "memories and vectors of one element",
 }
 
-_FLAGS = ["-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "-CFLAGS",
-          "-O2 -march=native", "-Wno-fatal", *(f"-Wno-{name}" for name in WAIVERS)]
+#: Level 1 with vectors builds in a third of the time of level 2, and runs as fast; code that runs
+#: once is not worth any.
+_FLAGS = ["-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert",
+          "-CFLAGS", "-march=native -ftree-slp-vectorize", "-MAKEFLAGS", "OPT_FAST=-O1",
+          "-MAKEFLAGS", "OPT_SLOW=-O0", "-MAKEFLAGS", "OPT_GLOBAL=-O2",
+          "-Wno-fatal", *(f"-Wno-{name}" for name in WAIVERS)]
 
 
 class BuildError(RuntimeError):
