@@ -4,9 +4,10 @@
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from rtl import isa
-from rtl.axi import request_layout
+from rtl.axi import BEATS_BITS, request_layout
 from rtl.config import Config
 
 __all__ = ["Activity", "Dispatcher", "PASS_SLOTS"]
@@ -83,13 +84,17 @@ class Dispatcher(wiring.Component):
         port = Signal(range(config.ports + 1))
         weight_addr = Signal(_ADDR_BITS)
         weight_stride = Signal(32)
-        weight_beats = Signal(24)
+        weight_beats = Signal(BEATS_BITS)
         weight_end = Signal(40)
+        unaligned = Signal()
         row = Signal(range(isa.TABLE_ROWS))
         passes = Signal(16)
         under_way = Signal(8)
         m.d.comb += [
             under_way.eq(self.queued - self.retired),
+            # Every weight stream begins at a beat; a single port has no stride.
+            unaligned.eq((weight_addr | (weight_stride if config.ports > 1 else 0))
+                         [:exact_log2(beat_bytes)] != 0),
             self.load.eq(load),
             self.table.eq(table.table),
             self.table_row.eq(table.first + row),
@@ -117,9 +122,13 @@ class Dispatcher(wiring.Component):
                 with m.If(self.start):
                     m.next = "First"
             with m.State("First"):
-                m.d.comb += self.program_request.valid.eq(1)
-                with m.If(self.program_request.ready):
-                    m.next = "Begin"
+                with m.If((self.model_addr[:12] != 0)
+                          | (self.model_bytes < isa.INSTRUCTION_BYTES)):
+                    fail(isa.Error.BAD_ADDRESS)
+                with m.Else():
+                    m.d.comb += self.program_request.valid.eq(1)
+                    with m.If(self.program_request.ready):
+                        m.next = "Begin"
             with m.State("Begin"):
                 m.d.sync += [
                     weight_addr.eq(self.model_addr + begin.weight_offset),
@@ -135,14 +144,16 @@ class Dispatcher(wiring.Component):
                     with m.Elif(begin.version != isa.ISA_VERSION):
                         fail(isa.Error.BAD_VERSION)
                     with m.Elif((begin.tokens == 0) | (begin.tokens > config.max_tokens)
-                                | (begin.instructions < 2) | (begin.weight_beats >> 24 != 0)):
+                                | (begin.instructions < 2)
+                                | (begin.instructions >> (BEATS_BITS - exact_log2(beats_each)) != 0)
+                                | (begin.weight_beats >> BEATS_BITS != 0)):
                         fail(isa.Error.BAD_FIELD)
                     with m.Else():
                         m.d.comb += self.tokens_start.eq(1)
                         m.d.sync += self.tokens.eq(begin.tokens)
                         m.next = "Window"
             with m.State("Window"):
-                with m.If((self.model_addr[:12] != 0) | (weight_end > self.model_bytes)
+                with m.If((weight_end > self.model_bytes) | unaligned
                           | (instructions > self.model_bytes[6:])):
                     fail(isa.Error.BAD_ADDRESS)
                 with m.Else():
@@ -252,7 +263,7 @@ class Dispatcher(wiring.Component):
                 | (table.first + table.count > depth))
 
     def _bad_pass(self, m: Module, step: data.View, passes: Signal) -> Value:
-        """Return whether a field would make the pass hang or leave a buffer."""
+        """Return whether a field would make the pass hang, leave a buffer, or read one twice."""
         config = self.config
         source_depth = Signal(unsigned(17))
         destination_depth = Signal(unsigned(17))
@@ -273,9 +284,14 @@ class Dispatcher(wiring.Component):
                     with m.Case(kind):
                         m.d.comb += depth.eq(limit)
         rows_end = Signal(11)
-        m.d.comb += rows_end.eq(step.row_first + step.row_count)
-        return (((~step.rows_from_tokens) & ((step.row_count == 0)
-                                             | (rows_end > config.max_tokens)))
+        m.d.comb += rows_end.eq(
+            step.row_first + Mux(step.rows_from_tokens, self.tokens, step.row_count))
+        reads_residual = step.source == isa.Source.RESIDUAL
+        writes_residual = step.destination == isa.Destination.RESIDUAL
+        return ((~step.rows_from_tokens & (step.row_count == 0))
+                | (rows_end > config.max_tokens)
+                # The residual buffer has one read port.
+                | (reads_residual & writes_residual)
                 | (~step.columns_from_tokens & (step.column_tiles == 0))
                 | (~step.k_from_tokens & (step.k_tiles == 0))
                 | (step.row_dependency > passes) | (step.operand_dependency > passes)
