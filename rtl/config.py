@@ -3,6 +3,8 @@
 
 from dataclasses import asdict, dataclass
 
+from rtl.isa import ListEntry, pass_layout
+
 __all__ = ["BLOCK", "CONFIGS", "Config", "ConfigError", "named"]
 
 #: Channels in a block, the granule of block lists, bank selection and write enables.
@@ -91,6 +93,28 @@ class Config:
             value = getattr(self, size)
             if value % BLOCK:
                 raise ConfigError(f"{size} is {value}, must be a multiple of {BLOCK}")
+        self._check_instructions()
+
+    def _check_instructions(self) -> None:
+        """Refuse sizes that the fields of an instruction or of a block list cannot express."""
+        channels = self.rows << ListEntry["index"].width
+        tiles = (1 << pass_layout["column_tiles"].width) - 1
+        for size, limit, why in (
+            ("max_hidden", channels, f"block lists reach with {self.rows} rows"),
+            ("max_patch", channels, f"block lists reach with {self.rows} rows"),
+            ("max_hidden", tiles * self.columns, f"{tiles} tiles of {self.columns} columns hold"),
+            ("max_classes", tiles * self.columns, f"{tiles} tiles of {self.columns} columns hold"),
+        ):
+            value = getattr(self, size)
+            if value > limit:
+                raise ConfigError(f"{size} is {value}, must be at most {limit}, which {why}")
+        words = 1 << pass_layout["source_base"].width
+        for buffer in ("act", "patch", "residual", "score"):
+            depth = getattr(self, f"{buffer}_depth")
+            if depth > words:
+                raise ConfigError(f"the {buffer} buffer takes {depth} words of {self.lanes}"
+                                  f" channels, {depth - words} more than an instruction can"
+                                  f" address, {words}")
 
     # Array and memory bus
 

@@ -20,7 +20,7 @@ for ports, bits, columns in ((1, 32, 16), (4, 32, 128), (2, 32, 128)):
 
 def _config(shape, tiles=2):
     """A FIFO of a few rows is full and empty more often."""
-    return replace(SHAPES[shape], rows=16, weight_tiles=tiles)
+    return replace(SHAPES[shape], rows=16, max_hidden=256, weight_tiles=tiles)
 
 
 class Bench:
