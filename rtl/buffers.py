@@ -112,7 +112,7 @@ class KeyBuffer(wiring.Component):
     touch every bank once. Written at one address in all banks, read at one address per bank; a
     rotator on either side.
 
-    No flow control. A write is in the memory ``WRITE_LATENCY`` cycles after its inputs; a read is
+    No flow control. A write is in the memory ``write_latency`` cycles after its inputs; a read is
     answered ``latency`` cycles after its address.
 
     Resources: ``columns`` byte-wide block RAMs, two rotators of ``columns`` bytes.
@@ -130,8 +130,9 @@ class KeyBuffer(wiring.Component):
     def __init__(self, config: Config):
         self.count = config.columns
         self.depth = config.key_depth
-        self.addr_bits = ceil_log2(self.depth)
         self.lane_bits = ceil_log2(self.count)
+        # A buffer of a single tile has a base all the same: Verilog has no ports of no bits.
+        self.addr_bits = max(ceil_log2(self.depth), self.lane_bits + 1)
         self._turns = -(-self.lane_bits // 3)
         #: Cycles from the write inputs to the write of the memory.
         self.write_latency = self._turns + 1

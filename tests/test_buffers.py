@@ -6,7 +6,10 @@ import pytest
 from amaranth.sim import Simulator
 
 from rtl.buffers import DelayBuffer, KeyBuffer, StreamBuffer
-from rtl.config import named
+from rtl.config import Config, named
+
+#: As narrow as an array row and of as few tokens: one tile of keys.
+ONE_TILE = Config(**{**named("tiny").to_dict(), "max_tokens": 16, "max_width": 16})
 
 
 def _run(dut, bench):
@@ -16,14 +19,15 @@ def _run(dut, bench):
     sim.run()
 
 
-@pytest.mark.parametrize("name", ["tiny", "small"])
-def test_key_buffer_transposes(name):
-    config = named(name)
+@pytest.mark.parametrize(("config", "tiles"), [
+    (named("tiny"), 2), (named("small"), 2), (ONE_TILE, 1)], ids=["tiny", "small", "one tile"])
+def test_key_buffer_transposes(config, tiles):
     dut = KeyBuffer(config)
+    assert len(dut.read_base) >= 1, "a port of no bits is not portable Verilog"
     lanes = config.columns
     rng = np.random.default_rng(1)
-    stride = 2
-    tokens = 2 * lanes
+    stride = tiles
+    tokens = tiles * lanes
     keys = rng.integers(-127, 128, (tokens, stride * lanes))
 
     async def bench(ctx):
