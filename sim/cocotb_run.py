@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 from cocotb_tools.runner import get_results, get_runner
 
+from golden.images import calibration_frames
 from golden.model import FloatViT, ModelConfig
 from golden.quantize import quantize
 from golden.synthetic import synthetic
 from sim.build import cocotb_bench, emitted
 from sim.cocotb_bench import CASE, CONFIG, Case
 from sim.device import Result
-from sim.workload import Workload, calibration_frames
+from sim.workload import Workload
 
 __all__ = ["launch"]
 

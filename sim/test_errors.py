@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from golden.images import calibration_frames
 from golden.model import FloatViT, ModelConfig
 from golden.program import LAYOUTS
 from golden.quantize import quantize
@@ -18,7 +19,7 @@ from rtl.isa import INSTRUCTION_BYTES, Error, LoadKind, Opcode, Prologue
 from sim.build import simulator
 from sim.device import FRAME_BASE, MODEL_BASE, OUTPUT_BASE, Device, Result, Status
 from sim.session import Session
-from sim.workload import Workload, calibration_frames
+from sim.workload import Workload
 
 CONFIG = named("tiny")
 

@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from golden.images import calibration_frames
 from golden.model import FloatViT, ModelConfig, ModelError, model_named
 from golden.program import head_slot
 from golden.quantize import patch_bytes, quantize
@@ -13,7 +14,7 @@ from rtl.config import CONFIGS, Config, named
 from sim.build import simulator
 from sim.report import Report
 from sim.run import Bus, simulate
-from sim.workload import Workload, calibration_frames
+from sim.workload import Workload
 
 #: The memory at its best, at its worst, and in between with random stalls on every channel.
 BUSES = {"fast": Bus(bytes_per_cycle=64, latency=20), "slow": Bus(bytes_per_cycle=3, latency=400),

