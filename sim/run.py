@@ -136,7 +136,7 @@ def _run(options: argparse.Namespace, console: Console) -> Report:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[cycles]}"),
                TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("Simulation", total=bus.cycles(workload), cycles="")
+        task = bar.add_task("Simulation", total=1.1 * bus.cycles(workload), cycles="")
         return simulate(
             workload, program, bus, image=str(options.image or f"{SAMPLE} (scikit-learn)"),
             progress=lambda now: bar.update(task, completed=now, cycles=f"{now:,} cycles"))
