@@ -4,7 +4,7 @@
 from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2
+from amaranth.utils import bits_for, ceil_log2, exact_log2
 
 from rtl import isa
 from rtl.axi import request_layout
@@ -26,10 +26,10 @@ class LoadUnit(wiring.Component):
     RESIDUAL: ``count`` rows of ``row_bytes`` bytes of int16.
 
     Streams: data in order, one unit a cycle at most. ``done`` is a pulse; ``error`` is set instead
-    when the region, rounded up to whole beats, exceeds its window or the buffer, or does not begin
-    at a beat.
+    when there are more rows, or more bytes in a row, than a buffer holds, and when the region,
+    rounded up to whole beats, exceeds its window or does not begin at a beat.
 
-    Resources: a byte shifter over two units, three 16 x 16 multiplications in turn.
+    Resources: a byte shifter over two units, five multipliers of at most 16 x 16 bits.
 
     Members
     -------
@@ -59,19 +59,25 @@ class LoadUnit(wiring.Component):
         m = Module()
         config, load = self.config, self.load
         beat_bytes = config.port_bits // 8
+        beat_bits = exact_log2(beat_bytes)
         is_frame = Signal()
-        total = Signal(40)
-        end = Signal(41)
-        window = Signal(32)
         base = Signal(64)
-        rows_end = Signal(32)
+        window = Signal(32)
+        row_limit = Signal(range(max(config.max_patch, 2 * config.max_width) + 1))
+        rows = Signal(32)
+        row_size = Signal(32)  # bytes of all pixel rows of a patch
+        # Both factors are checked before the product is used, so these bits are enough.
+        row_bits = bits_for(config.max_tokens)
+        total = Signal(row_bits + len(row_limit))
+        end = Signal(33)
         m.d.comb += [
             is_frame.eq(load.kind == isa.LoadKind.FRAME),
             window.eq(Mux(is_frame, self.frame_bytes, self.model_bytes)),
             base.eq(Mux(is_frame, self.frame_addr, self.model_addr)),
+            row_limit.eq(Mux(is_frame, config.max_patch, 2 * config.max_width)),
             self.request.p.address.eq(base + load.offset),
-            self.request.p.beats.eq((total + beat_bytes - 1) >> ceil_log2(beat_bytes)),
-            end.eq(load.offset + (self.request.p.beats << ceil_log2(beat_bytes))),
+            self.request.p.beats.eq((total + beat_bytes - 1) >> beat_bits),
+            end.eq(load.offset + (self.request.p.beats << beat_bits)),
         ]
         running = Signal()
         last = self._units(m, running)
@@ -79,28 +85,22 @@ class LoadUnit(wiring.Component):
         with m.FSM():
             with m.State("Idle"):
                 m.d.sync += [
-                    total.eq(load.count * load.row_bytes),
-                    rows_end.eq(load.count * load.lines),
+                    rows.eq(load.count * load.lines),
+                    row_size.eq(load.row_bytes * load.patch_rows),
                 ]
                 with m.If(self.start):
-                    m.next = "PatchRows"
-            with m.State("PatchRows"):
-                m.d.sync += [
-                    total.eq(total * load.patch_rows),
-                    rows_end.eq(rows_end + load.first),
-                ]
-                m.next = "Lines"
-            with m.State("Lines"):
-                m.d.sync += total.eq(total * load.lines)
-                m.next = "Check"
-            with m.State("Check"):
-                with m.If((end > window) | (base[:ceil_log2(beat_bytes)] != 0)
-                          | (load.offset[:ceil_log2(beat_bytes)] != 0)
-                          | (total >> (24 + ceil_log2(beat_bytes)) != 0)):
-                    m.d.sync += self.error.eq(isa.Error.BAD_ADDRESS)
-                    m.next = "Failed"
-                with m.Elif((rows_end > config.max_tokens) | (total == 0)):
+                    m.next = "Fields"
+            with m.State("Fields"):
+                m.d.sync += total.eq(rows[:row_bits] * row_size[:len(row_limit)])
+                with m.If((rows == 0) | (rows + load.first > config.max_tokens)
+                          | (row_size == 0) | (row_size > row_limit)):
                     m.d.sync += self.error.eq(isa.Error.BAD_FIELD)
+                    m.next = "Failed"
+                with m.Else():
+                    m.next = "Window"
+            with m.State("Window"):
+                with m.If((end > window) | ((base | load.offset)[:beat_bits] != 0)):
+                    m.d.sync += self.error.eq(isa.Error.BAD_ADDRESS)
                     m.next = "Failed"
                 with m.Else():
                     m.next = "Request"

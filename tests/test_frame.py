@@ -116,10 +116,18 @@ def test_residual(name):
     ({}, 3 * 36 * 2 * 12 - 16, isa.Error.BAD_ADDRESS),
     ({"offset": 32}, 3 * 36 * 2 * 12, isa.Error.BAD_ADDRESS),
     ({"first": 79}, 1 << 20, isa.Error.BAD_FIELD),
+    ({"first": 0xFFFF}, 1 << 20, isa.Error.BAD_FIELD),
     ({"count": 0}, 1 << 20, isa.Error.BAD_FIELD),
+    ({"row_bytes": 65}, 1 << 20, isa.Error.BAD_FIELD),
+    # Rows of which a product of too few bits would make few and short ones.
+    ({"count": 0x8001, "lines": 0x8000}, 1 << 20, isa.Error.BAD_FIELD),
+    ({"row_bytes": 0x8001, "patch_rows": 0x8000}, (1 << 32) - 1, isa.Error.BAD_FIELD),
+    ({"kind": isa.LoadKind.RESIDUAL, "row_bytes": 144, "patch_rows": 1}, 1 << 20,
+     isa.Error.BAD_FIELD),
 ])
 def test_faults(fields, window, error):
     config = named("tiny")
+    assert (config.max_patch, config.max_width) == (768, 64)
     good = {"kind": isa.LoadKind.FRAME, "row_bytes": 36, "offset": 0, "first": 0, "count": 3,
             "lines": 2, "patch_rows": 12, "stride": 36}
     _, result = _load(config, {**good, **fields}, bytes(4096), window=window)
