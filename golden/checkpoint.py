@@ -102,7 +102,7 @@ def _hugging_face(prefix: str, layers: str, tensors: Mapping[str, Tensor]) -> _S
 
 def _scheme(tensors: Mapping[str, Tensor], source: str) -> _Scheme:
     for key in tensors:
-        if key.startswith("blocks."):
+        if re.match(r"blocks\.\d+\.", key):
             return _timm()
         if match := re.match(r"(deit\.|vit\.|)(encoder\.layer\.|layers\.)\d+\.", key):
             return _hugging_face(match[1], match[2], tensors)

@@ -203,6 +203,11 @@ def test_every_wrong_shape() -> None:
             assert fault(wrong).startswith(f"the shape of {key} in x.pth is {(*value.shape, 2)},")
 
 
+def test_other_networks_with_blocks() -> None:
+    assert fault({"blocks.norm.weight": torch.zeros(4)}, TINY).startswith(
+        "x.pth has parameter blocks.norm.weight, must have the parameters of a DeiT or ViT")
+
+
 def test_unexpected_parameter() -> None:
     assert fault(timm_state(TINY) | {"blocks.0.attn.extra": torch.zeros(1)}) == (
         "x.pth has an unexpected parameter blocks.0.attn.extra, which tiny_test has not")
