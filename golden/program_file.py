@@ -72,9 +72,14 @@ def load(path: str | Path) -> Program:
     if header["instruction_set"] != ISA_VERSION:
         raise ProgramFileError(f"program file {path} is for version {header['instruction_set']} of"
                                f" the instruction set, must be {ISA_VERSION}")
-    return Program(
-        config=Config(**header["config"]), model=ModelConfig(**header["model"]),
-        weights=header["weights"], logit_step=header["logit_step"],
-        image=raw[_FIXED.size + header_bytes:],
-        labels=tuple(PassLabel(kind=PassKind(kind), stage=stage, head=head, norm=norm)
-                     for kind, stage, head, norm in header["passes"]))
+    try:
+        return Program(
+            config=Config(**header["config"]), model=ModelConfig(**header["model"]),
+            weights=header["weights"], logit_step=header["logit_step"],
+            image=raw[_FIXED.size + header_bytes:],
+            labels=tuple(PassLabel(kind=PassKind(kind), stage=stage, head=head, norm=norm)
+                         for kind, stage, head, norm in header["passes"]))
+    # Written by a version with other sizes of configurations and models, or other passes.
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProgramFileError(f"program file {path} has a header of another version of this"
+                               f" software: {error}") from error

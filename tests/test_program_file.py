@@ -67,9 +67,9 @@ def test_broken_files(tmp_path: Path) -> None:
     def version(number: int) -> bytes:
         return raw[:8] + number.to_bytes(4, "little") + raw[12:]
 
-    def instruction_set(number: int) -> bytes:
-        text = raw[header].replace(b'"instruction_set":1', b'"instruction_set":%d' % number)
-        rest = text + program.image
+    def changed(old: bytes, new: bytes) -> bytes:
+        assert len(old) == len(new) and old in raw[header]
+        rest = raw[header].replace(old, new) + program.image
         return raw[:24] + hashlib.sha256(rest).digest() + raw[56:64] + rest
 
     flipped = bytearray(raw)
@@ -86,7 +86,12 @@ def test_broken_files(tmp_path: Path) -> None:
         (raw + b"x", f"is too long: it has {size + 1} bytes, must have {size}"),
         (bytes(flipped), "is corrupt: its checksum does not match"),
         (in_header, "is corrupt: its checksum does not match"),
-        (instruction_set(7), "is for version 7 of the instruction set, must be 1"),
+        (changed(b'"instruction_set":1', b'"instruction_set":7'),
+         "is for version 7 of the instruction set, must be 1"),
+        (changed(b'"max_width"', b'"max_depth"'),
+         "has a header of another version of this software: Config.__init__() got an unexpected"),
+        (changed(b'"passes"', b'"places"'), "of another version of this software: 'passes'"),
+        (changed(b'["patch",', b'["pixel",'), "'pixel' is not a valid PassKind"),
     ):
         path.write_bytes(content)
         with pytest.raises(ProgramFileError, match=re.escape(message)):
