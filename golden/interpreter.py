@@ -133,7 +133,8 @@ class _Machine:
         self.weights = self._weights(begin)
         for index in range(1, begin.instructions):
             fields = self.instruction(index)
-            if (fields.opcode == Opcode.END) != (index == begin.instructions - 1):
+            is_last = index == begin.instructions - 1
+            if fields.opcode == Opcode.BEGIN or (fields.opcode == Opcode.END) != is_last:
                 raise ProgramError(f"instruction {index} of {begin.instructions} is"
                                    f" {Opcode(fields.opcode).name}")
             self.handlers[Opcode(fields.opcode)](fields)

@@ -319,6 +319,7 @@ def test_interpreter_refuses_broken_programs() -> None:
         (1, 1, 9, "version 9 of the instruction set, must be 1"),
         (64, 1, 0, "instruction 1 has no known opcode"),
         (last, 1, Opcode.BEGIN.value, "is BEGIN"),
+        (64 * 5, 1, Opcode.BEGIN.value, r"instruction 5 of \d+ is BEGIN"),
         (64 * 5, 1, Opcode.END.value, r"instruction 5 of \d+ is END"),
         (24, 4, beats - row, "uses more weights than there are"),
     ):
