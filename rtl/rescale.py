@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The one requantiser: multiply by a scale, round, saturate; a lane of prologue and epilogue."""
+"""The one requantiser: multiply by a scale, round, saturate."""
 
 from amaranth.hdl import Module, Signal, signed, unsigned
 from amaranth.lib import wiring

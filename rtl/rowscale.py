@@ -4,7 +4,7 @@
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib.wiring import Component, In, Out
 
-from rtl.arith import delay, round_shift, saturate
+from rtl.arith import delay, round_shift
 from rtl.isa import (
     MANTISSA_BITS,
     RECIPROCAL_ROWS,
@@ -18,6 +18,7 @@ from rtl.isa import (
     RowScale,
 )
 from rtl.poly import PolyScalar
+from rtl.rescale import Rescale
 
 __all__ = ["MEAN_BITS", "NORM_SUMSQ_BITS", "NORM_SUM_BITS", "NormScale", "Normalise", "Reciprocal"]
 
@@ -209,6 +210,7 @@ class NormScale(Component):
         m = Module()
         m.submodules.normalise = normalise = Normalise(width=VAR_BITS, steps=self._STEPS)
         m.submodules.poly = poly = PolyScalar(rows=RSQRT_ROWS)
+        m.submodules.mean = mean = Rescale(width=NORM_SUM_BITS, bits=MEAN_BITS)
         variance = Signal(VAR_BITS, reset_less=True)
         m.d.sync += variance.eq(
             _product(m, self.sumsq, self.channels, self.epsilon, name="squares")
@@ -232,35 +234,14 @@ class NormScale(Component):
             poly.write_en.eq(self.write_en),
             poly.write_row.eq(self.write_row),
             poly.write_data.eq(self.write_data),
-            self.mean.eq(self._mean(m)),
+            mean.a.eq(self.sum),
+            mean.m.eq(self.mean_m),
+            mean.s.eq(self.mean_s),
+            self.mean.eq(delay(m, mean.o, self.LATENCY - Rescale.LATENCY, name="mean")),
             self.o.m.eq(_mantissa(m, poly.y, scale_m)),
             self.o.s.eq(delay(m, s, self.LATENCY - self._N_CYCLES - 1, name="s")),
         ]
         return m
-
-    def _mean(self, m: Module) -> Value:
-        """Return the mean, ``LATENCY`` cycles late; the long shift is taken in two steps."""
-        total = delay(m, self.sum, 1, name="mean_sum")
-        factor = delay(m, self.mean_m, 1, name="mean_factor")
-        product = Signal(signed(NORM_SUM_BITS + MANTISSA_BITS + 1), reset_less=True)
-        shift = Signal(SHIFT_BITS, name="mean_shift", reset_less=True)
-        coarse = Signal.like(product, name="mean_coarse", reset_less=True)
-        fine = Signal.like(product, name="mean_fine", reset_less=True)
-        rounded = Signal.like(product, name="mean_rounded", reset_less=True)
-        mean = Signal.like(self.mean, name="mean_limited", reset_less=True)
-        # Shifting one place less and rounding the last place is round_shift.
-        m.d.sync += shift.eq(self.mean_s - 1)
-        shift_high = delay(m, shift[3:], 2, name="mean_shift_high")
-        shift_low = delay(m, shift[:3], 3, name="mean_shift_low")
-        m.d.sync += product.eq(total * factor)
-        m.d.sync += [
-            coarse.eq(delay(m, product, 1, name="mean_product") >> Cat(Const(0, 3), shift_high)),
-            fine.eq(coarse >> shift_low),
-            rounded.eq(round_shift(fine, 1)),
-            mean.eq(saturate(rounded, MEAN_BITS)),
-        ]
-        cycles = 7
-        return delay(m, mean, self.LATENCY - cycles, name="mean")
 
 
 def _product(m: Module, a: Value, b: Value, c: Value, *, name: str) -> Value:
