@@ -6,17 +6,13 @@ from amaranth.hdl import Module, Mux, Signal, Value, ValueLike
 __all__ = ["delay", "round_shift", "saturate"]
 
 
-def round_shift(value: Value, shift: int | Value) -> Value:
-    """Return ``(value + 2**(shift - 1)) >> shift``: an arithmetic shift that rounds half up.
+def round_shift(value: Value, shift: int) -> Value:
+    """Return ``(value + 2**(shift - 1)) >> shift``, ``shift`` at least one: rounds half up.
 
-    A constant ``shift`` of zero returns ``value``; a variable ``shift`` must be at least one.
-    Bind the result to a Signal before using it twice.
+    Bind the result to a Signal before using it twice. A shift that is not a constant is best taken
+    one place less, as the short result then needs ``round_shift(..., 1)`` only.
     """
-    if isinstance(shift, int):
-        return value if shift == 0 else (value + (1 << (shift - 1))) >> shift
-    # Shifting one place less and rounding the short result gives the same number as adding
-    # a variable power of two to the long one.
-    return ((value >> (shift - 1)[:len(shift)]) + 1) >> 1
+    return (value + (1 << (shift - 1))) >> shift
 
 
 def saturate(value: Value, width: int, *, symmetric: bool = False) -> Value:
