@@ -8,12 +8,9 @@ from amaranth.utils import exact_log2
 
 from rtl import isa
 from rtl.axi import BEATS_BITS, request_layout
-from rtl.config import Config
+from rtl.config import PASS_SLOTS, Config
 
-__all__ = ["Activity", "Dispatcher", "PASS_SLOTS"]
-
-#: Passes that are queued, issued or draining at once.
-PASS_SLOTS = 4
+__all__ = ["Activity", "Dispatcher"]
 
 _ADDR_BITS = 64
 
@@ -43,7 +40,7 @@ class Dispatcher(wiring.Component):
     descriptors : Out, the pass descriptors; ``queued`` : Out, modulo 256; ``retired`` : In
     tokens : Out; tokens_start : Out, pulse when tokens is set; tokens_busy : In
     load_start : Out, pulse; load : Out, the instruction; load_done : In; load_error : In
-    end_start : Out, pulse; classes : Out; end_done : In; end_error : In
+    end_start : Out, pulse; classes : Out, with it and after; end_done : In; end_error : In
     done, error, error_index : Out
     activity : Out
     """
@@ -96,6 +93,7 @@ class Dispatcher(wiring.Component):
             unaligned.eq((weight_addr | (weight_stride if config.ports > 1 else 0))
                          [:exact_log2(beat_bytes)] != 0),
             self.load.eq(load),
+            self.classes.eq(end.classes),
             self.table.eq(table.table),
             self.table_row.eq(table.first + row),
             self.table_data.eq(table.rows.as_value().word_select(row, 64)),
@@ -199,7 +197,7 @@ class Dispatcher(wiring.Component):
                             with m.If(self._bad_pass(m, step, passes)):
                                 fail(isa.Error.BAD_FIELD)
                             with m.Elif((under_way < PASS_SLOTS) & ~self.tokens_busy):
-                                with m.Switch(self.queued[:2]):
+                                with m.Switch(self.queued[:exact_log2(PASS_SLOTS)]):
                                     for i in range(PASS_SLOTS):
                                         with m.Case(i):
                                             m.d.sync += self.descriptors[i].eq(step)
@@ -211,7 +209,6 @@ class Dispatcher(wiring.Component):
                                 fail(isa.Error.BAD_FIELD)
                             with m.Elif(under_way == 0):
                                 m.d.comb += self.end_start.eq(1)
-                                m.d.sync += self.classes.eq(end.classes)
                                 m.next = "End"
                         with m.Default():
                             fail(isa.Error.BAD_OPCODE)

@@ -9,8 +9,8 @@ from amaranth.hdl import Value
 from amaranth.sim import Simulator
 
 from rtl import isa
-from rtl.config import CONFIGS, named
-from rtl.dispatch import PASS_SLOTS, Activity, Dispatcher
+from rtl.config import CONFIGS, PASS_SLOTS, named
+from rtl.dispatch import Activity, Dispatcher
 from rtl.isa import Error, Opcode
 from tests.stalls import KINDS, stalls
 
@@ -134,7 +134,7 @@ class Bench:
             if ctx.get(getattr(dut, f"{unit}_start")):
                 assert unit not in self.waiting, f"{unit} is started twice"
                 self.waiting[unit] = self.cycle + 9
-                self.add(unit)
+                self.add(unit, ctx.get(Value.cast(extra)))
             elif self.waiting.get(unit) == self.cycle:
                 # The instruction stays as long as its unit works.
                 self.add(f"{unit} done", ctx.get(Value.cast(extra)))
@@ -227,9 +227,11 @@ def test_program(config, kind):
     assert bench.logged("table") == [
         ("table", f["table"].value, f["first"] + i, f["rows"][i])
         for op, f in body if op == Opcode.TABLE for i in range(f["count"])]
+    # What a unit works on is there when it starts and when it ends.
+    assert [f[1] for f in bench.logged("load")] == words[3:5]
     assert [f[1] for f in bench.logged("load done")] == words[3:5]
     assert bench.descriptors == [w for w in words if w & 0xFF == Opcode.PASS.value]
-    assert bench.logged("end done") == [("end done", 3)]
+    assert bench.logged("end", "end done") == [("end", 3), ("end done", 3)]
     order = [entry[1] for entry in bench.log
              if entry[1] in ("tokens", "table", "load", "load done", "pass", "end")]
     assert order == (["tokens"] + 9 * ["table"] + 2 * ["load", "load done"] + 3 * ["pass"]
