@@ -5,13 +5,20 @@ from dataclasses import asdict, dataclass
 
 from rtl.isa import ListEntry, pass_layout
 
-__all__ = ["BLOCK", "CONFIGS", "Config", "ConfigError", "named"]
+__all__ = ["BLOCK", "CASCADE", "CONFIGS", "Config", "ConfigError", "GROUP", "MIN_TILE_CYCLES",
+           "PASS_SLOTS", "SCALE_SLOTS", "named"]
 
 #: Channels in a block, the granule of block lists, bank selection and write enables.
 BLOCK = 16
 
 #: Fewest cycles of a tile: accumulators, row maxima and statistics are read-modify-write.
 MIN_TILE_CYCLES = 16
+
+#: Passes that are queued, issued or draining at once.
+PASS_SLOTS = 4
+
+#: Column tiles whose bias and scale are held at once: those in the pipeline and the next one.
+SCALE_SLOTS = 8
 
 #: Rows of the array in one DSP cascade: 8 * 127 * 255 < 2**18 keeps packed products apart.
 CASCADE = 8

@@ -455,7 +455,8 @@ class Core(wiring.Component):
     def _retire(self, m: Module) -> None:
         """Count finished rows, passes and column tiles: what hand-over and interlocks look at."""
         row = self._pipeline.row(self.at_retire)
-        retired, rows, columns = Signal(8), Signal(11), Signal(4)
+        retired, rows = Signal(8), Signal(11)
+        columns = Signal.like(self.loader.columns_retired)
         with m.If(self._pipeline.valid(self.at_retire) & row.tile.last_k):
             with m.If(row.tile.last_column):
                 m.d.sync += rows.eq(rows + 1)

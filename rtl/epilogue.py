@@ -7,11 +7,12 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from rtl.arith import delay, round_shift, saturate
-from rtl.config import Config
+from rtl.config import SCALE_SLOTS, Config
 from rtl.isa import (
     ACC_BITS,
     LANE_FRAC,
     LANE_X_BITS,
+    SCALE_BYTES,
     ColumnScale,
     Destination,
     RowScale,
@@ -20,12 +21,7 @@ from rtl.isa import (
 from rtl.poly import PolyLanes
 from rtl.rescale import Rescale
 
-__all__ = ["Epilogue", "EpilogueLane", "SCALE_SLOTS"]
-
-#: Column tiles whose biases and scales are held at a time.
-SCALE_SLOTS = 8
-
-SCALE_BYTES = ColumnScale.size // 8
+__all__ = ["Epilogue", "EpilogueLane"]
 
 
 class EpilogueLane(wiring.Component):

@@ -12,11 +12,13 @@ and each PASS is one matrix product with its loop nest over column tiles and K t
 from amaranth.hdl import Shape, signed, unsigned
 from amaranth.lib import data, enum
 
-__all__ = ["ACC_BITS", "ColumnScale", "Destination", "Error", "INSTRUCTION_BYTES", "ISA_VERSION",
-           "LANE_FRAC", "LANE_LAYOUT_ROWS", "ListEntry", "LoadKind", "MAGIC", "MANTISSA_BITS",
-           "MEAN_FRAC", "Opcode", "PolyRow", "Prologue", "RowScale", "SCALAR_FRAC", "SHIFT_BITS",
-           "ScaleSource", "Source", "Stall", "Stationary", "TABLE_ROWS", "Table", "begin_layout",
-           "end_layout", "load_layout", "pass_layout", "table_layout"]
+__all__ = ["ACC_BITS", "begin_layout", "ColumnScale", "Destination", "end_layout", "Error",
+           "EXP_FRAC", "INSTRUCTION_BYTES", "ISA_VERSION", "LANE_FRAC", "LANE_LAYOUT_ROWS",
+           "LANE_ROWS", "LANE_T", "LANE_X_BITS", "ListEntry", "load_layout", "LoadKind", "MAGIC",
+           "MANTISSA_BITS", "MEAN_FRAC", "Opcode", "pass_layout", "PolyRow", "Prologue",
+           "RECIPROCAL_ROWS", "RowScale", "RSQRT_ROWS", "SCALAR_FRAC", "SCALAR_T", "SCALE_BYTES",
+           "ScaleSource", "SHIFT_BITS", "Source", "Stall", "Stationary", "SUM_BITS", "Table",
+           "table_layout", "TABLE_ROWS", "VAR_BITS"]
 
 ISA_VERSION = 1
 MAGIC = 0x54495648  # "HVIT", little endian
@@ -160,6 +162,9 @@ ListEntry = data.StructLayout({"index": unsigned(7), "valid": unsigned(1)})
 ColumnScale = data.StructLayout({"bias": signed(ACC_BITS), "pad0": unsigned(32 - ACC_BITS),
                                  "m": unsigned(MANTISSA_BITS), "s": unsigned(SHIFT_BITS),
                                  "pad1": unsigned(32 - MANTISSA_BITS - SHIFT_BITS)})
+
+#: Rows of the weight stream that hold the ColumnScale of a column tile.
+SCALE_BYTES = ColumnScale.size // 8
 
 #: Scale of one row: LayerNorm (with its mean) or the reciprocal row sum.
 RowScale = data.StructLayout({"m": unsigned(MANTISSA_BITS), "s": unsigned(SHIFT_BITS)})

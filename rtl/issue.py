@@ -9,8 +9,7 @@ from amaranth.utils import ceil_log2
 
 from rtl import isa
 from rtl.arith import delay
-from rtl.config import MIN_TILE_CYCLES, Config
-from rtl.dispatch import PASS_SLOTS
+from rtl.config import MIN_TILE_CYCLES, PASS_SLOTS, Config
 from rtl.loader import pass_behind, tile_layout
 
 __all__ = ["IssueState", "RowIssue", "row_layout"]

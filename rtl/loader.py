@@ -9,24 +9,21 @@ from amaranth.utils import ceil_log2
 from rtl import isa
 from rtl.arith import delay
 from rtl.buffers import KeyBuffer, ValueBuffer
-from rtl.config import BLOCK, Config
+from rtl.config import BLOCK, PASS_SLOTS, SCALE_SLOTS, Config
 
-__all__ = ["SCALE_SLOTS", "TileLoader", "pass_behind", "tile_layout"]
-
-#: Column tiles whose bias and scale are held at once: those in the pipeline and the next one.
-SCALE_SLOTS = 8
+__all__ = ["TileLoader", "pass_behind", "tile_layout"]
 
 
 def tile_layout(config: Config) -> data.StructLayout:
     """Return the layout of what the issue stage must know of a tile."""
     return data.StructLayout({
-        "slot": unsigned(2),              # pass descriptor
+        "slot": range(PASS_SLOTS),        # pass descriptor
         "column_tile": unsigned(8),        # of the destination
         "first_column": unsigned(1),
         "last_column": unsigned(1),
         "first_k": unsigned(1),
         "last_k": unsigned(1),
-        "scale_slot": unsigned(3),
+        "scale_slot": range(SCALE_SLOTS),
         "rows_valid": unsigned(ceil_log2(config.rows) + 1),        # tokens in this K tile
         "columns_valid": unsigned(ceil_log2(config.columns) + 1),  # tokens in this column tile
         "blocks": data.ArrayLayout(isa.ListEntry, config.row_blocks),
@@ -57,7 +54,8 @@ class TileLoader(wiring.Component):
     Members
     -------
     queued, retired : In, number of passes queued and retired, modulo 256
-    columns_retired : In, number of column tiles with own scales that retired, modulo 16
+    columns_retired : In, number of column tiles with own scales that retired, modulo
+        ``2 * SCALE_SLOTS``
     slot : Out, pass descriptor that is read; ``descriptor`` : In
     tokens : In
     list_addr : Out; list_entry : In, one cycle later
@@ -82,8 +80,8 @@ class TileLoader(wiring.Component):
         self._value_latency = 2 + values.LATENCY
         self._load_latency = 1 + max(self._key_latency, self._value_latency)
         super().__init__({
-            "queued": In(8), "retired": In(8), "columns_retired": In(4),
-            "slot": Out(2), "descriptor": In(isa.pass_layout), "tokens": In(16),
+            "queued": In(8), "retired": In(8), "columns_retired": In(range(2 * SCALE_SLOTS)),
+            "slot": Out(range(PASS_SLOTS)), "descriptor": In(isa.pass_layout), "tokens": In(16),
             "list_addr": Out(ceil_log2(config.list_depth)),
             "list_entry": In(data.ArrayLayout(isa.ListEntry, config.row_blocks)),
             "weight": In(stream.Signature(unsigned(8 * config.columns))),
@@ -94,8 +92,8 @@ class TileLoader(wiring.Component):
             "swap": In(1),
             "load_valid": Out(1), "load_row": Out(range(config.rows)),
             "load_data": Out(signed_word),
-            "param_en": Out(1), "param_slot": Out(3), "param_byte": Out(3),
-            "param_data": Out(word),
+            "param_en": Out(1), "param_slot": Out(range(SCALE_SLOTS)),
+            "param_byte": Out(range(isa.SCALE_BYTES)), "param_data": Out(word),
             "tile": Out(stream.Signature(tile_layout(config))),
             "waits_operand": Out(1), "active": Out(1),
         })
@@ -114,8 +112,8 @@ class TileLoader(wiring.Component):
         tokens_left_column = Signal(16)  # tokens from this column tile on
         list_column = Signal(isa.pass_layout["list_base"].width)
         list_pointer = Signal.like(list_column)
-        columns_loaded = Signal(4)
-        byte = Signal(3)
+        columns_loaded = Signal.like(self.columns_retired)
+        byte = Signal(range(isa.SCALE_BYTES))
         row = Signal(range(config.rows))
         shadow_free = Signal(init=1)
         taken = Signal()
@@ -171,7 +169,8 @@ class TileLoader(wiring.Component):
                 ]
                 with m.If(~has_scales):
                     m.next = "Tile"
-                with m.Elif((columns_loaded - self.columns_retired)[:4] != SCALE_SLOTS):
+                with m.Elif((columns_loaded - self.columns_retired)[:len(columns_loaded)]
+                              != SCALE_SLOTS):
                     m.next = "Scales"
             with m.State("Scales"):
                 m.d.comb += [
@@ -183,7 +182,7 @@ class TileLoader(wiring.Component):
                 ]
                 with m.If(self.weight.valid):
                     m.d.sync += byte.eq(byte + 1)
-                    with m.If(byte == 7):
+                    with m.If(byte == isa.SCALE_BYTES - 1):
                         m.d.sync += columns_loaded.eq(columns_loaded + 1)
                         m.next = "Tile"
             with m.State("Tile"):

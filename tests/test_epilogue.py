@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from golden.fixed import round_shift, saturate
-from rtl.config import Config, named
-from rtl.epilogue import SCALE_SLOTS, Epilogue
+from rtl.config import SCALE_SLOTS, Config, named
+from rtl.epilogue import Epilogue
 from rtl.isa import ColumnScale, Destination, ScaleSource
 from rtl.poly import PolyLanes
 from tests.pipeline import assert_equal, run

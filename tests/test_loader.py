@@ -12,16 +12,15 @@ from amaranth.sim import Simulator
 
 from rtl import isa
 from rtl.buffers import KeyBuffer, ValueBuffer
-from rtl.config import BLOCK, MIN_TILE_CYCLES, named
+from rtl.config import BLOCK, MIN_TILE_CYCLES, SCALE_SLOTS, named
 from rtl.core import Core
 from rtl.issue import RowIssue
-from rtl.loader import SCALE_SLOTS, TileLoader, tile_layout
+from rtl.loader import TileLoader, tile_layout
 from tests.stalls import KINDS, stalls
 
 SIZES = {f"{r}x{c}": replace(named("zcu104"), rows=r, columns=c, ports=1, port_bits=32)
          for r, c in ((16, 16), (32, 16), (16, 64), (64, 32))}
 TINY = named("tiny")
-PARAMETER_ROWS = isa.ColumnScale.size // 8
 COLUMN, CONSTANT = isa.ScaleSource.COLUMN, isa.ScaleSource.CONSTANT
 WEIGHT, KEY, VALUE = isa.Stationary.WEIGHT, isa.Stationary.KEY, isa.Stationary.VALUE
 
@@ -125,7 +124,7 @@ class Bench:
         ks = -(-self.tokens // config.rows) if f.get("k_from_tokens") else f["k_tiles"]
         for ct in range(columns):
             if f["scale_source"] == COLUMN:
-                self.columns.append(Column([self._weights() for _ in range(PARAMETER_ROWS)]))
+                self.columns.append(Column([self._weights() for _ in range(isa.SCALE_BYTES)]))
             for kt in range(ks):
                 entry = f.get("list_base", 0) + ct * f.get("list_stride", 0) + kt
                 blocks = self.lists[entry % config.list_depth]
@@ -249,7 +248,7 @@ class Bench:
             f"{tile.where}: {self.loads} rows had been loaded at its swap")
         if tile.column >= 0:
             column = self.columns[tile.column]
-            assert column.written == PARAMETER_ROWS, f"{tile.where}: parameters are missing"
+            assert column.written == isa.SCALE_BYTES, f"{tile.where}: parameters are missing"
             assert column.slot == tile.fields["scale_slot"], tile.where
         self.swapped_at.append(self.now)
         self.swaps.popleft()
@@ -284,7 +283,7 @@ class Bench:
             self.free = start + self.period
 
     def _parameter(self, ctx):
-        number, byte = divmod(self.parameters, PARAMETER_ROWS)
+        number, byte = divmod(self.parameters, isa.SCALE_BYTES)
         assert number < len(self.columns), f"cycle {self.now}: a parameter row too many"
         column = self.columns[number]
         column.slot = number % SCALE_SLOTS
@@ -312,7 +311,7 @@ class Bench:
                 assert not ctx.get(self.dut.active)
             assert len(self.swapped_at) == len(self.tiles)
             assert self.taken == len(self.stream)
-            assert self.parameters == PARAMETER_ROWS * len(self.columns)
+            assert self.parameters == isa.SCALE_BYTES * len(self.columns)
 
         sim = Simulator(self.dut)
         sim.add_clock(1e-6)
@@ -493,7 +492,7 @@ def test_parameters_are_never_ahead_by_more_than_their_slots():
         for retired in range(1, columns - SCALE_SLOTS + 1):
             for _ in range(80):
                 await bench.cycle(ctx)
-            assert bench.parameters == PARAMETER_ROWS * (SCALE_SLOTS + retired - 1)
+            assert bench.parameters == isa.SCALE_BYTES * (SCALE_SLOTS + retired - 1)
             assert len(bench.swapped_at) == SCALE_SLOTS + retired - 1
             bench.columns_retired = retired
         for _ in range(200):
