@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from golden.assembler import PAD_SCALE, Assembler, BlockList, block_list, instruction, table
 from golden.fit import pack
+from golden.model import ModelConfig
 from golden.program import PassKind, PassLabel, Program, head_slot
 from golden.quantize import Linear, Norm, QuantizedBlock, QuantizedViT, patch_bytes
 from rtl.config import BLOCK, Config, ConfigError
@@ -41,7 +42,7 @@ from rtl.isa import (
     load_layout,
 )
 
-__all__ = ["lower"]
+__all__ = ["check_sizes", "lower"]
 
 #: Alignment of the initial residual and of each weight stream in the image.
 _RESIDUAL_ALIGN = 64
@@ -52,8 +53,9 @@ def _align(value: int, granule: int) -> int:
     return -(-value // granule) * granule
 
 
-def _check_sizes(qvit: QuantizedViT, config: Config) -> None:
-    model, slot = qvit.model, head_slot(qvit.model)
+def check_sizes(model: ModelConfig, config: Config) -> None:
+    """Raise ConfigError, naming the limit and by how much, if ``model`` is too large."""
+    slot = head_slot(model)
     for what, need, limit in (
         ("tokens", model.tokens, "max_tokens"),
         ("residual channels", model.width, "max_width"),
@@ -72,7 +74,7 @@ class _Lowering:
     """The network, pass after pass, into an assembler."""
 
     def __init__(self, qvit: QuantizedViT, config: Config) -> None:
-        _check_sizes(qvit, config)
+        check_sizes(qvit.model, config)
         self.qvit, self.config = qvit, config
         model = self.model = qvit.model
         self.out = Assembler(config)

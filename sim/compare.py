@@ -59,7 +59,9 @@ class Comparison:
 
     @property
     def exact(self) -> bool:
-        return not self.problems and all(stage.equal for stage in self.stages)
+        # Nothing compared is nothing shown.
+        return (bool(self.stages) and not self.problems
+                and all(stage.equal for stage in self.stages))
 
     @property
     def first_mismatch(self) -> Mismatch | None:
@@ -172,11 +174,15 @@ def compare(program: Program, stages: Mapping[str, NDArray[np.integer]],
     return Comparison(total.results(), tuple(problems))
 
 
-def compare_output(logits: Int, top_class: int, result: Result) -> Comparison:
-    """Compare the output in memory with the logits and the top class of the integer twin."""
+def compare_output(logits: Int, top_class: int, result: Result, register: int) -> Comparison:
+    """Compare the output in memory with the logits and the top class of the integer twin.
+
+    ``register`` is the top class in the register TOP_CLASS.
+    """
     pairs = {"output.logits": (logits, result.logits),
              "output.top_class": (np.array([top_class]), np.array([result.top_class])),
-             "output.top_logit": (logits[[top_class]], np.array([result.top_logit]))}
+             "output.top_logit": (logits[[top_class]], np.array([result.top_logit])),
+             "register.top_class": (np.array([top_class]), np.array([register]))}
     return Comparison(tuple(
         _result(name, np.asarray(expected), got.astype(np.int64), np.ones(got.size, bool))
         for name, (expected, got) in pairs.items()), ())

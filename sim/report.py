@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from sim.compare import Comparison, StageResult
@@ -87,8 +88,8 @@ class Report:
         work, model = self.workload, self.workload.qvit.model
         rows = [
             ("weights", "SYNTHETIC (seeded random numbers: the top class means nothing)"
-             if work.qvit.weights == "synthetic" else work.qvit.weights),
-            ("image", self.image),
+             if work.qvit.weights == "synthetic" else escape(work.qvit.weights)),
+            ("image", escape(self.image)),
             ("cycles", f"{self.cycles:,}"),
             ("utilisation", f"{self.utilization:.1%} of {work.config.macs_per_cycle} MAC/cycle"),
             ("network", f"{model.macs() / 1e9:.3f} GMAC"),
@@ -103,7 +104,7 @@ class Report:
             grid.add_row(name, text)
         console.print(grid)
         for problem in self.comparison.problems:
-            console.print(f"[red]{problem}[/red]")
+            console.print(f"[red]{escape(problem)}[/red]")
         stages = self.comparison.stages
         equal = sum(stage.equal for stage in stages)
         text = (f"{equal} of {len(stages)} stages equal,"

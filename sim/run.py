@@ -3,6 +3,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,12 +13,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from golden.checkpoint import CheckpointError
-from golden.images import SAMPLE, ImageError
-from golden.model import MODELS, ModelError
-from rtl.config import CONFIGS, ConfigError, named
+from golden.images import SAMPLE
+from golden.model import MODELS
+from rtl.config import CONFIGS, named
 from rtl.isa import Error
-from sim.build import PortError, emitted, simulator
+from sim.build import emitted, simulator
 from sim.compare import Comparison, compare, compare_output
 from sim.device import Device, Status
 from sim.report import Report
@@ -53,8 +53,9 @@ class Bus:
                              " 4096")
         if not 1 <= self.latency <= 100_000:
             raise ValueError(f"latency is {self.latency}, must be between 1 and 100000")
-        if self.stalls < 0:
-            raise ValueError(f"the seed of the stalls is {self.stalls}, must not be negative")
+        if not 0 <= self.stalls < 1 << 32:
+            raise ValueError(f"the seed of the stalls is {self.stalls}, must be between 0 and"
+                             f" {(1 << 32) - 1}")
 
     def cycles(self, workload: Workload) -> int:
         """Return about how long an image takes: the array or the memory, whichever is slower."""
@@ -86,7 +87,7 @@ def simulate(workload: Workload, program: Path, bus: Bus, *, image: str = "",
         recording = {stream.name: stream.read(folder) for stream in streams(config.columns)}
         checked = _checked(status())
         inside = compare(workload.program, stages, recording)
-        outside = compare_output(logits, top_class, result())
+        outside = compare_output(logits, top_class, result(), checked.top_class)
         comparison = Comparison(inside.stages + outside.stages, inside.problems)
     return Report(workload, image, checked, values["run1.cycles"], values["run1.bytes_read"],
                   values["run1.bytes_written"], comparison)
@@ -119,16 +120,26 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _check_writable(path: Path) -> None:
+    """Raise ValueError if a file cannot be written: before the simulation, not after it."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, must be a file")
+    if not path.parent.is_dir():
+        raise ValueError(f"the folder of {path} does not exist")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ValueError(f"{path} cannot be written: permission denied")
+
+
 def _run(options: argparse.Namespace, console: Console) -> Report:
-    if options.json is not None and not options.json.parent.is_dir():
-        raise ValueError(f"the folder of {options.json} does not exist")
+    if options.json is not None:
+        _check_writable(options.json)
     config = named(options.config)
     bus = Bus(bytes_per_cycle=options.bytes_per_cycle, latency=options.latency,
               stalls=options.stalls)
     with _step(console, f"Golden model: {options.model}, quantised and lowered to {config.name}"):
         workload = Workload.named(options.model, config, image=options.image,
                                   checkpoint=options.checkpoint)
-        workload.expected  # noqa: B018, computed here rather than under the next bar
+        _ = workload.expected  # computed here rather than under the next bar
     with _step(console, f"Verilog of {config.name}"):
         emitted(config)
     with _step(console, f"Simulator of {config.name} (the first time this takes minutes)"):
@@ -151,8 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report.show(console)
         if options.json is not None:
             options.json.write_text(json.dumps(report.to_dict(), indent=2) + "\n")
-    except (BuildError, CheckpointError, ConfigError, CoreError, ImageError, ModelError, PortError,
-            SimulationFault, ValueError, OSError) as error:
+    # Faults of model, configuration, image, checkpoint, options and ports are ValueErrors.
+    except (ValueError, BuildError, CoreError, SimulationFault, OSError) as error:
         print(f"sim.run: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

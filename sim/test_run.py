@@ -11,14 +11,20 @@ from PIL import Image
 
 from golden.model import model_named
 from golden.synthetic import synthetic
+from rtl.isa import Stall
+from sim import workload
 from sim.run import main
 from sim.workload import Workload
 
-KEYS = {"model", "config", "weights", "image", "cycles", "macs", "macs_per_cycle",
-        "mac_utilization", "clock_mhz", "images_per_second", "dram_bytes_read",
-        "dram_bytes_written", "stages_compared", "stages_equal", "first_mismatch", "bit_exact",
-        "tokens", "top1", "stalls"}
+KEYS = {"model": str, "config": str, "weights": str, "image": str, "cycles": int, "macs": int,
+        "macs_per_cycle": int, "mac_utilization": float, "clock_mhz": int,
+        "images_per_second": float, "dram_bytes_read": int, "dram_bytes_written": int,
+        "stages_compared": int, "stages_equal": int, "first_mismatch": type(None),
+        "bit_exact": bool, "tokens": int, "top1": int, "stalls": dict}
 TINY = ["--model", "tiny_test", "--config", "tiny"]
+#: Stages of tiny_test: after the patches; 12 in each block, and 5 statistics of each LayerNorm;
+#: those of the last LayerNorm; logits; what is in memory and in the register at the end.
+STAGES = 1 + 2 * (12 + 2 * 5) + 5 + 1 + 4
 
 
 def report(tmp_path: Path, *arguments: str, status: int = 0) -> dict:
@@ -29,10 +35,12 @@ def report(tmp_path: Path, *arguments: str, status: int = 0) -> dict:
 
 def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = report(tmp_path)
-    assert KEYS <= result.keys()
+    assert {name: type(result[name]) for name in KEYS} == KEYS
+    assert set(result["stalls"]) == {cause.lower() for cause in Stall.__members__}
+    assert sum(result["stalls"].values()) <= result["cycles"]
     assert result["weights"] == "synthetic" and result["model"] == "tiny_test"
     assert result["bit_exact"] and result["first_mismatch"] is None
-    assert result["stages_compared"] == result["stages_equal"] > 50
+    assert result["stages_compared"] == result["stages_equal"] == STAGES
     assert result["macs"] == model_named("tiny_test").macs()
     assert result["mac_utilization"] == pytest.approx(result["macs"] / result["cycles"] / 256)
     assert result["images_per_second"] == pytest.approx(50e6 / result["cycles"])
@@ -92,14 +100,24 @@ def test_mismatch_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     (["--checkpoint", __file__], "has the extension '.py'"),
     (["--bytes-per-cycle", "0"], "bytes per cycle is 0, must be between 1 and 4096"),
     (["--latency", "-1"], "latency is -1, must be between 1 and 100000"),
-    (["--stalls", "-2"], "the seed of the stalls is -2, must not be negative"),
+    (["--stalls", "-2"], "the seed of the stalls is -2, must be between 0 and"),
+    (["--stalls", "4294967296"], "the seed of the stalls is 4294967296, must be between 0 and"),
     (["--json", "/nowhere/x.json"], "the folder of /nowhere/x.json does not exist"),
+    (["--json", "/"], "/ is a folder, must be a file"),
 ])
 def test_bad_input(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*TINY, *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1 and "Traceback" not in error
+
+
+def test_too_large_a_model_is_refused_before_quantisation(
+        capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workload, "quantized", None)
+    assert main(["--model", "deit_base", "--config", "kv260"]) == 2
+    assert ("deit_base needs 768 residual channels, 384 more than max_width of configuration kv260,"
+            " 384") in capsys.readouterr().err
 
 
 def test_truncated_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from golden import integer
 from golden.checkpoint import load_checkpoint
 from golden.fixed import Int
 from golden.images import calibration_frames, load_image
-from golden.lower import lower
+from golden.lower import check_sizes, lower
 from golden.model import FloatViT, ModelConfig, model_named
 from golden.program import Program
 from golden.quantize import QuantizedViT, quantize
@@ -77,8 +77,13 @@ class Workload:
     @classmethod
     def named(cls, model: str, config: Config, *, image: Path | None = None,
               checkpoint: Path | None = None) -> "Workload":
-        """Return the named model with the frame cut from ``image``, or from the sample."""
+        """Return the named model with the frame cut from ``image``, or from the sample.
+
+        Bad input raises ValueError: ModelError, ConfigError, ImageError or CheckpointError.
+        """
         network = model_named(model)
+        # Quantisation takes long: first see that all is well with the rest.
+        check_sizes(network, config)
         frame = load_image(image, network.image_size)
         return cls(quantized(network, checkpoint), config, frame)
 

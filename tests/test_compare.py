@@ -127,10 +127,10 @@ def test_padding_must_be_zero(workload: Workload) -> None:
 def test_output() -> None:
     logits = np.array([3, 9, -4])
     good = Result(logits.astype(np.int32), 1, 9)
-    assert compare_output(logits, 1, good).exact
+    assert compare_output(logits, 1, good, 1).exact
 
-    def first(result: Result) -> Mismatch | None:
-        comparison: Comparison = compare_output(logits, 1, result)
+    def first(result: Result, register: int = 1) -> Mismatch | None:
+        comparison: Comparison = compare_output(logits, 1, result, register)
         assert not comparison.exact
         return comparison.first_mismatch
 
@@ -138,3 +138,8 @@ def test_output() -> None:
         "output.logits", (1,), 9, 8)
     assert first(replace(good, top_class=2)) == Mismatch("output.top_class", (0,), 1, 2)
     assert first(replace(good, top_logit=-4)) == Mismatch("output.top_logit", (0,), 9, -4)
+    assert first(good, register=0) == Mismatch("register.top_class", (0,), 1, 0)
+
+
+def test_nothing_is_not_equal() -> None:
+    assert not Comparison((), ()).exact
