@@ -23,8 +23,8 @@ from rtl.isa import (
     PolyRow,
 )
 
-__all__ = ["SIGMOID_SCALE", "exp_table", "gelu_table", "lane_table", "pack", "reciprocal_table",
-           "rsqrt_table", "sigmoid_table"]
+__all__ = ["LANE_X_FRAC", "SIGMOID_SCALE", "exp_table", "gelu_table", "lane_table", "pack",
+           "reciprocal_table", "rsqrt_table", "sigmoid_table"]
 
 Real = NDArray[np.float64]
 Function = Callable[[Real], Real]

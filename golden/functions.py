@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""GELU, exp, reciprocal and LayerNorm scale in integers, on whole arrays: docs/arithmetic.md."""
+"""GELU, softmax and LayerNorm in integers, on whole arrays: docs/arithmetic.md."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,13 +12,15 @@ from rtl.isa import (
     LANE_T,
     LANE_X_BITS,
     MANTISSA_BITS,
+    MEAN_FRAC,
     SCALAR_FRAC,
     SCALAR_T,
     SUM_BITS,
     VAR_BITS,
 )
 
-__all__ = ["exp_int", "gelu_int", "gelu_raw", "norm_scale", "poly", "reciprocal"]
+__all__ = ["exp_int", "exponential", "gelu_int", "gelu_raw", "norm_scale", "normalised", "poly",
+           "reciprocal"]
 
 #: Bits of the fraction of a normalised mantissa.
 _FRACTION_BITS = 16
@@ -29,6 +31,10 @@ _NORM_SUMSQ_BITS = 40
 _MEAN_BITS = 24
 #: Largest shift of a scale.
 _MAX_SHIFT = 47
+#: Largest ``-p`` of the softmax: exponentials of 16 and more are zero anyway.
+_EXP_LIMIT = (1 << 17) - 1
+#: Whole powers of two that leave nothing of an exponential of 8 bits.
+_EXP_ZERO = 8
 
 
 def poly(table: Int, row: ArrayLike, t: ArrayLike, shift: int) -> Int:
@@ -62,6 +68,21 @@ def exp_int(table: Int, f: ArrayLike) -> Int:
     """
     f = _within("f", f, 0, (1 << EXP_FRAC) - 1)
     return np.clip(poly(table, f >> LANE_T, f % (1 << LANE_T), LANE_T), 0, (255 << 8) + 127)
+
+
+def exponential(table: Int, score: Int, top: Int, exp_m: int, exp_s: int) -> Int:
+    """Return the exponential of scores less ``top``, the maximum of their row: 0..255."""
+    p = round_shift(((score << MEAN_FRAC) - (top << MEAN_FRAC)) * exp_m, exp_s)
+    # Only columns beyond the tokens, which are not used, may hold more than the maximum.
+    u = np.clip(-p, 0, _EXP_LIMIT)
+    z = u >> EXP_FRAC
+    e16 = exp_int(table, u % (1 << EXP_FRAC))
+    return np.where(z > _EXP_ZERO, 0, round_shift(e16, 8 + np.minimum(z, _EXP_ZERO)))
+
+
+def normalised(x: Int, mean: Int, m: Int, s: Int) -> Int:
+    """Return the output of LayerNorm, int8, of residual ``x`` with the statistics of its row."""
+    return saturate(round_shift(((x << MEAN_FRAC) - mean) * m, s), 8)
 
 
 def reciprocal(table: Int, total: ArrayLike, scale_m: int, scale_s: int) -> tuple[Int, Int]:

@@ -26,20 +26,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from golden.fixed import Int, round_shift, saturate
-from golden.functions import exp_int, gelu_int, norm_scale, reciprocal
+from golden.functions import exponential, gelu_int, norm_scale, normalised, reciprocal
 from golden.quantize import Linear, Norm, QuantizedBlock, QuantizedViT
 from rtl.config import BLOCK
-from rtl.isa import ACC_BITS, EXP_FRAC, LANE_X_BITS, MEAN_FRAC
+from rtl.isa import ACC_BITS, LANE_X_BITS
 
 __all__ = ["Stages", "matmul", "patches", "requantise", "run"]
 
 Stages = dict[str, NDArray[np.integer]]
 
 _NORM_FIELDS = ("sum", "sumsq", "mean", "m", "s")
-#: Largest ``-p`` of the softmax: exponentials of 16 and more are zero anyway.
-_EXP_LIMIT = (1 << 17) - 1
-#: Whole powers of two that leave nothing of an exponential of 8 bits.
-_EXP_ZERO = 8
 
 
 def matmul(a: NDArray[np.integer], b: NDArray[np.integer]) -> Int:
@@ -93,19 +89,11 @@ class _Run:
         self.stages[f"{norm_stage}.sumsq"] = squares
 
     def normalised(self) -> Int:
-        mean, m, s = (column[:, None] for column in self.statistics)
-        return saturate(round_shift(((self.residual << MEAN_FRAC) - mean) * m, s), 8)
+        return normalised(self.residual, *(column[:, None] for column in self.statistics))
 
     def heads(self, x: Int) -> Int:
         """Return [heads, tokens, head size] of [tokens, width]."""
         return x.reshape(len(x), self.qvit.model.heads, -1).transpose(1, 0, 2)
-
-    def exponentials(self, block: QuantizedBlock, scores: Int, rowmax: Int) -> Int:
-        difference = (scores << MEAN_FRAC) - (rowmax[..., None] << MEAN_FRAC)
-        u = np.minimum(-round_shift(difference * block.exp.m, block.exp.s), _EXP_LIMIT)
-        z = u >> EXP_FRAC
-        e16 = exp_int(self.qvit.exp, u % (1 << EXP_FRAC))
-        return np.where(z > _EXP_ZERO, 0, round_shift(e16, 8 + np.minimum(z, _EXP_ZERO)))
 
     def attention(self, block: QuantizedBlock, stage: str) -> Int:
         y = self.normalised()
@@ -116,7 +104,7 @@ class _Run:
         scores = self.record(f"{stage}.scores", saturate(
             requantise(acc, block.score.m, block.score.s), 16))
         rowmax = self.record(f"{stage}.rowmax", scores.max(axis=-1))
-        e = self.exponentials(block, scores, rowmax)
+        e = exponential(self.qvit.exp, scores, rowmax[..., None], block.exp.m, block.exp.s)
         rowsum = self.record(f"{stage}.rowsum", e.sum(axis=-1))
         m, s = reciprocal(self.qvit.reciprocal, rowsum, block.value.m, block.value.s)
         self.record(f"{stage}.rowscale.m", m)

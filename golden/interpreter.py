@@ -15,19 +15,17 @@ from amaranth.lib import data
 from numpy.typing import NDArray
 
 from golden.fixed import Int, round_shift, saturate
-from golden.functions import exp_int, gelu_int, norm_scale, reciprocal
+from golden.functions import exponential, gelu_int, norm_scale, normalised, reciprocal
 from golden.program import LAYOUTS
 from rtl.config import BLOCK, Config
 from rtl.isa import (
     ACC_BITS,
-    EXP_FRAC,
     INSTRUCTION_BYTES,
     ISA_VERSION,
     LANE_LAYOUT_ROWS,
     LANE_ROWS,
     LANE_X_BITS,
     MAGIC,
-    MEAN_FRAC,
     RECIPROCAL_ROWS,
     RSQRT_ROWS,
     ColumnScale,
@@ -273,21 +271,17 @@ class _Machine:
         x = self.blocks(Source(f.source), f.source_base, f.source_stride, rows,
                         channel[::BLOCK] // BLOCK).reshape(len(rows), -1)
         if f.prologue == Prologue.NORM:
-            mean, m, s = (column[:, None] for column in self.norms[:, rows])
-            x = saturate(round_shift(((x << MEAN_FRAC) - mean) * m, s), 8)
+            x = normalised(x, *(column[:, None] for column in self.norms[:, rows]))
         elif f.prologue == Prologue.EXP:
             x = self.exponentials(f, rows, x, channel)
         x = np.where(np.repeat(entries.reshape(-1) < 0, BLOCK), 0, x)
         return np.where((rows < f.zero_rows)[:, None], 0, x)
 
     def exponentials(self, f: data.Const, rows: Int, x: Int, column: Int) -> Int:
-        top = self.rowmax[f.source_slot, rows][:, None]
-        p = round_shift(((x << MEAN_FRAC) - (top << MEAN_FRAC)) * f.exp_m, f.exp_s)
-        u = np.clip(-p, 0, (1 << 17) - 1)
-        z = u >> EXP_FRAC
         first, count = LANE_LAYOUT_ROWS["exp"]
-        e16 = exp_int(self.tables[Table.LANE][first:first + count], u % (1 << EXP_FRAC))
-        e = np.where((z > 8) | (column >= self.tokens), 0, round_shift(e16, 8 + np.minimum(z, 8)))
+        table = self.tables[Table.LANE][first:first + count]
+        top = self.rowmax[f.source_slot, rows][:, None]
+        e = np.where(column < self.tokens, exponential(table, x, top, f.exp_m, f.exp_s), 0)
         total = e.sum(axis=1)
         m, s = reciprocal(self.tables[Table.RECIPROCAL], total, f.scale_m, f.scale_s)
         self.result.rows[-1] = {"rowsum": total, "rowscale.m": m, "rowscale.s": s}

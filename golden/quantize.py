@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from golden.fit import exp_table, gelu_table, reciprocal_table, rsqrt_table
+from golden.fit import LANE_X_FRAC, exp_table, gelu_table, reciprocal_table, rsqrt_table
 from golden.fixed import Int, mantissa, round_shift, saturate
 from golden.images import MEAN, STD, normalise
 from golden.model import FloatViT, ModelConfig
 from rtl.config import BLOCK
-from rtl.isa import ACC_BITS, MEAN_FRAC
+from rtl.isa import ACC_BITS, LANE_X_BITS, MEAN_FRAC
 
 __all__ = ["Linear", "Norm", "QuantizedBlock", "QuantizedViT", "Scale", "patch_bytes", "quantize",
            "sqnr"]
@@ -34,7 +34,7 @@ _BIAS_LIMIT = 1 << 24
 _SCALE_MIN = 2.0 ** -30
 _SHIFT_MAX = 47
 #: Step of the input of GELU in the lanes.
-_GELU_X_STEP = 2.0 ** -12
+_GELU_X_STEP = 2.0 ** -LANE_X_FRAC
 #: What int16 tensors may grow beyond the calibration frames, and logits.
 _HEADROOM = 2.0
 _LOGIT_HEADROOM = 4.0
@@ -175,7 +175,7 @@ def _linear(weight: Real, bias: Real, name: str, *, source: float, target: float
 
 
 def _requantised_bias(layer: Linear) -> Int:
-    return saturate(round_shift(layer.bias * layer.m, layer.s), 18)
+    return saturate(round_shift(layer.bias * layer.m, layer.s), LANE_X_BITS)
 
 
 class _Ranges:
