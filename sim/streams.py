@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rtl.isa import ACC_BITS, MANTISSA_BITS, SHIFT_BITS, SUM_BITS
+
 __all__ = ["Field", "Stream", "streams"]
 
 
@@ -70,13 +72,14 @@ def streams(columns: int) -> tuple[Stream, ...]:
     ``write``: what the epilogue writes to a buffer; ``max``: the running maximum of a row of
     scores; ``sum``: the sum of a finished row of exponentials and the scale made of it;
     ``norm``: the statistics of a finished residual row and the scale made of them.
-    A scale is its mantissa of 17 bits with its shift of 6 bits above.
+    A scale is its mantissa with its shift above.
     """
+    scale = MANTISSA_BITS + SHIFT_BITS
     return (
-        Stream("write", "tap_valid", (Field("tap_data", 27, signed=True, lanes=columns),)),
+        Stream("write", "tap_valid", (Field("tap_data", ACC_BITS, signed=True, lanes=columns),)),
         Stream("max", "tap_max_valid", (Field("tap_max", 16, signed=True),)),
-        Stream("sum", "tap_sum_valid", (Field("tap_sum", 18), Field("tap_rowscale", 23))),
+        Stream("sum", "tap_sum_valid", (Field("tap_sum", SUM_BITS), Field("tap_rowscale", scale))),
         Stream("norm", "tap_norm_valid",
                (Field("tap_norm_sum", 26, signed=True), Field("tap_norm_sumsq", 40),
-                Field("tap_norm_mean", 24, signed=True), Field("tap_norm_scale", 23))),
+                Field("tap_norm_mean", 24, signed=True), Field("tap_norm_scale", scale))),
     )
