@@ -8,12 +8,10 @@ from amaranth.utils import exact_log2
 
 from rtl.arith import delay
 from rtl.config import CASCADE, GROUP, Config
+from rtl.isa import ACT_BITS
 from rtl.tree import AdderTree, tree_latency
 
 __all__ = ["ColumnGroup", "SystolicArray", "psum_bits"]
-
-#: Bits of an activation: int8, or 0..255 of pixels and exponentials.
-ACT_BITS = 9
 
 #: Where the high product of a pair begins: 8 * 127 * 256 < 2**18, so the low sum needs 19 bits.
 SPLIT = 19

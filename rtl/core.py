@@ -42,10 +42,11 @@ class Taps(wiring.Signature):
     def __init__(self, config: Config):
         super().__init__({
             "valid": Out(1), "data": Out(isa.ACC_BITS * config.columns),
-            "max_valid": Out(1), "max": Out(signed(16)),
+            "max_valid": Out(1), "max": Out(signed(isa.WIDE_BITS)),
             "sum_valid": Out(1), "sum": Out(isa.SUM_BITS), "rowscale": Out(isa.RowScale.size),
-            "norm_valid": Out(1), "norm_sum": Out(signed(26)), "norm_sumsq": Out(40),
-            "norm_mean": Out(signed(24)), "norm_scale": Out(isa.RowScale.size),
+            "norm_valid": Out(1), "norm_sum": Out(signed(isa.NORM_SUM_BITS)),
+            "norm_sumsq": Out(isa.NORM_SUMSQ_BITS), "norm_mean": Out(signed(isa.MEAN_BITS)),
+            "norm_scale": Out(isa.RowScale.size),
         })
 
 

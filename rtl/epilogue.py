@@ -13,12 +13,13 @@ from rtl.isa import (
     LANE_FRAC,
     LANE_X_BITS,
     SCALE_BYTES,
+    WIDE_BITS,
     ColumnScale,
     Destination,
     RowScale,
     ScaleSource,
 )
-from rtl.poly import PolyLanes
+from rtl.poly import LANE_Y_BITS, PolyLanes
 from rtl.rescale import Rescale
 
 __all__ = ["Epilogue", "EpilogueLane"]
@@ -56,7 +57,7 @@ param_data
     slot: In(range(SCALE_SLOTS))
     old: In(signed(ACC_BITS))
     gelu_x: Out(signed(LANE_X_BITS))
-    gelu_y: In(signed(32))
+    gelu_y: In(signed(LANE_Y_BITS))
     data: Out(signed(ACC_BITS))
     param_en: In(1)
     param_slot: In(range(SCALE_SLOTS))
@@ -70,8 +71,8 @@ param_data
         # GELU: to the shared evaluator and back
         limited = Signal(signed(LANE_X_BITS), reset_less=True)
         whole = Signal(signed(ACC_BITS), reset_less=True)
-        rounded = Signal(signed(32 - LANE_FRAC + 1), reset_less=True)
-        gelu_y = Signal(signed(32))
+        rounded = Signal(signed(LANE_Y_BITS - LANE_FRAC + 1), reset_less=True)
+        gelu_y = Signal(signed(LANE_Y_BITS))
         m.d.sync += [
             limited.eq(saturate(v, LANE_X_BITS)),
             whole.eq(v),
@@ -90,7 +91,7 @@ param_data
             with m.Case(Destination.KEY, Destination.VALUE):
                 m.d.sync += narrow.eq(saturate(limited, 8, symmetric=True))
             with m.Case(Destination.SCORE):
-                m.d.sync += narrow.eq(saturate(limited, 16))
+                m.d.sync += narrow.eq(saturate(limited, WIDE_BITS))
             with m.Case(Destination.RESIDUAL):
                 m.d.sync += narrow.eq(limited)
             with m.Default():
@@ -115,7 +116,7 @@ param_data
             old.eq(Mux(delay(m, adds, self.OLD_DELAY, name="adds"), self.old, 0)),
             total.eq(value + old),
             result.eq(Mux(delay(m, residual, self.LATENCY - 1, name="residual"),
-                          saturate(total, 16), saturate(total, ACC_BITS))),
+                          saturate(total, WIDE_BITS), saturate(total, ACC_BITS))),
         ]
         m.d.comb += self.data.eq(result)
         return m
@@ -210,7 +211,7 @@ class Epilogue(wiring.Component):
             "row_scale": In(RowScale),
             "old": In(lanes(signed(ACC_BITS))),
             "gelu_x": Out(lanes(signed(LANE_X_BITS))),
-            "gelu_y": In(lanes(signed(32))),
+            "gelu_y": In(lanes(signed(LANE_Y_BITS))),
             "data": Out(lanes(signed(ACC_BITS))),
             "param_en": In(1),
             "param_slot": In(range(SCALE_SLOTS)),

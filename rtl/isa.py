@@ -12,13 +12,14 @@ and each PASS is one matrix product with its loop nest over column tiles and K t
 from amaranth.hdl import Shape, signed, unsigned
 from amaranth.lib import data, enum
 
-__all__ = ["ACC_BITS", "begin_layout", "ColumnScale", "Destination", "end_layout", "Error",
-           "EXP_FRAC", "INSTRUCTION_BYTES", "ISA_VERSION", "LANE_FRAC", "LANE_LAYOUT_ROWS",
-           "LANE_ROWS", "LANE_T", "LANE_X_BITS", "ListEntry", "load_layout", "LoadKind", "MAGIC",
-           "MANTISSA_BITS", "MEAN_FRAC", "Opcode", "pass_layout", "PolyRow", "Prologue",
-           "RECIPROCAL_ROWS", "RowScale", "RSQRT_ROWS", "SCALAR_FRAC", "SCALAR_T", "SCALE_BYTES",
-           "ScaleSource", "SHIFT_BITS", "Source", "Stall", "Stationary", "SUM_BITS", "Table",
-           "table_layout", "TABLE_ROWS", "VAR_BITS"]
+__all__ = ["ACC_BITS", "ACT_BITS", "begin_layout", "ColumnScale", "Destination", "end_layout",
+           "Error", "EXP_FRAC", "INSTRUCTION_BYTES", "ISA_VERSION", "LANE_FRAC",
+           "LANE_LAYOUT_ROWS", "LANE_ROWS", "LANE_T", "LANE_X_BITS", "ListEntry", "load_layout",
+           "LoadKind", "MAGIC", "MANTISSA_BITS", "MEAN_BITS", "MEAN_FRAC", "NORM_SUM_BITS",
+           "NORM_SUMSQ_BITS", "Opcode", "pass_layout", "PolyRow", "Prologue", "RECIPROCAL_ROWS",
+           "RowScale", "RSQRT_ROWS", "SCALAR_FRAC", "SCALAR_T", "SCALE_BYTES", "ScaleSource",
+           "SHIFT_BITS", "Source", "Stall", "Stationary", "SUM_BITS", "Table", "table_layout",
+           "TABLE_ROWS", "VAR_BITS", "WIDE_BITS"]
 
 ISA_VERSION = 1
 MAGIC = 0x54495648  # "HVIT", little endian
@@ -26,6 +27,10 @@ INSTRUCTION_BYTES = 64
 
 # Number formats
 
+#: Bits of an activation on its way into the array: int8, or 0..255 of pixels and exponentials.
+ACT_BITS = 9
+#: Bits of a channel of the residual, and of a score.
+WIDE_BITS = 16
 #: Bits of an accumulator, of ``accumulator + bias`` and of a requantised value before saturation.
 ACC_BITS = 27
 #: Bits of an unsigned scale mantissa ``m``; a scale is ``m * 2**-s``.
@@ -34,6 +39,12 @@ MANTISSA_BITS = 17
 SHIFT_BITS = 6
 #: Fraction bits of the mean that LayerNorm subtracts (and of the row maximum, for exp).
 MEAN_FRAC = 8
+#: Bits of the mean, and of the row maximum with as many fraction bits.
+MEAN_BITS = WIDE_BITS + MEAN_FRAC
+#: Bits of the sum of a row of the residual, of up to 1024 channels.
+NORM_SUM_BITS = WIDE_BITS + 10
+#: Bits of the sum of its squares: short by one only if all 1024 channels are the lowest code.
+NORM_SUMSQ_BITS = 2 * WIDE_BITS + 8
 #: Input bits of a lane of the shared evaluator: 12 fraction bits for GELU.
 LANE_X_BITS = 18
 #: Fraction bits of x inside a segment, lanes: GELU segments are 1/4 wide, exp segments 1/8.

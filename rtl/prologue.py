@@ -7,17 +7,21 @@ from amaranth.lib.wiring import In, Out
 
 from rtl.arith import delay, saturate
 from rtl.config import Config
-from rtl.isa import EXP_FRAC, MANTISSA_BITS, MEAN_FRAC, SHIFT_BITS
+from rtl.isa import (
+    ACT_BITS,
+    EXP_FRAC,
+    MANTISSA_BITS,
+    MEAN_BITS,
+    MEAN_FRAC,
+    SHIFT_BITS,
+    WIDE_BITS,
+)
 from rtl.isa import Prologue as Mode
-from rtl.poly import PolyLanes
+from rtl.poly import LANE_Y_BITS, PolyLanes
 from rtl.rescale import Rescale
 
 __all__ = ["Prologue", "PrologueLane"]
 
-#: Bits of an activation on its way into the array: int8, or 0..255 as it is.
-ACT_BITS = 9
-#: Bits of the mean, and of the row maximum with as many fraction bits.
-REF_BITS = 16 + MEAN_FRAC
 #: Bits of ``p`` of the softmax: an exponent up to 16 with its fraction.
 P_BITS = EXP_FRAC + 5
 #: Fraction bits of an exponential as it is evaluated, and its greatest value: 255 is not exceeded.
@@ -50,22 +54,22 @@ class PrologueLane(wiring.Component):
     mode: In(Mode)
     unsigned_in: In(1)
     data8: In(unsigned(8))
-    data16: In(signed(16))
+    data16: In(signed(WIDE_BITS))
     enable: In(1)
-    ref: In(signed(REF_BITS))
+    ref: In(signed(MEAN_BITS))
     m: In(unsigned(MANTISSA_BITS))
     s: In(unsigned(SHIFT_BITS))
     exp_x: Out(unsigned(EXP_FRAC))
-    exp_y: In(signed(32))
+    exp_y: In(signed(LANE_Y_BITS))
     act: Out(signed(ACT_BITS))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
 
         # Difference and product
-        x = Signal(signed(16), reset_less=True)
-        ref = Signal(signed(REF_BITS), reset_less=True)
-        m.submodules.scale = scale = Rescale(width=REF_BITS + 1, bits=P_BITS, symmetric=True)
+        x = Signal(signed(WIDE_BITS), reset_less=True)
+        ref = Signal(signed(MEAN_BITS), reset_less=True)
+        m.submodules.scale = scale = Rescale(width=MEAN_BITS + 1, bits=P_BITS, symmetric=True)
         m.d.sync += [x.eq(self.data16), ref.eq(self.ref)]
         m.d.comb += [
             scale.a.eq((x << MEAN_FRAC) - ref),
@@ -171,13 +175,13 @@ class Prologue(wiring.Component):
             "mode": In(Mode),
             "unsigned_in": In(1),
             "data8": In(data.ArrayLayout(unsigned(8), self.rows)),
-            "data16": In(data.ArrayLayout(signed(16), self.rows)),
+            "data16": In(data.ArrayLayout(signed(WIDE_BITS), self.rows)),
             "enable": In(self.rows),
-            "ref": In(signed(REF_BITS)),
+            "ref": In(signed(MEAN_BITS)),
             "m": In(unsigned(MANTISSA_BITS)),
             "s": In(unsigned(SHIFT_BITS)),
             "exp_x": Out(data.ArrayLayout(unsigned(EXP_FRAC), self.rows)),
-            "exp_y": In(data.ArrayLayout(signed(32), self.rows)),
+            "exp_y": In(data.ArrayLayout(signed(LANE_Y_BITS), self.rows)),
             "act": Out(data.ArrayLayout(signed(ACT_BITS), self.rows)),
         })
 

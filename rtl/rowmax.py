@@ -8,12 +8,12 @@ from amaranth.lib.wiring import Component, In, Out
 
 from rtl.arith import delay
 from rtl.config import Config
+from rtl.isa import WIDE_BITS
 from rtl.tree import MaxTree, tree_latency
 
 __all__ = ["RowMax"]
 
-SCORE_BITS = 16
-LOWEST = -(1 << (SCORE_BITS - 1))
+LOWEST = -(1 << (WIDE_BITS - 1))
 
 
 class RowMax(Component):
@@ -57,7 +57,7 @@ class RowMax(Component):
         self.max_tokens = config.max_tokens
         self.latency = 1 + tree_latency(self.columns) + 2
         super().__init__({
-            "data": In(data.ArrayLayout(signed(SCORE_BITS), self.columns)),
+            "data": In(data.ArrayLayout(signed(WIDE_BITS), self.columns)),
             "enable": In(self.columns),
             "valid": In(1),
             "slot": In(1),
@@ -65,27 +65,27 @@ class RowMax(Component):
             "first": In(1),
             "read_slot": In(1),
             "read_row": In(range(self.max_tokens)),
-            "read_max": Out(signed(SCORE_BITS)),
-            "max": Out(signed(SCORE_BITS)),
+            "read_max": Out(signed(WIDE_BITS)),
+            "max": Out(signed(WIDE_BITS)),
             "max_valid": Out(1),
         })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.tree = tree = MaxTree(inputs=self.columns, shape=signed(SCORE_BITS))
+        m.submodules.tree = tree = MaxTree(inputs=self.columns, shape=signed(WIDE_BITS))
         for i in range(self.columns):
-            score = Signal(signed(SCORE_BITS), name=f"score_{i}", reset_less=True)
+            score = Signal(signed(WIDE_BITS), name=f"score_{i}", reset_less=True)
             m.d.sync += score.eq(Mux(self.enable[i], self.data[i], LOWEST))
             m.d.comb += tree.i[i].eq(score)
 
         # The slot is the upper half of the address: the rows of slot 1 begin at a power of two.
         depth = (1 << len(self.row)) + self.max_tokens
-        m.submodules.maxima = maxima = Memory(shape=signed(SCORE_BITS), depth=depth, init=[],
+        m.submodules.maxima = maxima = Memory(shape=signed(WIDE_BITS), depth=depth, init=[],
                                               attrs={"ram_style": "distributed"})
         running, read, write = maxima.read_port(), maxima.read_port(), maxima.write_port()
         address = delay(m, Cat(self.row, self.slot), tree.latency, name="address")
         first = delay(m, self.first, 1 + tree.latency, name="first")
-        total = Signal(signed(SCORE_BITS), reset_less=True)
+        total = Signal(signed(WIDE_BITS), reset_less=True)
         m.d.sync += total.eq(Mux(first | (tree.o > running.data), tree.o, running.data))
         m.d.comb += [
             running.addr.eq(address),

@@ -7,6 +7,9 @@ from amaranth.lib.wiring import Component, In, Out
 from rtl.arith import delay, round_shift
 from rtl.isa import (
     MANTISSA_BITS,
+    MEAN_BITS,
+    NORM_SUM_BITS,
+    NORM_SUMSQ_BITS,
     RECIPROCAL_ROWS,
     RSQRT_ROWS,
     SCALAR_FRAC,
@@ -20,12 +23,7 @@ from rtl.isa import (
 from rtl.poly import PolyScalar
 from rtl.rescale import Rescale
 
-__all__ = ["MEAN_BITS", "NORM_SUMSQ_BITS", "NORM_SUM_BITS", "NormScale", "Normalise", "Reciprocal"]
-
-#: Bits of the sum of a row and of the sum of its squares, and of the mean.
-NORM_SUM_BITS = 26
-NORM_SUMSQ_BITS = 40
-MEAN_BITS = 24
+__all__ = ["NormScale", "Normalise", "Reciprocal"]
 
 #: Bits of the fraction of a normalised mantissa.
 _FRACTION_BITS = 16

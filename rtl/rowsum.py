@@ -8,7 +8,15 @@ from amaranth.lib.wiring import Component, In, Out
 
 from rtl.arith import delay
 from rtl.config import Config
-from rtl.isa import MANTISSA_BITS, RECIPROCAL_ROWS, SHIFT_BITS, SUM_BITS, PolyRow, RowScale
+from rtl.isa import (
+    ACT_BITS,
+    MANTISSA_BITS,
+    RECIPROCAL_ROWS,
+    SHIFT_BITS,
+    SUM_BITS,
+    PolyRow,
+    RowScale,
+)
 from rtl.rowscale import Reciprocal
 from rtl.tree import AdderTree, tree_latency
 
@@ -55,7 +63,7 @@ class RowSum(Component):
         self.max_tokens = config.max_tokens
         self.latency = tree_latency(self.rows) + 1 + Reciprocal.LATENCY
         super().__init__({
-            "e": In(data.ArrayLayout(signed(9), self.rows)),
+            "e": In(data.ArrayLayout(signed(ACT_BITS), self.rows)),
             "valid": In(1),
             "row": In(range(self.max_tokens)),
             "first": In(1),
@@ -70,9 +78,9 @@ class RowSum(Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.tree = tree = AdderTree(inputs=self.rows, shape=unsigned(8))
+        m.submodules.tree = tree = AdderTree(inputs=self.rows, shape=unsigned(ACT_BITS - 1))
         for i in range(self.rows):
-            m.d.comb += tree.i[i].eq(self.e[i][:8])
+            m.d.comb += tree.i[i].eq(self.e[i][:ACT_BITS - 1])
 
         m.submodules.sums = sums = Memory(shape=unsigned(SUM_BITS), depth=self.max_tokens, init=[],
                                           attrs={"ram_style": "distributed"})

@@ -9,16 +9,25 @@ from amaranth.utils import exact_log2
 
 from rtl.arith import delay
 from rtl.config import BLOCK, Config
-from rtl.isa import MANTISSA_BITS, RSQRT_ROWS, SHIFT_BITS, PolyRow, RowScale
-from rtl.rowscale import MEAN_BITS, NORM_SUM_BITS, NORM_SUMSQ_BITS, NormScale
+from rtl.isa import (
+    MANTISSA_BITS,
+    MEAN_BITS,
+    NORM_SUM_BITS,
+    NORM_SUMSQ_BITS,
+    RSQRT_ROWS,
+    SHIFT_BITS,
+    WIDE_BITS,
+    PolyRow,
+    RowScale,
+)
+from rtl.rowscale import NormScale
 from rtl.tree import AdderTree, tree_latency
 
 __all__ = ["BlockSums", "Square", "Statistics"]
 
-RESIDUAL_BITS = 16
-SQUARE_BITS = 2 * RESIDUAL_BITS - 1
+SQUARE_BITS = 2 * WIDE_BITS - 1
 
-_BLOCK_SUM = signed(RESIDUAL_BITS + exact_log2(BLOCK))
+_BLOCK_SUM = signed(WIDE_BITS + exact_log2(BLOCK))
 _BLOCK_SUMSQ = unsigned(SQUARE_BITS + exact_log2(BLOCK))
 _SUMS = data.StructLayout({"sum": signed(NORM_SUM_BITS), "sumsq": unsigned(NORM_SUMSQ_BITS)})
 _NORM = data.StructLayout({"mean": signed(MEAN_BITS), "scale": RowScale})
@@ -38,12 +47,12 @@ class Square(Component):
 
     LATENCY = 3
 
-    i: In(signed(RESIDUAL_BITS))
+    i: In(signed(WIDE_BITS))
     o: Out(unsigned(SQUARE_BITS))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        operand = Signal(signed(RESIDUAL_BITS), reset_less=True)
+        operand = Signal(signed(WIDE_BITS), reset_less=True)
         product = Signal(signed(SQUARE_BITS + 1), reset_less=True)
         m.d.sync += [operand.eq(self.i), product.eq(operand * operand)]
         m.d.comb += self.o.eq(delay(m, product, 1, name="result"))
@@ -70,14 +79,14 @@ class BlockSums(Component):
 
     LATENCY = Square.LATENCY + tree_latency(BLOCK) + 1
 
-    x: In(data.ArrayLayout(signed(RESIDUAL_BITS), BLOCK))
+    x: In(data.ArrayLayout(signed(WIDE_BITS), BLOCK))
     enable: In(1)
     sum: Out(_BLOCK_SUM)
     sumsq: Out(_BLOCK_SUMSQ)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.sum_tree = sums = AdderTree(inputs=BLOCK, shape=signed(RESIDUAL_BITS))
+        m.submodules.sum_tree = sums = AdderTree(inputs=BLOCK, shape=signed(WIDE_BITS))
         m.submodules.sumsq_tree = squares = AdderTree(inputs=BLOCK, shape=unsigned(SQUARE_BITS))
         for i in range(BLOCK):
             m.submodules[f"square_{i}"] = square = Square()
@@ -146,7 +155,7 @@ class Statistics(Component):
         self.latency = self._sum_latency + NormScale.LATENCY + 1
         row = range(self.max_tokens)
         super().__init__({
-            "data": In(data.ArrayLayout(signed(RESIDUAL_BITS), config.columns)),
+            "data": In(data.ArrayLayout(signed(WIDE_BITS), config.columns)),
             "enable": In(self.blocks),
             "valid": In(1),
             "row": In(row),
