@@ -32,6 +32,9 @@ class Fifo(wiring.Component):
     -------
     i, o
         Streams of ``shape``.
+    level
+        Elements held, that in the output register included: as many can leave without a gap once
+        ``o.valid`` is high.
     """
 
     LATENCY = 2
@@ -41,7 +44,8 @@ class Fifo(wiring.Component):
             raise ValueError(f"depth is {depth}, must be at least 2")
         self.shape = shape
         self.depth = depth
-        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
+        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape)),
+                          "level": Out(range(depth + 2))})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -51,19 +55,20 @@ class Fifo(wiring.Component):
         write_port = ram.write_port()
         read_port = ram.read_port()
 
-        level = Signal(range(self.depth + 1))
+        stored = Signal(range(self.depth + 1))
         write = Signal()
         read = Signal()
         m.d.comb += [
-            self.i.ready.eq(level != self.depth),
+            self.i.ready.eq(stored != self.depth),
             write.eq(self.i.valid & self.i.ready),
-            read.eq((level != 0) & (~self.o.valid | self.o.ready)),
+            read.eq((stored != 0) & (~self.o.valid | self.o.ready)),
             write_port.en.eq(write),
             write_port.data.eq(self.i.payload),
             read_port.en.eq(read),
             self.o.payload.eq(read_port.data),
+            self.level.eq(stored + self.o.valid),
         ]
-        m.d.sync += level.eq(level + write - read)
+        m.d.sync += stored.eq(stored + write - read)
         for enable, address in ((write, write_port.addr), (read, read_port.addr)):
             pointer = Signal.like(address, name="write_at" if enable is write else "read_at")
             m.d.comb += address.eq(pointer)

@@ -3,10 +3,10 @@
 
 from amaranth.hdl import Cat, Module, Signal, unsigned
 from amaranth.lib import stream, wiring
-from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
 from rtl.config import Config
+from rtl.fifo import Fifo
 
 __all__ = ["WeightStream"]
 
@@ -40,7 +40,8 @@ class WeightStream(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.fifo = fifo = SyncFIFOBuffered(width=8 * self.config.columns, depth=self.depth)
+        # One row of the depth is in the output register.
+        m.submodules.fifo = fifo = Fifo(8 * self.config.columns, depth=self.depth - 1)
 
         segments, complete = [], []
         take = Signal()
@@ -65,12 +66,10 @@ class WeightStream(wiring.Component):
             complete.append(full)
 
         m.d.comb += [
-            take.eq(Cat(complete).all() & fifo.w_rdy),
-            fifo.w_en.eq(take),
-            fifo.w_data.eq(Cat(segments)),
-            self.o.valid.eq(fifo.r_rdy),
-            self.o.payload.eq(fifo.r_data),
-            fifo.r_en.eq(self.o.ready),
+            take.eq(Cat(complete).all() & fifo.i.ready),
+            fifo.i.valid.eq(Cat(complete).all()),
+            fifo.i.payload.eq(Cat(segments)),
             self.level.eq(fifo.level),
         ]
+        wiring.connect(m, fifo.o, wiring.flipped(self.o))
         return m

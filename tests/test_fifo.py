@@ -30,6 +30,7 @@ def test_fifo_keeps_the_order(depth, push, pop):
                 ctx.set(fifo.i.payload, rng.getrandbits(16))
             ctx.set(fifo.i.valid, valid)
             ctx.set(fifo.o.ready, rng.random() < taking)
+            assert ctx.get(fifo.level) == len(sent) - len(got)
             _, _, i_ready, i_payload, o_valid, o_ready, o_payload = await ctx.tick().sample(
                 fifo.i.ready, fifo.i.payload, fifo.o.valid, fifo.o.ready, fifo.o.payload)
             assert o_valid or not waiting, f"cycle {cycle}: valid fell before ready"
