@@ -139,7 +139,7 @@ def _registers() -> Iterator[Register]:
     # Arguments: writes during a run have no effect
     yield _whole("MODEL_ADDR", 0x10, rw, "Address of the model image, a multiple of 4096.", 64)
     yield _whole("FRAME_ADDR", 0x18, rw, "Address of the frame, a multiple of port_bytes.", 64)
-    yield _whole("OUTPUT_ADDR", 0x20, rw, "Address of the output, a multiple of port_bytes.", 64)
+    yield _whole("OUTPUT_ADDR", 0x20, rw, "Address of the output, a multiple of 4096.", 64)
     yield _whole("MODEL_BYTES", 0x28, rw, "Bytes from MODEL_ADDR on that may be read.")
     yield _whole("FRAME_BYTES", 0x2C, rw,
                  "Bytes from FRAME_ADDR on that may be read: the frame, in whole beats.")

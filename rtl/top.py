@@ -38,7 +38,7 @@ from rtl.registers import ADDRESS_BITS, REGISTERS
 
 __all__ = ["HeatViT", "emit_verilog", "main"]
 
-#: Beats of the read queues: program and loads need one burst, weights the memory's round trip.
+#: Beats of the read queues: a program needs two bursts, loads and weights the memory's round trip.
 PROGRAM_BEATS = 32
 LOAD_BEATS = 256
 WEIGHT_BEATS = 256
