@@ -85,7 +85,8 @@ class Dispatcher(wiring.Component):
         weight_end = Signal(40)
         unaligned = Signal()
         row = Signal(range(isa.TABLE_ROWS))
-        passes = Signal(16)
+        # Passes so far, as many as a dependency can go back.
+        passes = Signal(isa.pass_layout["row_dependency"].shape)
         under_way = Signal(8)
         m.d.comb += [
             under_way.eq(self.queued - self.retired),
@@ -201,8 +202,9 @@ class Dispatcher(wiring.Component):
                                     for i in range(PASS_SLOTS):
                                         with m.Case(i):
                                             m.d.sync += self.descriptors[i].eq(step)
-                                m.d.sync += [self.queued.eq(self.queued + 1),
-                                             passes.eq(passes + 1)]
+                                m.d.sync += self.queued.eq(self.queued + 1)
+                                with m.If(~passes.all()):
+                                    m.d.sync += passes.eq(passes + 1)
                                 following()
                         with m.Case(isa.Opcode.END):
                             with m.If((end.classes == 0) | (end.classes > config.max_classes)):

@@ -453,6 +453,14 @@ def test_instruction_at_a_limit(opcode, fields):
     assert Bench(words, retire=_at_once).run() == (Error.NONE, 4, 1)
 
 
+def test_dependencies_in_a_long_program():
+    """The count of passes behind stays at its limit; it does not begin anew."""
+    passes = [(Opcode.PASS, {"row_dependency": min(n, 15), "operand_dependency": min(n, 15)})
+              for n in range(40)]
+    words = program(*passes)
+    assert Bench(words, retire=_at_once).run() == (Error.NONE, 41, 1)
+
+
 @pytest.mark.parametrize("classes", [1, TINY.max_classes])
 def test_end_at_a_limit(classes):
     words = program()[:1] + [word(Opcode.END, classes=classes)]
