@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from sklearn.datasets import load_sample_image
 
 __all__ = ["MEAN", "SAMPLE", "STD", "ImageError", "calibration_frames", "load_image", "normalise"]
 
@@ -47,13 +46,18 @@ def _read(path: Path) -> Image.Image:
         raise ImageError(f"image {path} cannot be read: {reason}") from error
 
 
+def _sample() -> Image.Image:
+    from sklearn.datasets import load_sample_image  # takes longer to import than all the rest
+    return Image.fromarray(load_sample_image(SAMPLE))
+
+
 def load_image(path: str | Path | None, size: int) -> NDArray[np.uint8]:
     """Return the centre of an image as RGB bytes [size, size, 3].
 
     The crop is a square of 224/256 of the shorter side, resized with a bicubic filter: what DeiT
     is evaluated on. Without ``path`` the image is the sample photograph.
     """
-    image = Image.fromarray(load_sample_image(SAMPLE)) if path is None else _read(Path(path))
+    image = _sample() if path is None else _read(Path(path))
     side = _CROP * min(image.size)
     left, top = ((length - side) / 2 for length in image.size)
     image = image.resize((size, size), Image.Resampling.BICUBIC,
