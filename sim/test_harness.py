@@ -135,6 +135,16 @@ def test_no_interrupt_is_a_fault(program: Path) -> None:
         session.run()
 
 
+def test_interruption_leaves_nothing(program: Path) -> None:
+    def interrupted(cycles: int) -> None:
+        raise KeyboardInterrupt
+
+    with Session(program) as session, pytest.raises(KeyboardInterrupt):
+        session.wait(1 << 40)
+        session.run(interrupted)
+    assert not session.folder.exists()
+
+
 def test_recording(program: Path) -> None:
     with Session(program) as session:
         prepare(session)
