@@ -24,7 +24,7 @@ _LITE = ("awvalid awready awaddr wvalid wready wdata wstrb bvalid bready bresp"
 
 
 class PortError(ValueError):
-    """A design that lacks a port or a signal that the bench needs."""
+    """A design that lacks a module, a port or a signal that the bench needs."""
 
 
 def _module(verilog: str, top: str) -> str:
@@ -93,9 +93,12 @@ def bench(verilog: Path, *, top: str, recorded: Sequence[Stream] = (),
           blocks: Sequence[str] = ()) -> Path:
     """Return the executable that runs command files on ``verilog``, see ``cpp/main.cpp``.
 
-    ``blocks`` are modules with many instances, compiled once each.
+    ``blocks`` are modules with many instances, compiled once each. Raises PortError if there is
+    no such module, and as ``binding`` does.
     """
     text = verilog.read_text()
+    for name in blocks:
+        _module(text, name)  # Verilator says nothing of a name that is no module
     names = [name for stream in recorded
              for name in (stream.valid, *(field.signal for field in stream.fields))]
     control = "".join(f'public_flat_rd -module "{top}" -var "{name}"\n' for name in names)

@@ -160,6 +160,11 @@ def test_recording(program: Path) -> None:
     np.testing.assert_array_equal(data[:, 3], signed)
 
 
+def test_block_that_is_no_module() -> None:
+    with pytest.raises(PortError, match="the Verilog has no module nothing"):
+        bench(VERILOG, top="dummy", recorded=[STREAM], blocks=["nothing"])
+
+
 @pytest.mark.parametrize("change, message", [
     (("input ap_rst_n, ", ""), "has no port ap_rst_n"),
     (("wire [107:0] tap_data", "wire [106:0] tap_data"), "tap_data .* has 107 bits, must have 108"),
