@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The core: sequencer, datapath and buffers, wired as the block diagram."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -26,28 +26,12 @@ from rtl.prologue import Prologue, PrologueLane
 from rtl.rowmax import RowMax
 from rtl.rowsum import RowSum
 from rtl.statistics import Statistics
+from rtl.taps import Taps
 from rtl.watchdog import Watchdog
 from rtl.weights import WeightStream
 from rtl.writeback import WriteBack
 
-__all__ = ["Core", "Taps"]
-
-
-class Taps(wiring.Signature):
-    """What a simulation compares: every write of the epilogue, and the statistics of rows.
-
-    The signals have no reader in the design and cost nothing in hardware.
-    """
-
-    def __init__(self, config: Config):
-        super().__init__({
-            "valid": Out(1), "data": Out(isa.ACC_BITS * config.columns),
-            "max_valid": Out(1), "max": Out(signed(isa.WIDE_BITS)),
-            "sum_valid": Out(1), "sum": Out(isa.SUM_BITS), "rowscale": Out(isa.RowScale.size),
-            "norm_valid": Out(1), "norm_sum": Out(signed(isa.NORM_SUM_BITS)),
-            "norm_sumsq": Out(isa.NORM_SUMSQ_BITS), "norm_mean": Out(signed(isa.MEAN_BITS)),
-            "norm_scale": Out(isa.RowScale.size),
-        })
+__all__ = ["Core"]
 
 
 class Core(wiring.Component):
@@ -69,6 +53,7 @@ class Core(wiring.Component):
     model_addr, frame_addr, output_addr, model_bytes, frame_bytes, output_bytes : In, arguments
     program_request, program, load_request, load, weight_request, weight : streams to the masters
     output_request, output : streams to the write master
+    written : In, all that was given to the write master is in memory
     done, error, error_index, top_class, tokens, stall : Out, status
     taps : Out
     """
@@ -86,7 +71,7 @@ class Core(wiring.Component):
             "weight_request": Out(request).array(config.ports),
             "weight": In(beats).array(config.ports),
             "output_request": Out(request),
-            "output": Out(stream.Signature(write_layout(config.port_bits))),
+            "output": Out(stream.Signature(write_layout(config.port_bits))), "written": In(1),
             "done": Out(1), "error": Out(isa.Error), "error_index": Out(32),
             "top_class": Out(32), "tokens": Out(16), "stall": Out(isa.Stall),
             "taps": Out(Taps(config)),
@@ -103,6 +88,10 @@ class Core(wiring.Component):
         self.rowmax = RowMax(config)
         self.statistics = Statistics(config)
         self.lanes = PolyLanes(config)
+        self.act = StreamBuffer(config, bits=8, depth=config.act_depth)
+        self.patch = StreamBuffer(config, bits=8, depth=config.patch_depth)
+        self.residual = StreamBuffer(config, bits=16, depth=config.residual_depth)
+        self.score = StreamBuffer(config, bits=16, depth=config.score_depth)
         self.keys, self.values = KeyBuffer(config), ValueBuffer(config)
         self.logits = LogitUnit(config)
         self.frame = LoadUnit(config)
@@ -127,18 +116,18 @@ class Core(wiring.Component):
         m = Module()
         for name in ("dispatcher", "weights", "loader", "issue", "frame", "prologue", "array",
                      "accumulator", "rowsum", "epilogue", "rowmax", "statistics", "lanes", "keys",
-                     "values", "logits", "writeback"):
+                     "values", "logits", "writeback", "act", "patch", "residual", "score"):
             m.submodules[name] = getattr(self, name)
-        self._pipeline = RowPipeline(m, self.issue.valid, self.issue.row,
-                                     self.dispatcher.descriptors, depth=self.at_retire)
+        pipeline = RowPipeline(m, self.issue.valid, self.issue.row, self.dispatcher.descriptors,
+                               depth=self.at_retire)
         self._sequencer(m)
         self._tables(m)
-        self._buffers(m)
-        self._prologue(m)
-        self._array(m)
-        self._epilogue(m)
-        self._write(m)
-        self._retire(m)
+        self._buffers(m, pipeline)
+        self._prologue(m, pipeline)
+        self._array(m, pipeline)
+        self._epilogue(m, pipeline)
+        self._write(m, pipeline)
+        self._retire(m, pipeline)
         self._outside(m)
         return m
 
@@ -200,16 +189,11 @@ class Core(wiring.Component):
                 unit.write_data.eq(d.table_data),
             ]
 
-    def _buffers(self, m: Module) -> None:
+    def _buffers(self, m: Module, pipeline: RowPipeline) -> None:
         """Streaming buffers and their addresses; keys and values belong to the loader."""
         config, issue, loader = self.config, self.issue, self.loader
-        self._act = StreamBuffer(config, bits=8, depth=config.act_depth)
-        self._patch = StreamBuffer(config, bits=8, depth=config.patch_depth)
-        self._residual = StreamBuffer(config, bits=16, depth=config.residual_depth)
-        self._score = StreamBuffer(config, bits=16, depth=config.score_depth)
         for name in ("act", "patch", "residual", "score"):
-            buffer = getattr(self, f"_{name}")
-            m.submodules[name] = buffer
+            buffer = getattr(self, name)
             addresses = issue.residual_addr if name == "residual" else issue.read_addr
             for bank in range(config.banks):
                 m.d.comb += buffer.read_addr[bank].eq(addresses[bank])
@@ -219,9 +203,9 @@ class Core(wiring.Component):
             loader.key_data.eq(self.keys.read_data),
             self.values.read_addr.eq(loader.value_addr),
             loader.value_data.eq(self.values.read_data),
-            self.rowmax.read_row.eq(self._pipeline.row(0).position),
-            self.rowmax.read_slot.eq(self._pipeline.field(0, "source_slot")),
-            self.statistics.read_row.eq(self._pipeline.row(0).physical),
+            self.rowmax.read_row.eq(pipeline.row(0).position),
+            self.rowmax.read_slot.eq(pipeline.field(0, "source_slot")),
+            self.statistics.read_row.eq(pipeline.row(0).physical),
         ]
 
     def _select(self, m: Module, word: data.View, chosen: list[Value], blocks: int, bits: int,
@@ -237,19 +221,19 @@ class Core(wiring.Component):
                         m.d.comb += part.eq(word[turn * blocks + i])
         return lanes
 
-    def _prologue(self, m: Module) -> None:
+    def _prologue(self, m: Module, pipeline: RowPipeline) -> None:
         """What the buffers answer, one register, and the prologue."""
         config, prologue = self.config, self.prologue
         k = self.at_prologue - 1
-        row = self._pipeline.row(k)
-        source = self._pipeline.field(k, "source")
-        mode = self._pipeline.field(k, "prologue")
-        bytes_word, wide_word = self._act.read_data.shape(), self._residual.read_data.shape()
+        row = pipeline.row(k)
+        source = pipeline.field(k, "source")
+        mode = pipeline.field(k, "prologue")
+        bytes_word, wide_word = self.act.read_data.shape(), self.residual.read_data.shape()
         word8, word16 = Signal(bytes_word), Signal(wide_word)
         m.d.comb += [
-            word8.eq(Mux(source == isa.Source.PATCH, self._patch.read_data, self._act.read_data)),
-            word16.eq(Mux(source == isa.Source.SCORE, self._score.read_data,
-                          self._residual.read_data)),
+            word8.eq(Mux(source == isa.Source.PATCH, self.patch.read_data, self.act.read_data)),
+            word16.eq(Mux(source == isa.Source.SCORE, self.score.read_data,
+                          self.residual.read_data)),
         ]
         chosen = [row.tile.blocks[i].index for i in range(config.row_blocks)]
         m.d.sync += [
@@ -262,11 +246,12 @@ class Core(wiring.Component):
             m.d.sync += prologue.enable[lane].eq(
                 row.tile.blocks[lane // BLOCK].valid & ~row.zero
                 & ((mode != isa.Prologue.EXP) | (lane < row.tile.rows_valid)))
+        exp_m, exp_s = pipeline.field(k, "exp_m"), pipeline.field(k, "exp_s")
         with m.If(mode == isa.Prologue.EXP):
             m.d.sync += [
                 prologue.ref.eq(self.rowmax.read_max << isa.MEAN_FRAC),
-                prologue.m.eq(self._pipeline.field(k, "exp_m")),
-                prologue.s.eq(self._pipeline.field(k, "exp_s")),
+                prologue.m.eq(exp_m),
+                prologue.s.eq(exp_s),
             ]
         with m.Else():
             m.d.sync += [
@@ -275,14 +260,14 @@ class Core(wiring.Component):
                 prologue.s.eq(self.statistics.read_scale.s),
             ]
 
-    def _array(self, m: Module) -> None:
+    def _array(self, m: Module, pipeline: RowPipeline) -> None:
         """Array, accumulators, and the row sum beside them."""
         array, accumulator, rowsum, loader = self.array, self.accumulator, self.rowsum, self.loader
-        row = self._pipeline.row(self.at_array)
+        row = pipeline.row(self.at_array)
         swap = Signal()
-        is_exp = self._pipeline.field(self.at_array, "prologue") == isa.Prologue.EXP
+        is_exp = pipeline.field(self.at_array, "prologue") == isa.Prologue.EXP
         m.d.comb += [
-            swap.eq(self._pipeline.valid(self.at_array) & row.swap),
+            swap.eq(pipeline.valid(self.at_array) & row.swap),
             array.act.eq(self.prologue.act),
             array.swap.eq(swap),
             loader.swap.eq(swap),
@@ -290,34 +275,34 @@ class Core(wiring.Component):
             array.load_row.eq(loader.load_row),
             array.load_data.eq(loader.load_data),
             rowsum.e.eq(self.prologue.act),
-            rowsum.valid.eq(self._pipeline.valid(self.at_array) & is_exp),
+            rowsum.valid.eq(pipeline.valid(self.at_array) & is_exp),
             rowsum.row.eq(row.position),
             rowsum.first.eq(row.tile.first_k),
-            rowsum.scale_m.eq(self._pipeline.field(self.at_array, "scale_m")),
-            rowsum.scale_s.eq(self._pipeline.field(self.at_array, "scale_s")),
+            rowsum.scale_m.eq(pipeline.field(self.at_array, "scale_m")),
+            rowsum.scale_s.eq(pipeline.field(self.at_array, "scale_s")),
         ]
-        late = self._pipeline.row(self.at_accumulator)
+        late = pipeline.row(self.at_accumulator)
         m.d.comb += [
             accumulator.psum.eq(delay(m, array.psum.as_value(), self.psum_wait, name="psum")),
             accumulator.row.eq(late.position),
-            accumulator.valid.eq(self._pipeline.valid(self.at_accumulator)),
+            accumulator.valid.eq(pipeline.valid(self.at_accumulator)),
             accumulator.first.eq(late.tile.first_k),
             accumulator.last.eq(late.tile.last_k),
         ]
 
-    def _epilogue(self, m: Module) -> None:
+    def _epilogue(self, m: Module, pipeline: RowPipeline) -> None:
         """Epilogue, with the row that it adds to, and the shared polynomial lanes."""
         config, epilogue, k = self.config, self.epilogue, self.at_epilogue
-        row = self._pipeline.row(k)
+        row = pipeline.row(k)
         wait = k - self.at_array - self.rowsum.latency
         m.d.comb += [
             epilogue.acc.eq(self.accumulator.acc),
-            epilogue.scale_source.eq(self._pipeline.field(k, "scale_source")),
-            epilogue.destination.eq(self._pipeline.field(k, "destination")),
-            epilogue.gelu.eq(self._pipeline.field(k, "gelu")),
+            epilogue.scale_source.eq(pipeline.field(k, "scale_source")),
+            epilogue.destination.eq(pipeline.field(k, "destination")),
+            epilogue.gelu.eq(pipeline.field(k, "gelu")),
             epilogue.slot.eq(row.tile.scale_slot),
-            epilogue.const_scale.m.eq(self._pipeline.field(k, "scale_m")),
-            epilogue.const_scale.s.eq(self._pipeline.field(k, "scale_s")),
+            epilogue.const_scale.m.eq(pipeline.field(k, "scale_m")),
+            epilogue.const_scale.s.eq(pipeline.field(k, "scale_s")),
             epilogue.row_scale.eq(delay(m, self.rowsum.o.as_value(), wait, name="row_scale")),
             epilogue.param_en.eq(self.loader.param_en),
             epilogue.param_slot.eq(self.loader.param_slot),
@@ -327,18 +312,18 @@ class Core(wiring.Component):
 
         # The old residual was read when the row was issued.
         read_at = self.at_prologue
-        turn = self._pipeline.row(read_at - 1).tile.column_tile
-        word = self._residual.read_data
+        turn = pipeline.row(read_at - 1).tile.column_tile
+        word = self.residual.read_data
         lanes = Signal(BLOCK * 16 * config.column_blocks, name="old_residual", reset_less=True)
         m.d.sync += lanes.eq(self._select(m, word, [turn] * config.column_blocks,
                                           config.column_blocks, 16, "old_word"))
         old_at = k + epilogue.OLD_DELAY
         m.submodules.old = old = DelayBuffer(width=len(lanes), cycles=old_at - read_at)
-        adds = self._pipeline.field(old_at, "accumulate")
-        is_logit = self._pipeline.field(old_at, "destination") == isa.Destination.LOGIT
+        adds = pipeline.field(old_at, "accumulate")
+        is_logit = pipeline.field(old_at, "destination") == isa.Destination.LOGIT
         m.d.comb += [
             old.i.eq(lanes),
-            self.logits.read_addr.eq(self._pipeline.row(old_at - 1).write_addr),
+            self.logits.read_addr.eq(pipeline.row(old_at - 1).write_addr),
         ]
         for c in range(config.columns):
             residual = old.o[16 * c:16 * c + 16].as_signed()
@@ -350,8 +335,8 @@ class Core(wiring.Component):
         with_exp = Signal()
         exp_at = self.at_prologue + PrologueLane.EXP_DELAY
         m.d.comb += [
-            with_exp.eq(self._pipeline.valid(exp_at)
-                        & (self._pipeline.field(exp_at, "prologue") == isa.Prologue.EXP)),
+            with_exp.eq(pipeline.valid(exp_at)
+                        & (pipeline.field(exp_at, "prologue") == isa.Prologue.EXP)),
             lanes_unit.exp.eq(with_exp),
         ]
         for lane in range(config.lanes):
@@ -363,24 +348,24 @@ class Core(wiring.Component):
             if lane < config.columns:
                 m.d.comb += epilogue.gelu_y[lane].eq(lanes_unit.y[lane])
 
-    def _write(self, m: Module) -> None:
+    def _write(self, m: Module, pipeline: RowPipeline) -> None:
         """Write what leaves the epilogue, and take the statistics of it."""
         config, k, taps = self.config, self.at_write, self.taps
-        row = self._pipeline.row(k)
+        row = pipeline.row(k)
         word = self.epilogue.data
         back, frame = self.writeback, self.frame
         m.d.comb += [
-            back.valid.eq(self._pipeline.valid(k) & row.tile.last_k),
+            back.valid.eq(pipeline.valid(k) & row.tile.last_k),
             back.row.eq(row),
             back.word.eq(word),
-            back.destination.eq(self._pipeline.field(k, "destination")),
-            back.mask.eq(self._pipeline.field(k, "destination_mask")),
-            back.channels.eq(self._pipeline.field(k, "channels")),
+            back.destination.eq(pipeline.field(k, "destination")),
+            back.mask.eq(pipeline.field(k, "destination_mask")),
+            back.channels.eq(pipeline.field(k, "channels")),
         ]
         to = {kind: back.to[kind.value] for kind in isa.Destination}
-        for buffer, en, data_word in ((self._act, back.act_en, back.bytes_word),
-                                      (self._score, back.score_en, back.wide_word),
-                                      (self._residual, back.residual_en, back.wide_word)):
+        for buffer, en, data_word in ((self.act, back.act_en, back.bytes_word),
+                                      (self.score, back.score_en, back.wide_word),
+                                      (self.residual, back.residual_en, back.wide_word)):
             m.d.comb += [
                 buffer.write_en.eq(en),
                 buffer.write_addr.eq(row.write_addr),
@@ -390,17 +375,17 @@ class Core(wiring.Component):
         # Loads write while no pass is under way.
         with m.If(frame.residual_en.any()):
             m.d.comb += [
-                self._residual.write_addr.eq(frame.write_addr),
-                self._residual.write_en.eq(frame.residual_en),
+                self.residual.write_addr.eq(frame.write_addr),
+                self.residual.write_en.eq(frame.residual_en),
             ]
             for bank in range(config.banks):
-                m.d.comb += self._residual.write_data[bank].eq(frame.write_data.as_value())
+                m.d.comb += self.residual.write_data[bank].eq(frame.write_data.as_value())
         m.d.comb += [
-            self._patch.write_addr.eq(frame.write_addr),
-            self._patch.write_en.eq(frame.patch_en),
+            self.patch.write_addr.eq(frame.write_addr),
+            self.patch.write_en.eq(frame.patch_en),
         ]
         for bank in range(config.banks):
-            m.d.comb += self._patch.write_data[bank].eq(frame.write_data[1])
+            m.d.comb += self.patch.write_data[bank].eq(frame.write_data[1])
 
         # Stationary operands and logits
         for unit, kind in ((self.keys, isa.Destination.KEY), (self.values, isa.Destination.VALUE),
@@ -413,18 +398,18 @@ class Core(wiring.Component):
         rowmax, statistics = self.rowmax, self.statistics
         m.d.comb += [
             rowmax.valid.eq(to[isa.Destination.SCORE]),
-            rowmax.slot.eq(self._pipeline.field(k, "destination_slot")),
+            rowmax.slot.eq(pipeline.field(k, "destination_slot")),
             rowmax.row.eq(row.position),
             rowmax.first.eq(row.tile.first_column),
             statistics.valid.eq(to[isa.Destination.RESIDUAL]
-                                & self._pipeline.field(k, "statistics")),
+                                & pipeline.field(k, "statistics")),
             statistics.row.eq(row.physical),
             statistics.first.eq(row.tile.first_column),
             statistics.last.eq(row.tile.last_column),
             statistics.enable.eq(back.enable),
         ]
         for name in ("channels", "mean_m", "mean_s", "scale_m", "scale_s", "epsilon"):
-            m.d.comb += getattr(statistics, name).eq(self._pipeline.field(k, name))
+            m.d.comb += getattr(statistics, name).eq(pipeline.field(k, name))
         for c in range(config.columns):
             m.d.comb += [
                 rowmax.data[c].eq(word[c]),
@@ -443,28 +428,28 @@ class Core(wiring.Component):
             taps.norm_scale.eq(statistics.norm_scale.as_value()),
         ]
         sum_at = self.at_array + self.rowsum.latency
-        is_exp = self._pipeline.field(sum_at, "prologue") == isa.Prologue.EXP
-        summed = self._pipeline.row(sum_at).tile
+        is_exp = pipeline.field(sum_at, "prologue") == isa.Prologue.EXP
+        summed = pipeline.row(sum_at).tile
         m.d.comb += [
             # A head wider than the array is summed again for every column tile.
-            taps.sum_valid.eq(self._pipeline.valid(sum_at) & is_exp & summed.last_k
+            taps.sum_valid.eq(pipeline.valid(sum_at) & is_exp & summed.last_k
                               & summed.first_column),
             taps.sum.eq(self.rowsum.sum),
             taps.rowscale.eq(self.rowsum.o.as_value()),
         ]
 
-    def _retire(self, m: Module) -> None:
+    def _retire(self, m: Module, pipeline: RowPipeline) -> None:
         """Count finished rows, passes and column tiles: what hand-over and interlocks look at."""
-        row = self._pipeline.row(self.at_retire)
+        row = pipeline.row(self.at_retire)
         retired, rows = Signal(8), Signal(11)
         columns = Signal.like(self.loader.columns_retired)
-        with m.If(self._pipeline.valid(self.at_retire) & row.tile.last_k):
+        own_scales = pipeline.field(self.at_retire, "scale_source") == isa.ScaleSource.COLUMN
+        with m.If(pipeline.valid(self.at_retire) & row.tile.last_k):
             with m.If(row.tile.last_column):
                 m.d.sync += rows.eq(rows + 1)
                 with m.If(row.last_row):
                     m.d.sync += [rows.eq(0), retired.eq(retired + 1)]
-            with m.If(row.last_row & (self._pipeline.field(self.at_retire, "scale_source")
-                                      == isa.ScaleSource.COLUMN)):
+            with m.If(row.last_row & own_scales):
                 m.d.sync += columns.eq(columns + 1)
         m.d.comb += [
             self.dispatcher.retired.eq(retired),
@@ -507,10 +492,10 @@ class Core(wiring.Component):
             logits.output_bytes.eq(self.output_bytes),
             dispatcher.end_done.eq(logits.done),
             dispatcher.end_error.eq(logits.error),
-            self.done.eq(dispatcher.done),
+            self.done.eq(dispatcher.done & self.written),
             watchdog.start.eq(self.start),
             watchdog.moves.eq(Cat(s.valid & s.ready for s in moving).any() | self.issue.state.busy),
-            watchdog.ends.eq(dispatcher.done),
+            watchdog.ends.eq(self.done),
             self.error.eq(Mux(watchdog.hung, isa.Error.HANG, dispatcher.error)),
             self.error_index.eq(dispatcher.error_index),
             self.top_class.eq(logits.top_class),

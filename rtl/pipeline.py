@@ -29,6 +29,7 @@ class RowPipeline:
                  depth: int):
         self._m = m
         self._descriptors = descriptors
+        self._fields: dict[tuple[int, str], Signal] = {}
         self._valids = [valid]
         self._rows = [row]
         for k in range(1, depth + 1):
@@ -47,8 +48,14 @@ class RowPipeline:
         return self._rows[k]
 
     def field(self, k: int, name: str) -> Value:
-        """Return a field of the pass of the row that was issued ``k`` cycles ago."""
+        """Return a field of the pass of the row that was issued ``k`` cycles ago.
+
+        Ask for it outside of conditions: it is driven where it is first asked for.
+        """
+        if (k, name) in self._fields:
+            return self._fields[k, name]
         value = Signal(isa.pass_layout[name].shape, name=f"{name}_{k}")
+        self._fields[k, name] = value
         with self._m.Switch(self.row(k).tile.slot):
             for slot in range(len(self._descriptors)):
                 with self._m.Case(slot):

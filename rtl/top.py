@@ -31,10 +31,11 @@ from rtl.axi import (
 )
 from rtl.config import CONFIGS, Config, ConfigError, named
 from rtl.control import Control
-from rtl.core import Core, Taps
+from rtl.core import Core
 from rtl.emit import emit
 from rtl.isa import ISA_VERSION
 from rtl.registers import ADDRESS_BITS, REGISTERS
+from rtl.taps import Taps
 
 __all__ = ["HeatViT", "emit_verilog", "main"]
 
@@ -116,7 +117,8 @@ class HeatViT(wiring.Component):
         m.d.comb += [
             self.interrupt.eq(control.interrupt),
             core.start.eq(control.core_start),
-            control.core_done.eq(core.done & writer.idle),
+            core.written.eq(writer.idle),
+            control.core_done.eq(core.done),
             control.core_error.eq(core.error),
             control.core_error_index.eq(core.error_index),
             control.core_top_class.eq(core.top_class),
