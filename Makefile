@@ -41,7 +41,7 @@ $(STAMP): pdm.lock .ci/locked.py
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"$(PYTHON) is \
 	Python {v[0]}.{v[1]}, 3.11 or newer is needed: make PYTHON=...")'
 	@echo "Set-up: the packages of pdm.lock into $(VENV), the first time some minutes"
-	test -x $(VPY) || $(PYTHON) -m venv $(VENV)
+	$(PIP) --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(VPY) .ci/locked.py > $(VENV)/constraints.txt
 	$(VPY) .ci/locked.py --without torch > $(VENV)/requirements.txt
 	@echo "torch: some 200 MB where pip is configured with a CPU build, else several GB with CUDA"

@@ -89,7 +89,7 @@ class Config:
             raise ConfigError(
                 f"{self.ports} ports of {self.port_bits} bits carry {self.bus_bytes} bytes a cycle,"
                 f" must divide the {self.columns} bytes of an array row")
-        for size, low, high in (("max_tokens", 2, 1024), ("max_width", 16, 1024),
+        for size, low, high in (("max_tokens", 2, 1024), ("max_width", 16, 1008),
                                 ("max_hidden", 16, 4096), ("max_patch", 16, 4096),
                                 ("max_classes", 2, 4096), ("weight_tiles", 2, 256),
                                 ("clock_mhz", 1, 1000)):

@@ -41,9 +41,9 @@ SHIFT_BITS = 6
 MEAN_FRAC = 8
 #: Bits of the mean, and of the row maximum with as many fraction bits.
 MEAN_BITS = WIDE_BITS + MEAN_FRAC
-#: Bits of the sum of a row of the residual, of up to 1024 channels.
+#: Bits of the sum of a row of the residual, of up to 1008 channels.
 NORM_SUM_BITS = WIDE_BITS + 10
-#: Bits of the sum of its squares: short by one only if all 1024 channels are the lowest code.
+#: Bits of the sum of its squares: 1024 channels of the lowest code would need one more.
 NORM_SUMSQ_BITS = 2 * WIDE_BITS + 8
 #: Input bits of a lane of the shared evaluator: 12 fraction bits for GELU.
 LANE_X_BITS = 18

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -55,7 +56,7 @@ def environment() -> dict[str, str]:
     The makefile fragment of the package carries the compiler paths and empty settings of the
     machine that built it; variables given to make override them.
     """
-    settings = {"CXX": "g++", "LINK": "g++", "AR": "ar", "PYTHON3": "python3",
+    settings = {"CXX": "g++", "LINK": "g++", "AR": "ar", "PYTHON3": sys.executable,
                 "CFG_CXXFLAGS_PCH_I": "-include", "CFG_LDLIBS_THREADS": "-pthread"}
     root = _root()
     return os.environ | {
@@ -70,8 +71,11 @@ def _tools() -> str:
     for tool in ("g++", "make", "perl"):
         if shutil.which(tool) is None:
             raise BuildError(f"{tool} is not installed")
-    compiler = subprocess.run(["g++", "-dumpfullversion"], capture_output=True, text=True,
-                              check=True).stdout
+    # What -march=native means differs from one machine to another.
+    compiler = "".join(subprocess.run(["g++", *flags], capture_output=True, text=True,
+                                      check=True).stdout
+                       for flags in (["-dumpfullversion"],
+                                     ["-march=native", "-Q", "--help=target"]))
     return f"{versions('verilator')} {compiler}"
 
 

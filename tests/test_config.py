@@ -11,7 +11,7 @@ from rtl.config import CONFIGS, Config, ConfigError, named
 TINY = named("tiny")
 #: The largest of everything, on the largest array.
 LARGEST = replace(TINY, name="largest", rows=128, columns=128, ports=8, port_bits=128,
-                  max_tokens=1024, max_width=1024, max_hidden=4096, max_patch=4096,
+                  max_tokens=1024, max_width=1008, max_hidden=4096, max_patch=4096,
                   max_classes=4096, weight_tiles=256)
 
 
