@@ -61,7 +61,7 @@ def pruned(model: ModelConfig, **settings: object) -> PrunedViT:
         features = ThresholdSelector(model, state).features(
             stages[f"block{block - 1}.residual2"][model.special_tokens:])
         logits = features @ state["score3.weight"].T
-        state["score3.bias"] = torch.stack([(logits[..., 1] - logits[..., 0]).median(),
+        state["score3.bias"] = torch.stack([(logits[..., 1] - logits[..., 0]).median() + 0.1,
                                             torch.zeros((), dtype=torch.float64)])
     return PrunedViT(twin, pruning, states)
 
@@ -80,6 +80,10 @@ def naive_keep(stages: dict, vit: PrunedViT, index: int, block: int,
                 for name in ("head_scores", "importance"))
         sums = [(sum(x * y for x, y in zip(s[t], a[t], strict=True)), sum(a[t]))
                 for t in range(patches)]
+        x = stages[f"block{block - 1}.residual2"][first:]
+        selection = ThresholdSelector(vit.model, vit.selectors[index].state)(x, patches)
+        assert selection.keep.tolist() == [both >= total / 2 for both, total in sums]
+        torch.testing.assert_close(stages[f"selector{index}.score"], selection.score)
         return [both / total for both, total in sums], [both >= total / 2 for both, total in sums]
     attention = [[math.exp(v) for v in head[0]] for head in
                  (stages[f"block{block - 1}.scores"]).tolist()]

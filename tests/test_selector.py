@@ -39,7 +39,7 @@ def balanced(model: ModelConfig, tokens: torch.Tensor) -> dict[str, torch.Tensor
     """Return a selector that keeps about half of ``tokens``."""
     state = random_selector(model)
     logits = ThresholdSelector(model, state).features(tokens) @ state["score3.weight"].T
-    state["score3.bias"] = torch.stack([(logits[..., 1] - logits[..., 0]).median(),
+    state["score3.bias"] = torch.stack([(logits[..., 1] - logits[..., 0]).median() + 0.1,
                                         torch.zeros((), dtype=torch.float64)])
     return state
 
