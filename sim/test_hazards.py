@@ -39,7 +39,14 @@ from sim.run import Bus
 from sim.session import Session, SimulationFault
 from sim.streams import streams
 from sim.workload import Workload, calibration_frames
-from tests import test_accumulator, test_array, test_buffers, test_issue, test_loader
+from tests import (
+    test_accumulator,
+    test_array,
+    test_buffers,
+    test_core,
+    test_issue,
+    test_loader,
+)
 
 CONFIG = Config(name="hazards", rows=16, columns=16, ports=1, port_bits=64, max_tokens=80,
                 max_width=32, max_hidden=64, max_patch=64, max_classes=16, weight_tiles=4,
@@ -313,6 +320,16 @@ def test_with_all_precautions_the_result_is_right(program: Path, grid: int, dist
     work = workload(grid, distilled=distilled, depth=2)
     comparison = run(program, work, bus, before=workload(8, distilled=True))
     assert comparison.exact, f"{comparison.first_mismatch} {comparison.problems}"
+
+
+def test_every_fault_is_documented() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "hazards.md").read_text(encoding="utf-8")
+    named_there = set(re.findall(r"`(\w+)`", text))
+    assert not set(_FAULTS) - named_there
+    tests = {name for name in named_there if name.startswith("test_")}
+    known = {name for module in (test_accumulator, test_core, test_loader)
+             for name in vars(module)} | set(globals())
+    assert not tests - known
 
 
 # Within a block
