@@ -5,7 +5,7 @@ from amaranth.hdl import Module, ShapeLike, Signal
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["Fifo"]
+__all__ = ["DISTRIBUTED_DEPTH", "Fifo"]
 
 #: Deepest queue that is kept in distributed memory.
 DISTRIBUTED_DEPTH = 64

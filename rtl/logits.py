@@ -10,6 +10,7 @@ from amaranth.utils import ceil_log2
 from rtl import isa
 from rtl.axi import request_layout, write_layout
 from rtl.config import Config
+from rtl.fifo import DISTRIBUTED_DEPTH
 
 __all__ = ["LogitUnit"]
 
@@ -20,6 +21,9 @@ class LogitUnit(wiring.Component):
 
     One word is written per cycle at most. ``done`` is high when the last beat has been handed over;
     ``error`` is set instead when the output exceeds its window, or that is not aligned to 4 KiB.
+
+    Resources: a memory of one word per column tile of classes, distributed up to 64 deep, else
+    block; a shift register of ``columns`` logits.
 
     Members
     -------
@@ -47,8 +51,11 @@ class LogitUnit(wiring.Component):
         m = Module()
         config = self.config
         width = isa.ACC_BITS * config.columns
-        m.submodules.logits = memory = Memory(shape=width, depth=1 << self.addr_bits, init=[],
-                                              attrs={"ram_style": "block"})
+        # Few words, and wide ones: of a block RAM they would use one row in thirty.
+        depth = 1 << self.addr_bits
+        style = "distributed" if depth <= DISTRIBUTED_DEPTH else "block"
+        m.submodules.logits = memory = Memory(shape=width, depth=depth, init=[],
+                                              attrs={"ram_style": style})
         read, write = memory.read_port(), memory.write_port()
 
         words = config.port_bits // 32
