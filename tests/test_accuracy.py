@@ -44,8 +44,11 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert output.count(f"│ {row['stage']} ") == 2, "among the stages and in its table"
 
 
-def test_image_and_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    image, checkpoint = tmp_path / "noise.png", tmp_path / "weights.pth"
+def test_image_and_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                              capsys: pytest.CaptureFixture[str]) -> None:
+    # Short names: a long path is wrapped on a terminal of 80 columns.
+    monkeypatch.chdir(tmp_path)
+    image, checkpoint = Path("noise.png"), Path("weights.pth")
     pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
     Image.fromarray(pixels).save(image)
     torch.save(synthetic(TINY, 9), checkpoint)
