@@ -51,6 +51,8 @@ class RowIssue(wiring.Component):
     Latency: ``LATENCY`` cycles from the acceptance of a tile to its first ``row`` at the output,
     aligned with ``read_addr``: buffer data are there in the next cycle.
 
+    Resources: two multipliers, of row and stride; the token list in distributed memory.
+
     Members
     -------
     tile : In(stream of tile_layout)

@@ -44,6 +44,8 @@ class TileLoader(wiring.Component):
     swapped in. A tile is offered to the issue stage as soon as its last row is certain to be in
     place before the row that swaps it in arrives (``lead`` cycles after the offer at the earliest).
 
+    Resources: two multipliers, of tile or row and stride, of which the first may be in LUTs.
+
     Parameters
     ----------
     keys, values
