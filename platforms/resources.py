@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What a configuration takes of an FPGA: tables of the blocks and of the modules in them."""
+
+import argparse
+import re
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from platforms.synthesis import (
+    Block,
+    Cells,
+    SynthesisError,
+    blocks,
+    synthesise,
+    synthesise_blocks,
+    totals,
+)
+from rtl.config import CONFIGS, Config, ConfigError, named
+from rtl.top import emit_verilog
+
+__all__ = ["DEVICES", "main", "report", "tables"]
+
+#: The devices of the boards: name, LUTs, flip-flops, DSPs and block RAMs of 36 kbit.
+DEVICES = {
+    "kv260": ("XCK26", 117_120, 234_240, 1_248, 144),
+    "zcu104": ("XCZU7EV", 230_400, 460_800, 1_728, 312),
+    "zcu102": ("XCZU9EG", 274_080, 548_160, 2_520, 912),
+}
+
+#: What Yosys builds around a multiplier of the array and a DSP48E2 has inside: the registers A1 and
+#: A2 (16 bits each, the others are copies of a sign), M and P, and the adder of 38 bits.
+INSIDE = Cells(lut=38, ff=2 * 16 + 2 * 38, carry=10)
+
+_HEAD = ("LUT", "as memory", "as shift register", "FF", "CARRY4", "DSP", "BRAM")
+_TOP, _CORE = "heatvit", "heatvit_core"
+
+
+def report(config: Config, *, whole: bool = False) -> str:
+    """Synthesise ``config`` and return its tables; with ``whole`` also the design as one piece."""
+    verilog = emit_verilog(config)
+    flat = synthesise(verilog, top=_TOP) if whole else None
+    return tables(config, blocks(verilog), synthesise_blocks(verilog), flat)
+
+
+def tables(config: Config, found: Mapping[str, Block], own: Mapping[str, Cells],
+           flat: Cells | None = None) -> str:
+    """Return the tables as Markdown.
+
+    Parameters
+    ----------
+    config
+        Configuration, for its name and the size of its array.
+    found, own
+        Modules of its Verilog, and what each takes by itself.
+    flat
+        What the design takes as one piece, if that is known.
+    """
+    cells = totals(found, own)
+    array = INSIDE * (config.macs_per_cycle // 2)
+    rows = [_row("**all**", cells[_TOP])]
+    if flat:
+        rows.append(_row("all, synthesised as one piece", flat))
+    rows.append(_row("all, less what the DSPs of the array have inside", cells[_TOP] - array))
+    if config.name in DEVICES:
+        rows.append(_shares(DEVICES[config.name], cells[_TOP] - array))
+    rows += [_row(f"`{_label(name)}`", cells[kind])
+             for name, kind in found[_CORE].parts.items()]
+    rows.append(_row("`core`, itself", own[_CORE]))
+    rows += [_row(f"`{_label(name)}`", cells[kind])
+             for name, kind in found[_TOP].parts.items() if kind != _CORE]
+
+    count = _instances(found)
+    repeated = [(kind, times) for kind, times in sorted(count.items())
+                if times > 1 and not kind.startswith(f"{_TOP}_ram_")]
+    return "\n".join([
+        *_table(["block", *_HEAD], rows), "",
+        *_table(["module", "instances", *_HEAD],
+                [_row(f"`{kind.removeprefix(f'{_TOP}_')}` | {times}", cells[kind])
+                 for kind, times in repeated])])
+
+
+def _instances(found: Mapping[str, Block]) -> Counter[str]:
+    """Return how often each module is in the design."""
+    count: Counter[str] = Counter()
+    pending = [_TOP]
+    while pending:
+        for kind in found[pending.pop()].parts.values():
+            count[kind] += 1
+            pending.append(kind)
+    return count
+
+
+def _label(name: str) -> str:
+    """Return the name of an instance without the number that keeps it apart from a signal."""
+    return name.split("$")[0]
+
+
+def _row(label: str, cells: Cells) -> str:
+    numbers = [cells.luts, cells.lutram, cells.srl, cells.ff, cells.carry, cells.dsp]
+    return f"| {label} | " + " | ".join([*(f"{n:,}" for n in numbers), f"{cells.bram:g}"]) + " |"
+
+
+def _shares(device: tuple[str, int, int, int, int], cells: Cells) -> str:
+    name, *sizes = device
+    lut, ff, dsp, bram = (f"{used / size:.0%}" for used, size in zip(
+        (cells.luts, cells.ff, cells.dsp, cells.bram), sizes, strict=True))
+    return f"| of {name} | {lut} | | | {ff} | | {dsp} | {bram} |"
+
+
+def _table(head: Sequence[str], rows: Sequence[str]) -> list[str]:
+    return [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}", *rows]
+
+
+def _update(path: Path, name: str, text: str) -> None:
+    """Put the tables of a configuration between its marks in a file."""
+    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
+    changed, times = re.subn(f"(?<={begin}).*(?={end})", lambda _: f"\n{text}\n\n",
+                             path.read_text(), flags=re.S)
+    if not times:
+        raise ValueError(f"{path} lacks the lines {begin.strip()} and {end.strip()}")
+    path.write_text(changed)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run ``python -m platforms.resources``."""
+    parser = argparse.ArgumentParser(prog="python -m platforms.resources", description=__doc__)
+    parser.add_argument("--config", default="tiny",
+                        help=f"configuration: {', '.join(CONFIGS)} (default: %(default)s)")
+    parser.add_argument("--whole", action="store_true",
+                        help="synthesise the design as one piece as well; minutes, for small ones")
+    parser.add_argument("--update", type=Path, metavar="FILE",
+                        help="put the tables into this file instead of printing them")
+    options = parser.parse_args(arguments)
+    try:
+        text = report(config := named(options.config), whole=options.whole)
+        if options.update:
+            _update(options.update, config.name, text)
+        else:
+            print(text)
+    except (ConfigError, SynthesisError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
