@@ -2,7 +2,6 @@
 """What a configuration takes of an FPGA: tables of the blocks and of the modules in them."""
 
 import argparse
-import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -29,9 +28,10 @@ DEVICES = {
     "zcu102": ("XCZU9EG", 274_080, 548_160, 2_520, 912),
 }
 
-#: What Yosys builds around a multiplier of the array and a DSP48E2 has inside: the registers A1 and
-#: A2 (16 bits each, the others are copies of a sign), M and P, and the adder of 38 bits.
-INSIDE = Cells(lut=38, ff=2 * 16 + 2 * 38, carry=10)
+#: What Yosys builds around a multiplier of the array and a DSP48E2 has inside, rounded down:
+#: registers A1 and A2 (16 bits, the rest are copies of a sign), M (36) and P (38), and the adder,
+#: which is short in the first of 8 rows, where it adds a constant.
+INSIDE = Cells(lut=33, ff=16 + 16 + 36 + 38, carry=9)
 
 _HEAD = ("LUT", "as memory", "as shift register", "FF", "CARRY4", "DSP", "BRAM")
 _TOP, _CORE = "heatvit", "heatvit_core"
@@ -113,14 +113,14 @@ def _table(head: Sequence[str], rows: Sequence[str]) -> list[str]:
     return [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}", *rows]
 
 
-def _update(path: Path, name: str, text: str) -> None:
-    """Put the tables of a configuration between its marks in a file."""
+def _around(path: Path, name: str) -> tuple[str, str]:
+    """Return what stands before and after the tables of a configuration in a file."""
     begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
-    changed, times = re.subn(f"(?<={begin}).*(?={end})", lambda _: f"\n{text}\n\n",
-                             path.read_text(), flags=re.S)
-    if not times:
+    before, found_begin, rest = path.read_text().partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found_begin or not found_end:
         raise ValueError(f"{path} lacks the lines {begin.strip()} and {end.strip()}")
-    path.write_text(changed)
+    return before + begin, end + after
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -133,13 +133,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--update", type=Path, metavar="FILE",
                         help="put the tables into this file instead of printing them")
     options = parser.parse_args(arguments)
+    page: Path | None = options.update
     try:
-        text = report(config := named(options.config), whole=options.whole)
-        if options.update:
-            _update(options.update, config.name, text)
+        config = named(options.config)
+        # Whether there is a place for the tables is asked before the minutes that they take.
+        around = _around(page, config.name) if page else None
+        text = report(config, whole=options.whole)
+        if page and around:
+            page.write_text(f"\n{text}\n\n".join(around))
         else:
             print(text)
-    except (ConfigError, SynthesisError, OSError, ValueError) as error:
+    except OSError as error:
+        print(f"error: {page} cannot be updated: {error.strerror}", file=sys.stderr)
+        return 2
+    except (ConfigError, SynthesisError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
