@@ -17,6 +17,7 @@ from rtl.isa import (
     ColumnScale,
     ListEntry,
     Opcode,
+    Rows,
     Table,
     pass_layout,
     table_layout,
@@ -40,10 +41,14 @@ def instruction(layout: data.StructLayout, opcode: Any, **fields: Any) -> int:
     return layout.const({"opcode": opcode, **fields}).as_bits()
 
 
-def table(memory: Any, first: int, rows: Sequence[int]) -> list[int]:
-    """Return the TABLE instructions that write ``rows`` of 64 bits from row ``first`` on."""
+def table(memory: Any, first: int, rows: Sequence[int], *, under_way: int = 1) -> list[int]:
+    """Return the TABLE instructions that write ``rows`` of 64 bits from row ``first`` on.
+
+    They wait until at most ``under_way`` passes are under way.
+    """
     return [instruction(table_layout, Opcode.TABLE, table=memory, first=first + i,
-                        count=len(rows[i:i + TABLE_ROWS]), rows=list(rows[i:i + TABLE_ROWS]))
+                        count=len(rows[i:i + TABLE_ROWS]), under_way=under_way,
+                        rows=list(rows[i:i + TABLE_ROWS]))
             for i in range(0, len(rows), TABLE_ROWS)]
 
 
@@ -179,7 +184,7 @@ class Assembler:
         values: dict[str, Any] = {
             "row_dependency": self._distance(reads), "operand_dependency": self._distance(operand),
             "list_base": self._list_base(entries), "k_tiles": len(entries),
-            "rows_from_tokens": 1, "destination_mask": (1 << self.config.column_blocks) - 1,
+            "rows_from": Rows.TOKENS, "destination_mask": (1 << self.config.column_blocks) - 1,
             "scale_m": scale.m, "scale_s": scale.s, "exp_m": PAD_SCALE.m, "exp_s": PAD_SCALE.s,
             "mean_m": PAD_SCALE.m, "mean_s": PAD_SCALE.s}
         if layer is not None:

@@ -30,10 +30,12 @@ from rtl.isa import (
     RSQRT_ROWS,
     ColumnScale,
     Destination,
+    ListEntry,
     LoadKind,
     Opcode,
     PolyRow,
     Prologue,
+    Rows,
     ScaleSource,
     Source,
     Stationary,
@@ -163,8 +165,8 @@ class _Machine:
         for i in range(fields.count):
             if table == Table.LIST:
                 for bank in range(self.config.row_blocks):
-                    entry = fields.rows[i] >> (8 * bank) & 0xFF
-                    self.lists[fields.first + i, bank] = entry & 0x7F if entry >> 7 else -1
+                    entry = ListEntry.from_bits(fields.rows[i] >> (8 * bank) & 0xFF)
+                    self.lists[fields.first + i, bank] = entry.index if entry.valid else -1
             else:
                 self.tables[table][fields.first + i] = _unpack(fields.rows[i])
 
@@ -213,7 +215,7 @@ class _Machine:
 
     def run_pass(self, f: data.Const) -> None:
         c = self.config
-        rows = (np.arange(self.tokens) if f.rows_from_tokens
+        rows = (np.arange(self.tokens) if f.rows_from == Rows.TOKENS
                 else f.row_first + np.arange(f.row_count))
         column_tiles = -(-self.tokens // c.columns) if f.columns_from_tokens else f.column_tiles
         k_tiles = -(-self.tokens // c.rows) if f.k_from_tokens else f.k_tiles
@@ -228,7 +230,8 @@ class _Machine:
             if np.abs(acc).max() + np.abs(bias).max() >= 1 << (ACC_BITS - 1):
                 raise ProgramError("an accumulator overflows")
             v = saturate(round_shift((acc + bias) * m, s), ACC_BITS)
-            words.append(self.write(f, rows, ct, v))
+            mask = f.destination_mask if ct == column_tiles - 1 else -1
+            words.append(self.write(f, rows, ct, v, mask))
         self.result.words.append(np.stack(words))
         if f.statistics:
             self.statistics(f, rows)
@@ -287,14 +290,19 @@ class _Machine:
         self.result.rows[-1] = {"rowsum": total, "rowscale.m": m, "rowscale.s": s}
         return e
 
-    def write(self, f: data.Const, rows: Int, ct: int, v: Int) -> Int:
-        """Finish ``v`` for its destination and write it; return the data that is written."""
+    def write(self, f: data.Const, rows: Int, ct: int, v: Int, mask: int) -> Int:
+        """Finish ``v`` for its destination and write it; return the data that is written.
+
+        ``mask`` says which blocks of the tile are written.
+        """
         c = self.config
         destination = Destination(f.destination)
         lane = np.arange(c.columns)
         # A word holds whole column tiles: that of the operand says where in the word it starts.
         tile = f.operand_base % (c.banks // c.column_blocks) + ct
         block = tile * c.column_blocks + np.arange(c.column_blocks)
+        written = mask >> np.arange(c.column_blocks) & 1 == 1
+        lanes = np.repeat(written, BLOCK)
         place = (f.destination_base, f.destination_stride, rows)
         if destination == Destination.LOGIT:
             if f.accumulate:
@@ -307,7 +315,8 @@ class _Machine:
             self.key[address[:, None], (lane + rows[:, None]) % c.columns] = v
         elif destination == Destination.VALUE:
             v = saturate(v, 8, symmetric=True)
-            self.value[f.destination_base + rows * f.destination_stride + ct] = v
+            address = f.destination_base + rows * f.destination_stride + ct
+            self.value[address[:, None], lane[lanes]] = v[:, lanes]
         elif destination == Destination.SCORE:
             v = saturate(v, 16)
             self.store(Source.SCORE, *place, block, v)
@@ -315,12 +324,11 @@ class _Machine:
         elif destination == Destination.RESIDUAL:
             old = self.blocks(Source.RESIDUAL, *place, block).reshape(v.shape)
             v = saturate(old + saturate(v, LANE_X_BITS), 16)
-            self.store(Source.RESIDUAL, *place, block, v)
+            self.store(Source.RESIDUAL, *place, block[written], v[:, lanes])
         else:
             v = (gelu_int(self.tables[Table.LANE][:LANE_LAYOUT_ROWS["gelu_high"][0] + 1],
                           saturate(v, LANE_X_BITS)) if f.gelu else saturate(v, 8))
-            written = f.destination_mask >> np.arange(c.column_blocks) & 1 == 1
-            self.store(Source.ACT, *place, block[written], v[:, np.repeat(written, BLOCK)])
+            self.store(Source.ACT, *place, block[written], v[:, lanes])
         return v
 
     def _row_maximum(self, f: data.Const, rows: Int, ct: int, v: Int) -> None:

@@ -33,6 +33,7 @@ from rtl.isa import (
     LoadKind,
     Opcode,
     Prologue,
+    Rows,
     ScaleSource,
     Source,
     Stationary,
@@ -93,6 +94,10 @@ class _Lowering:
     def _dense(self, channels: int) -> BlockList:
         return block_list(range(-(-channels // BLOCK)), self.config)
 
+    def _last_mask(self, blocks: int) -> int:
+        """Return which blocks of the last of the column tiles of ``blocks`` there are."""
+        return (1 << (blocks - 1) % self.config.column_blocks + 1) - 1
+
     def _spread(self, array: NDArray, fill: int = 0) -> NDArray:
         """Return an array whose first axis is all heads, each padded to its slot."""
         model = self.model
@@ -107,7 +112,9 @@ class _Lowering:
 
     def _to_residual(self, norm: Norm) -> dict[str, Any]:
         return {"writes": "residual", "destination": Destination.RESIDUAL,
-                "destination_stride": self.residual_words, "statistics": 1, "scale": norm.scale,
+                "destination_stride": self.residual_words,
+                "destination_mask": self._last_mask(self.model.width // BLOCK),
+                "statistics": 1, "scale": norm.scale,
                 "mean_m": norm.mean.m, "mean_s": norm.mean.s, "channels": norm.channels,
                 "epsilon": norm.epsilon}
 
@@ -181,7 +188,6 @@ class _Lowering:
     def _attention(self, block: QuantizedBlock, stage: str, head: int) -> None:
         blocks, column_blocks = self.head_blocks[head], self.config.column_blocks
         first = blocks[0] // column_blocks
-        mask = (1 << min(len(blocks), column_blocks)) - 1
         self.out.add_pass(
             PassLabel(kind=PassKind.ATTENTION, stage=f"{stage}.attention", head=head),
             reads=f"scores{head}", operand="v", writes="attention",
@@ -194,14 +200,14 @@ class _Lowering:
             scale_source=ScaleSource.ROW, scale=block.value, destination=Destination.ACT,
             destination_base=self.attention_base + first * column_blocks // self.config.banks,
             destination_stride=self.heads_words,
-            destination_mask=mask << blocks[0] % column_blocks)
+            destination_mask=self._last_mask(len(blocks)) << blocks[0] % column_blocks)
 
     def _heads(self) -> None:
         last = len(self.qvit.heads) - 1
         for row, head in enumerate(self.qvit.heads):
             label = PassLabel(kind=PassKind.HEAD, stage="logits" if row == last else "logits.cls")
             self.out.add_pass(label, writes="logits", layer=head, destination=Destination.LOGIT,
-                              rows_from_tokens=0, row_first=row, row_count=1,
+                              rows_from=Rows.COUNT, row_first=row, row_count=1,
                               accumulate=int(row > 0), **self._from_residual())
 
     def _image(self) -> bytes:

@@ -18,6 +18,7 @@ from rtl.isa import (
     Destination,
     LoadKind,
     Opcode,
+    Rows,
     begin_layout,
     end_layout,
     load_layout,
@@ -89,7 +90,7 @@ class PassInfo(PassLabel):
     column_first
         First column tile of the destination.
     destination, destination_mask
-        Buffer, and which blocks of a column tile are written.
+        Buffer, and which blocks of the last column tile are written.
     """
 
     instruction: int
@@ -149,7 +150,8 @@ class Program:
         k_tiles = -(-self.tokens // self.config.rows)
         return PassInfo(
             kind=label.kind, stage=label.stage, head=label.head, norm=label.norm,
-            instruction=index, rows=self.tokens if fields.rows_from_tokens else fields.row_count,
+            instruction=index,
+            rows=self.tokens if fields.rows_from == Rows.TOKENS else fields.row_count,
             row_first=fields.row_first,
             column_tiles=columns if fields.columns_from_tokens else fields.column_tiles,
             k_tiles=k_tiles if fields.k_from_tokens else fields.k_tiles,
@@ -204,7 +206,8 @@ def _channels(program: Program, info: PassInfo) -> Int:
     else:
         limit = model.hidden if info.kind == PassKind.MLP1 else model.classes
         channel = np.where(channel < limit, channel, _ZERO)
-    written = info.destination_mask >> (lane % columns // BLOCK) & 1
+    last = lane >= (info.column_tiles - 1) * columns
+    written = ~last | (info.destination_mask >> (lane % columns // BLOCK) & 1 == 1)
     return np.where(written, channel, _UNDEFINED)
 
 

@@ -27,6 +27,7 @@ from rtl.isa import (
     Opcode,
     PolyRow,
     Prologue,
+    Rows,
     ScaleSource,
     Source,
     Stationary,
@@ -36,7 +37,7 @@ from rtl.isa import (
 
 #: Arrays of every proportion, banks of several column tiles and of several row tiles.
 _SKEWED = [replace(named("zcu104"), name=f"{rows}x{columns}", rows=rows, columns=columns, ports=1,
-                   port_bits=32)
+                   port_bits=32, max_hidden=1024)
            for rows, columns in ((16, 64), (64, 16), (128, 32), (32, 128))]
 
 _CASES = [(name, config) for name in NETWORKS for config in CONFIGS.values()
@@ -183,8 +184,8 @@ def test_fields_of_the_passes() -> None:
     mlp1 = fields[PassKind.MLP1, None]
     assert mlp1.gelu == 1 and mlp1.destination_base == 0
     heads = [program.instructions[p.instruction] for p in program.passes[-2:]]
-    assert [(h.accumulate, h.row_dependency, h.rows_from_tokens) for h in heads] == [
-        (0, 1, 0), (1, 2, 0)]
+    assert [(h.accumulate, h.row_dependency, h.rows_from) for h in heads] == [
+        (0, 1, Rows.COUNT), (1, 2, Rows.COUNT)]
 
 
 def test_gelu_tables_come_before_the_queries() -> None:
@@ -316,7 +317,7 @@ def test_interpreter_refuses_broken_programs() -> None:
     for at, size, value, message in (
         (4, 1, 0, "does not start with BEGIN and its magic number"),
         (0, 1, Opcode.END.value, "does not start with BEGIN"),
-        (1, 1, 9, "version 9 of the instruction set, must be 1"),
+        (1, 1, 9, "version 9 of the instruction set, must be 2"),
         (64, 1, 0, "instruction 1 has no known opcode"),
         (last, 1, Opcode.BEGIN.value, "is BEGIN"),
         (64 * 5, 1, Opcode.BEGIN.value, r"instruction 5 of \d+ is BEGIN"),
