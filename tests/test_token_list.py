@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""TokenList: identity after BEGIN, two lists that change places, the dropped tokens."""
+
+import numpy as np
+import pytest
+from amaranth.sim import Simulator
+
+from rtl.config import Config, named
+from rtl.token_list import TokenList
+
+TINY = named("tiny")
+CONFIGS = [TINY, named("zcu102"), Config(**{**TINY.to_dict(), "max_tokens": 2}),
+           Config(**{**TINY.to_dict(), "rows": 32, "max_tokens": 1024})]
+
+
+def _simulate(config, bench):
+    dut = TokenList(config)
+
+    sim = Simulator(dut)
+    sim.add_clock(1e-6)
+    sim.add_testbench(lambda ctx: bench(ctx, dut))
+    sim.run()
+
+
+async def _init(ctx, dut):
+    ctx.set(dut.init, 1)
+    await ctx.tick()
+    ctx.set(dut.init, 0)
+    cycles = 0
+    while ctx.get(dut.busy):
+        cycles += 1
+        await ctx.tick()
+    assert cycles == dut.max_tokens, f"busy: expected {dut.max_tokens} cycles, got {cycles}"
+
+
+async def _flip(ctx, dut):
+    ctx.set(dut.flip, 1)
+    await ctx.tick()
+    ctx.set(dut.flip, 0)
+
+
+async def _write(ctx, dut, rows, *, dropped=0):
+    ctx.set(dut.write_en, 1)
+    ctx.set(dut.write_dropped, dropped)
+    for position, row in enumerate(rows):
+        ctx.set(dut.write_position, position)
+        ctx.set(dut.write_row, int(row))
+        await ctx.tick()
+    ctx.set(dut.write_en, 0)
+
+
+async def _check(ctx, dut, name, tokens, dropped=None):
+    """Read positions backwards, through both ports and of both kinds of list."""
+    for position in reversed(range(len(tokens))):
+        ctx.set(dut.position, position)
+        ctx.set(dut.scan_position, len(tokens) - 1 - position)
+        ctx.set(dut.dropped, 0)
+        for _ in range(TokenList.LATENCY):
+            await ctx.tick()
+        for port, at in (("row", position), ("scan_row", len(tokens) - 1 - position)):
+            got = ctx.get(getattr(dut, port))
+            assert got == tokens[at], f"{name}, {port} {at}: expected {tokens[at]}, got {got}"
+    for position, expected in enumerate([] if dropped is None else dropped):
+        ctx.set(dut.position, position)
+        ctx.set(dut.dropped, 1)
+        ctx.set(dut.scan_position, position)
+        for _ in range(TokenList.LATENCY):
+            await ctx.tick()
+        got = ctx.get(dut.row)
+        assert got == expected, f"{name}, dropped {position}: expected {expected}, got {got}"
+        got = ctx.get(dut.scan_row)
+        assert got == tokens[position], (
+            f"{name}, scan_row {position}: expected {tokens[position]}, got {got}")
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: str(c.max_tokens))
+def test_lists(config):
+    rng = np.random.default_rng(config.max_tokens)
+    size = config.max_tokens
+
+    async def bench(ctx, dut):
+        await _init(ctx, dut)
+        await _check(ctx, dut, "identity", range(size))
+        lists = [list(range(size)), None]
+        for turn in range(3):
+            new, dropped = rng.permutation(size), rng.permutation(size)
+            await _write(ctx, dut, new)
+            await _write(ctx, dut, dropped, dropped=1)
+            await _check(ctx, dut, f"before turn {turn}", lists[0], dropped)
+            await _flip(ctx, dut)
+            lists = [new, lists[0]]
+            await _check(ctx, dut, f"after turn {turn}", lists[0], dropped)
+        # After an odd number of turns: the list begins anew, in either place.
+        await _init(ctx, dut)
+        await _check(ctx, dut, "identity again", range(size))
+
+    _simulate(config, bench)
