@@ -16,9 +16,12 @@ CONFIGS = [TINY, named("zcu102"), Config(**{**TINY.to_dict(), "max_tokens": 2}),
 def _simulate(config, bench):
     dut = TokenList(config)
 
+    async def testbench(ctx):
+        await bench(ctx, dut)
+
     sim = Simulator(dut)
     sim.add_clock(1e-6)
-    sim.add_testbench(lambda ctx: bench(ctx, dut))
+    sim.add_testbench(testbench)
     sim.run()
 
 
