@@ -61,6 +61,8 @@ class Config:
         Depth of the weight FIFO in array tiles.
     clock_mhz
         Clock at which times and rates are stated.
+    pruning
+        Whether there is a token selector: programs may then have SELECT and PRUNE.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Config:
     max_classes: int
     weight_tiles: int
     clock_mhz: int
+    pruning: bool = True
 
     def __post_init__(self) -> None:
         for size in ("rows", "columns"):
@@ -153,6 +156,21 @@ class Config:
     def lanes(self) -> int:
         """Lanes of a streaming buffer word, and of the shared polynomial evaluator."""
         return self.banks * BLOCK
+
+    @property
+    def comparators(self) -> int:
+        """Scores that the first level of the row maximum compares with a threshold in a cycle."""
+        return self.columns // 2
+
+    @property
+    def package_lanes(self) -> int:
+        """Channels of a package token that are summed at once, half a column tile."""
+        return max(BLOCK, self.columns // 2)
+
+    @property
+    def package_parts(self) -> int:
+        """Parts of a column tile that are summed one after another."""
+        return self.columns // self.package_lanes
 
     # Buffers, in words of ``lanes`` channels (streaming) or ``columns`` channels (stationary)
 

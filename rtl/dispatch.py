@@ -26,9 +26,10 @@ class Activity(enum.Enum, shape=2):
 class Dispatcher(wiring.Component):
     """Runs one program: BEGIN, then instructions in order, until END or the first error.
 
-    The program is one contiguous read from the model base. TABLE waits until at most one pass is
-    under way: a program must not rewrite a table that its latest pass uses. LOAD and END wait for
-    all passes. A PASS is queued when one of ``PASS_SLOTS`` descriptors is free.
+    The program is one contiguous read from the model base. TABLE and SELECT wait until at most so
+    many passes are under way as they say: a program must not rewrite a table that one of them uses.
+    LOAD, PRUNE and END wait for all passes, PRUNE for the selector, too. A PASS is queued when one
+    of ``PASS_SLOTS`` descriptors is free.
 
     Members
     -------
@@ -40,6 +41,8 @@ class Dispatcher(wiring.Component):
     descriptors : Out, the pass descriptors; ``queued`` : Out, modulo 256; ``retired`` : In
     tokens : Out; tokens_start : Out, pulse when tokens is set; tokens_busy : In
     load_start : Out, pulse; load : Out, the instruction; load_done : In; load_error : In
+    select_start : Out, pulse; select : Out, the instruction; selector_busy : In
+    prune : Out, pulse; tokens_after : In, tokens that the selector leaves
     end_start : Out, pulse; classes : Out, with it and after; end_done : In; end_error : In
     done, error, error_index : Out
     activity : Out
@@ -59,6 +62,8 @@ class Dispatcher(wiring.Component):
             "tokens": Out(16), "tokens_start": Out(1), "tokens_busy": In(1),
             "load_start": Out(1), "load": Out(isa.load_layout), "load_done": In(1),
             "load_error": In(isa.Error),
+            "select_start": Out(1), "select": Out(isa.select_layout), "selector_busy": In(1),
+            "prune": Out(1), "tokens_after": In(16),
             "end_start": Out(1), "classes": Out(16), "end_done": In(1),
             "end_error": In(isa.Error),
             "done": Out(1), "error": Out(isa.Error), "error_index": Out(32),
@@ -73,6 +78,7 @@ class Dispatcher(wiring.Component):
         table = data.View(isa.table_layout, word)
         load = data.View(isa.load_layout, word)
         step = data.View(isa.pass_layout, word)
+        select = data.View(isa.select_layout, word)
         end = data.View(isa.end_layout, word)
 
         beat_bytes = config.port_bits // 8
@@ -87,6 +93,9 @@ class Dispatcher(wiring.Component):
         row = Signal(range(isa.TABLE_ROWS))
         # Passes so far, as many as a dependency can go back.
         passes = Signal(isa.pass_layout["row_dependency"].shape)
+        selectors = Signal(range(isa.SELECTORS + 1))
+        selected = Signal()  # there was a SELECT, and no PRUNE since
+        dropped = Signal()   # there is a list of what was dropped
         under_way = Signal(8)
         m.d.comb += [
             under_way.eq(self.queued - self.retired),
@@ -94,6 +103,7 @@ class Dispatcher(wiring.Component):
             unaligned.eq((weight_addr | (weight_stride if config.ports > 1 else 0))
                          [:exact_log2(beat_bytes)] != 0),
             self.load.eq(load),
+            self.select.eq(select),
             self.classes.eq(end.classes),
             self.table.eq(table.table),
             self.table_row.eq(table.first + row),
@@ -187,7 +197,7 @@ class Dispatcher(wiring.Component):
                         with m.Case(isa.Opcode.TABLE):
                             with m.If(self._bad_table(table)):
                                 fail(isa.Error.BAD_FIELD)
-                            with m.Elif(under_way <= 1):
+                            with m.Elif(under_way <= table.under_way):
                                 m.d.sync += row.eq(0)
                                 m.next = "Table"
                         with m.Case(isa.Opcode.LOAD):
@@ -195,7 +205,7 @@ class Dispatcher(wiring.Component):
                                 m.d.comb += self.load_start.eq(1)
                                 m.next = "Load"
                         with m.Case(isa.Opcode.PASS):
-                            with m.If(self._bad_pass(m, step, passes)):
+                            with m.If(self._bad_pass(m, step, passes, dropped)):
                                 fail(isa.Error.BAD_FIELD)
                             with m.Elif((under_way < PASS_SLOTS) & ~self.tokens_busy):
                                 with m.Switch(self.queued[:exact_log2(PASS_SLOTS)]):
@@ -206,6 +216,24 @@ class Dispatcher(wiring.Component):
                                 with m.If(~passes.all()):
                                     m.d.sync += passes.eq(passes + 1)
                                 following()
+                        if config.pruning:
+                            with m.Case(isa.Opcode.SELECT):
+                                with m.If((select.special == 0) | (select.special >= self.tokens)
+                                          | selected | (selectors == isa.SELECTORS)):
+                                    fail(isa.Error.BAD_FIELD)
+                                with m.Elif((under_way <= select.under_way) & ~self.tokens_busy):
+                                    m.d.comb += self.select_start.eq(1)
+                                    m.d.sync += [selected.eq(1), dropped.eq(0),
+                                                 selectors.eq(selectors + 1)]
+                                    following()
+                            with m.Case(isa.Opcode.PRUNE):
+                                with m.If(~selected):
+                                    fail(isa.Error.BAD_FIELD)
+                                with m.Elif((under_way == 0) & ~self.selector_busy):
+                                    m.d.comb += self.prune.eq(1)
+                                    m.d.sync += [selected.eq(0), dropped.eq(1),
+                                                 self.tokens.eq(self.tokens_after)]
+                                    following()
                         with m.Case(isa.Opcode.END):
                             with m.If((end.classes == 0) | (end.classes > config.max_classes)):
                                 fail(isa.Error.BAD_FIELD)
@@ -261,7 +289,7 @@ class Dispatcher(wiring.Component):
         return ((table.count == 0) | (table.count > isa.TABLE_ROWS)
                 | (table.first + table.count > depth))
 
-    def _bad_pass(self, m: Module, step: data.View, passes: Signal) -> Value:
+    def _bad_pass(self, m: Module, step: data.View, passes: Signal, dropped: Signal) -> Value:
         """Return whether a field would make the pass hang, leave a buffer, or read one twice."""
         config = self.config
         source_depth = Signal(unsigned(17))
@@ -275,7 +303,9 @@ class Dispatcher(wiring.Component):
                 isa.Destination.RESIDUAL: config.residual_depth,
                 isa.Destination.KEY: config.key_depth, isa.Destination.VALUE: config.value_depth,
                 isa.Destination.SCORE: config.score_depth,
-                isa.Destination.LOGIT: config.class_tiles}),
+                isa.Destination.LOGIT: config.class_tiles,
+                # Not a buffer: any address is as good as any other.
+                isa.Destination.SELECTOR: 1 << 16}),
         ):
             field = step.source if depth is source_depth else step.destination
             with m.Switch(field):
@@ -283,18 +313,21 @@ class Dispatcher(wiring.Component):
                     with m.Case(kind):
                         m.d.comb += depth.eq(limit)
         rows_end = Signal(11)
-        m.d.comb += rows_end.eq(
-            step.row_first + Mux(step.rows_from_tokens, self.tokens, step.row_count))
+        counted = step.rows_from == isa.Rows.COUNT
+        m.d.comb += rows_end.eq(Mux(counted, step.row_first + step.row_count, 0))
         reads_residual = step.source == isa.Source.RESIDUAL
         writes_residual = step.destination == isa.Destination.RESIDUAL
-        return ((~step.rows_from_tokens & (step.row_count == 0))
+        selector = step.destination == isa.Destination.SELECTOR
+        return ((counted & (step.row_count == 0))
+                | ((step.rows_from == isa.Rows.DROPPED) & ~dropped)
+                | (selector & (not config.pruning))
                 | (rows_end > config.max_tokens)
                 # The residual buffer has one read port.
                 | (reads_residual & writes_residual)
                 | (~step.columns_from_tokens & (step.column_tiles == 0))
                 | (~step.k_from_tokens & (step.k_tiles == 0))
                 | (step.row_dependency > passes) | (step.operand_dependency > passes)
-                | (step.scale_source.as_value() == 3) | (step.stationary.as_value() == 3)
-                | (step.prologue.as_value() == 3)
+                | (step.scale_source.as_value() == 3)
+                | (step.destination.as_value() == 7)
                 | (step.source_base >= source_depth)
                 | (step.destination_base >= destination_depth))

@@ -7,21 +7,26 @@ and each PASS is one matrix product with its loop nest over column tiles and K t
 
     for column_tile: for k_tile: for row: array(stationary tile, prologue(source row))
     after the last k_tile of a column tile: epilogue -> destination row
+
+SELECT decides which patches stay, beside the passes; PRUNE makes it so for all that follow. The
+program does not contain the number of tokens: rows and tiles of a pass follow it.
 """
 
 from amaranth.hdl import Shape, signed, unsigned
 from amaranth.lib import data, enum
 
 __all__ = ["ACC_BITS", "ACT_BITS", "begin_layout", "ColumnScale", "Destination", "end_layout",
-           "Error", "EXP_FRAC", "INSTRUCTION_BYTES", "ISA_VERSION", "LANE_FRAC",
-           "LANE_LAYOUT_ROWS", "LANE_ROWS", "LANE_T", "LANE_X_BITS", "ListEntry", "load_layout",
-           "LoadKind", "MAGIC", "MANTISSA_BITS", "MEAN_BITS", "MEAN_FRAC", "NORM_SUM_BITS",
-           "NORM_SUMSQ_BITS", "Opcode", "pass_layout", "PolyRow", "Prologue", "RECIPROCAL_ROWS",
-           "RowScale", "RSQRT_ROWS", "SCALAR_FRAC", "SCALAR_T", "SCALE_BYTES", "ScaleSource",
-           "SHIFT_BITS", "Source", "Stall", "Stationary", "SUM_BITS", "Table", "table_layout",
-           "TABLE_ROWS", "VAR_BITS", "WIDE_BITS"]
+           "Error", "EXP_BITS", "EXP_FRAC", "INSTRUCTION_BYTES", "ISA_VERSION", "LANE_FRAC",
+           "LANE_LAYOUT_ROWS", "LANE_ROWS", "LANE_T", "LANE_X_BITS", "ListEntry", "LoadKind",
+           "load_layout", "MAGIC", "MANTISSA_BITS", "MEAN_BITS", "MEAN_FRAC", "NORM_SUM_BITS",
+           "NORM_SUMSQ_BITS", "Opcode", "pass_layout", "PolyRow", "POWER_BITS", "Prologue",
+           "prune_layout", "RECIPROCAL_ROWS", "Rows", "RowScale", "RSQRT_ROWS", "SCALAR_FRAC",
+           "SCALAR_T", "SCALE_BYTES", "ScaleSource", "SCORE_BITS", "select_layout", "SelectorKind",
+           "SELECTORS", "SHARE_BITS", "SHARE_MARGIN", "SHIFT_BITS", "Source", "Stall",
+           "Stationary", "SUM_BITS", "Table", "table_layout", "TABLE_ROWS", "VAR_BITS",
+           "WEIGHT_BITS", "WIDE_BITS"]
 
-ISA_VERSION = 1
+ISA_VERSION = 2
 MAGIC = 0x54495648  # "HVIT", little endian
 INSTRUCTION_BYTES = 64
 
@@ -59,6 +64,19 @@ SCALAR_T = 12
 SCALAR_FRAC = 4
 #: Bits of the normalised row sum of exponentials.
 SUM_BITS = 18
+#: Bits of an exponential before it is rounded to eight, and of the power of two that divides it.
+EXP_BITS = 16
+POWER_BITS = 4
+#: Bits of the score of a patch: the class token's attention, or the quotient of a classifier.
+SCORE_BITS = 16
+#: Bits of the weight of a package token: the sum of the scores in it.
+WEIGHT_BITS = 24
+#: Bits of a share of a package token. All shares sum to ``2**(SHARE_BITS - 1)``, which is one.
+SHARE_BITS = 17
+#: Shares are taken of so little less than one that they never sum to more.
+SHARE_MARGIN = 8
+#: Selectors in a program, at most: four bits say which one dropped a patch, 15 that none did.
+SELECTORS = 15
 #: Bits of the scaled variance D * sum(x^2) - sum(x)^2 + eps after normalisation.
 VAR_BITS = 54
 
@@ -71,6 +89,8 @@ class Opcode(enum.Enum, shape=8):
     LOAD = 3
     PASS = 4
     END = 5
+    SELECT = 6
+    PRUNE = 7
 
 
 class Source(enum.Enum, shape=2):
@@ -88,6 +108,7 @@ class Prologue(enum.Enum, shape=2):
     BYPASS = 0
     NORM = 1
     EXP = 2
+    SCALE = 3     #: times the constant scale of the instruction, ``exp_m`` and ``exp_s``
 
 
 class Stationary(enum.Enum, shape=2):
@@ -96,6 +117,7 @@ class Stationary(enum.Enum, shape=2):
     WEIGHT = 0
     KEY = 1
     VALUE = 2
+    NONE = 3      #: nothing is loaded: the rows come back as they are (destination RESIDUAL)
 
 
 class Destination(enum.Enum, shape=3):
@@ -107,6 +129,23 @@ class Destination(enum.Enum, shape=3):
     VALUE = 3
     SCORE = 4
     LOGIT = 5
+    SELECTOR = 6  #: lower half of the columns: importance of the heads; upper half: their scores
+
+
+class Rows(enum.Enum, shape=2):
+    """Rows that a pass streams."""
+
+    COUNT = 0     #: ``row_count`` from ``row_first`` on
+    TOKENS = 1    #: all tokens
+    DROPPED = 2   #: what the last selector dropped, at least one row
+    LAST = 3      #: the last token
+
+
+class SelectorKind(enum.Enum, shape=1):
+    """How a selector decides."""
+
+    TOPK = 0       #: a number of patches stay, those with the highest scores
+    THRESHOLD = 1  #: patches stay whose score is one half or more
 
 
 class ScaleSource(enum.Enum, shape=2):
@@ -166,8 +205,10 @@ class Stall(enum.Enum, shape=3):
 PolyRow = data.StructLayout({"c0": signed(24), "c1": signed(20), "c2": signed(18)})
 
 #: One entry of a block list for one bank of the prologue: which block to stream, if any.
-#: ``index`` i of bank b names block ``i * row_blocks + b``; an invalid entry streams zeros.
-ListEntry = data.StructLayout({"index": unsigned(7), "valid": unsigned(1)})
+#: ``index`` i of bank b names block ``i * row_blocks + b``; an invalid entry streams zeros. A
+#: ``broadcast`` block is that of position 0, whatever row is streamed.
+ListEntry = data.StructLayout({"index": unsigned(6), "broadcast": unsigned(1),
+                               "valid": unsigned(1)})
 
 #: Bias and scale of one output channel; byte k of all columns is row k of the weight stream.
 ColumnScale = data.StructLayout({"bias": signed(ACC_BITS), "pad0": unsigned(32 - ACC_BITS),
@@ -217,7 +258,8 @@ table_layout = _instruction(
     pad=unsigned(6),
     count=unsigned(8),           # rows in this instruction
     first=unsigned(16),          # first row that is written
-    pad1=unsigned(24),
+    under_way=unsigned(8),       # waits until at most this many passes are under way
+    pad1=unsigned(16),
     rows=data.ArrayLayout(unsigned(64), TABLE_ROWS),  # PolyRow, or a ListEntry per bank
 )
 
@@ -241,19 +283,22 @@ pass_layout = _instruction(
     stationary=Stationary,            # where the tiles come from
     scale_source=ScaleSource,         # of the requantisation
     destination=Destination,          # buffer that is written
-    gelu=unsigned(1),                 # GELU after requantisation (ACT only)
+    gelu=unsigned(1),                 # the lane polynomial after requantisation (8 bit outputs)
     accumulate=unsigned(1),           # LOGIT: add to what is there
     statistics=unsigned(1),           # RESIDUAL: sums and LayerNorm scale of the finished rows
-    rows_from_tokens=unsigned(1),     # rows: all tokens, not ``row_count``
+    rows_from=Rows,                   # rows
     columns_from_tokens=unsigned(1),  # column tiles: ceil(tokens / columns)
     k_from_tokens=unsigned(1),        # K tiles: ceil(tokens / rows of the array)
     source_slot=unsigned(1),          # SCORE: which of the two heads is read
     destination_slot=unsigned(1),     # SCORE: which of the two heads is written
-    pad=unsigned(5),
+    norm_slot=unsigned(2),            # NORM, statistics: 0 of the row, 1 to 3 of one of its heads
+    package=unsigned(1),              # RESIDUAL: sums the rows, by their shares, into the first one
+    class_attention=unsigned(1),      # EXP: adds the attention of the class token to the scores
     row_first=unsigned(10),           # first position that is streamed
     row_count=unsigned(10),           # rows, unless from tokens
-    zero_rows=unsigned(2),            # rows before this one enter the array as zeros
-    pad1=unsigned(2),
+    zero_rows=unsigned(2),            # rows before this one enter as zeros; EXP: columns
+    first_head=unsigned(1),           # class_attention: there are no scores before
+    pad1=unsigned(1),
     column_tiles=unsigned(8),         # tiles of the output channels, unless from tokens
     k_tiles=unsigned(8),              # tiles of the input channels, unless from tokens
     list_base=unsigned(10),           # block list entry of the first K tile
@@ -263,13 +308,14 @@ pass_layout = _instruction(
     source_stride=unsigned(8),        # words from one row to the next
     destination_stride=unsigned(8),   # words (KEY: column tiles) from one row to the next
     destination_base=unsigned(16),    # words
-    destination_mask=unsigned(8),     # blocks of a column tile that are written
+    destination_mask=unsigned(8),     # blocks of the last column tile that are written
     operand_base=unsigned(8),         # first column tile of V and of the destination
     operand_stride=unsigned(8),       # KEY, VALUE: column tiles from one token (tile) to the next
     scale_m=unsigned(MANTISSA_BITS),  # CONSTANT: scale; ROW: times 1/sum; statistics: times 1/sigma
     scale_s=unsigned(SHIFT_BITS),     # its shift
-    pad3=unsigned(9),
-    exp_m=unsigned(MANTISSA_BITS),    # EXP: score units to powers of two
+    score_s=unsigned(SHIFT_BITS),     # class_attention: shift of the scores
+    pad3=unsigned(3),
+    exp_m=unsigned(MANTISSA_BITS),    # EXP: score units to powers of two; SCALE: the scale
     exp_s=unsigned(SHIFT_BITS),       # its shift
     pad4=unsigned(9),
     mean_m=unsigned(MANTISSA_BITS),   # statistics: 2**MEAN_FRAC / channels
@@ -287,3 +333,17 @@ end_layout = _instruction(
     pad=unsigned(8),
     classes=unsigned(16),        # logits that are written
 )
+
+#: Decides which patches stay. It takes scores that passes before it have left, and goes on beside
+#: the passes after it.
+select_layout = _instruction(
+    kind=SelectorKind,           # rule
+    merged=unsigned(1),          # the package token that is there is taken into the new one
+    special=unsigned(2),         # tokens before the first patch
+    pad=unsigned(4),
+    keep=unsigned(16),           # TOPK: patches that stay
+    under_way=unsigned(8),       # waits until at most this many passes are under way
+)
+
+#: Waits for all passes and for the selector, and gives all that follows its list of tokens.
+prune_layout = _instruction()

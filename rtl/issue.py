@@ -3,9 +3,8 @@
 
 from amaranth.hdl import Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2
+from amaranth.utils import ceil_log2, exact_log2
 
 from rtl import isa
 from rtl.arith import delay
@@ -41,22 +40,26 @@ class RowIssue(wiring.Component):
     """Streams the rows of one tile after the other: row, physical row, addresses, control bits.
 
     In the first tile of a pass, row i is issued when the pass ``row_dependency`` back has written
-    it (row-level hand-over); everything later in the pass follows by order. A row returns in the
+    it (row-level hand-over); everything later in the pass follows by order. What a pass over the
+    last row does not write needs no waiting for; a pass over dropped rows must have ended, as its
+    rows are counted in another list. A row returns in the
     next tile no sooner than ``MIN_TILE_CYCLES`` cycles later, as the accumulators are
     read-modify-write: shorter tiles are padded. A tile is accepted while the last row of the one
     before is issued, so tiles follow without a gap.
 
-    The token list maps a position to a row of the residual buffer.
+    The token list, beside this stage, maps a position to a row of the residual buffer. A row of
+    ``DROPPED`` is a position in the list of what the last selector dropped.
 
     Latency: ``LATENCY`` cycles from the acceptance of a tile to its first ``row`` at the output,
     aligned with ``read_addr``: buffer data are there in the next cycle.
 
-    Resources: two multipliers, of row and stride; the token list in distributed memory.
+    Resources: two multipliers, of row and stride.
 
     Members
     -------
     tile : In(stream of tile_layout)
-    descriptors : In; tokens : In; tokens_start : In; tokens_busy : Out
+    descriptors : In; tokens, dropped_rows : In
+    list_position, list_dropped : Out; list_row : In, one cycle later, as ``TokenList``
     retired : In, passes retired modulo 256
     retired_rows : In, finished rows of the pass that retires
     valid, row : Out, the row whose addresses are out
@@ -73,7 +76,9 @@ class RowIssue(wiring.Component):
         super().__init__({
             "tile": In(stream.Signature(tile_layout(config))),
             "descriptors": In(data.ArrayLayout(isa.pass_layout, PASS_SLOTS)),
-            "tokens": In(16), "tokens_start": In(1), "tokens_busy": Out(1),
+            "tokens": In(16), "dropped_rows": In(11),
+            "list_position": Out(ceil_log2(config.max_tokens)), "list_dropped": Out(1),
+            "list_row": In(ceil_log2(config.max_tokens)),
             "retired": In(8), "retired_rows": In(11),
             "valid": Out(1), "row": Out(row_layout(config)),
             "read_addr": Out(addresses), "residual_addr": Out(addresses),
@@ -83,8 +88,7 @@ class RowIssue(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         valid, row = self._rows(m)
-        physical = self._token_list(m, row.position)
-        self._addresses(m, valid, row, physical)
+        self._addresses(m, valid, row)
         return m
 
     def _rows(self, m: Module) -> tuple[Signal, data.View]:
@@ -92,7 +96,7 @@ class RowIssue(wiring.Component):
         config = self.config
         tile = Signal(tile_layout(config))
         active, issued_all = Signal(), Signal()
-        i, rows = Signal(11), Signal(11)
+        i, first, rows = Signal(11), Signal(11), Signal(11)
         # Rows issued, and cycles since the last one: a wait does not count, as the rows after it
         # are issued so much later.
         elapsed = Signal(range(MIN_TILE_CYCLES))
@@ -102,13 +106,18 @@ class RowIssue(wiring.Component):
 
         position = Signal(range(2 * config.max_tokens))
         behind = Signal(8)
+        earlier = Signal(isa.Rows)  # rows of the pass that is waited for
         written, ready, issue, last, finish = (Signal(name=n) for n in (
             "written", "ready", "issue", "last", "finish"))
         m.d.comb += [
-            position.eq(fields.row_first + i),
+            position.eq(first + i),
             behind.eq(pass_behind(self.retired, number, fields.row_dependency)),
+            earlier.eq(self.descriptors[(number - fields.row_dependency)
+                                        [:exact_log2(PASS_SLOTS)]].rows_from),
             written.eq((behind.as_signed() > 0)
-                       | ((behind == 0) & (self.retired_rows > position))),
+                       | ((behind == 0) & (earlier != isa.Rows.DROPPED)
+                          & (self.retired_rows > position))
+                       | ((earlier == isa.Rows.LAST) & (position + 1 != self.tokens))),
             ready.eq(~(tile.first_column & tile.first_k) | (fields.row_dependency == 0) | written),
             issue.eq(active & ~issued_all & ready),
             last.eq(i + 1 == rows),
@@ -131,40 +140,33 @@ class RowIssue(wiring.Component):
             m.d.comb += following.eq(self.descriptors[self.tile.payload.slot])
             m.d.sync += [
                 tile.eq(self.tile.payload),
-                rows.eq(Mux(following.rows_from_tokens, self.tokens, following.row_count)),
                 active.eq(1), issued_all.eq(0), i.eq(0), elapsed.eq(0),
             ]
+            with m.Switch(following.rows_from):
+                with m.Case(isa.Rows.COUNT):
+                    m.d.sync += [first.eq(following.row_first), rows.eq(following.row_count)]
+                with m.Case(isa.Rows.TOKENS):
+                    m.d.sync += [first.eq(0), rows.eq(self.tokens)]
+                with m.Case(isa.Rows.DROPPED):
+                    m.d.sync += [first.eq(0), rows.eq(self.dropped_rows)]
+                with m.Case(isa.Rows.LAST):
+                    m.d.sync += [first.eq(self.tokens - 1), rows.eq(1)]
 
         row = Signal(row_layout(config), reset_less=True)
-        valid = Signal()
+        valid, dropped = Signal(), Signal(reset_less=True)
+        m.d.comb += [self.list_position.eq(row.position), self.list_dropped.eq(dropped)]
         m.d.sync += [
+            dropped.eq(fields.rows_from == isa.Rows.DROPPED),
             valid.eq(issue),
             row.swap.eq(i == 0),
             row.last_row.eq(last),
-            row.zero.eq(position < fields.zero_rows),
+            row.zero.eq((position < fields.zero_rows) & (fields.prologue != isa.Prologue.EXP)),
             row.position.eq(position),
             row.tile.eq(tile),
         ]
         return valid, row
 
-    def _token_list(self, m: Module, position: Signal) -> Signal:
-        """Return the physical row of ``position`` a cycle later; at first that is the position."""
-        memory = Memory(shape=len(position), depth=self.config.max_tokens, init=[],
-                        attrs={"ram_style": "distributed"})
-        m.submodules.token_list = memory
-        read, write = memory.read_port(), memory.write_port()
-        count = Signal(16)
-        with m.If(self.tokens_start):
-            m.d.sync += [count.eq(0), self.tokens_busy.eq(1)]
-        with m.Elif(self.tokens_busy):
-            m.d.comb += write.en.eq(1)
-            m.d.sync += count.eq(count + 1)
-            with m.If(count == self.config.max_tokens - 1):
-                m.d.sync += self.tokens_busy.eq(0)
-        m.d.comb += [write.addr.eq(count), write.data.eq(count), read.addr.eq(position)]
-        return read.data
-
-    def _addresses(self, m: Module, valid: Signal, row: data.View, physical: Signal) -> None:
+    def _addresses(self, m: Module, valid: Signal, row: data.View) -> None:
         """Turn rows into buffer addresses: row times stride, plus base and block, in two steps."""
         config = self.config
         lane_bits = ceil_log2(config.columns)
@@ -172,7 +174,7 @@ class RowIssue(wiring.Component):
         read_turns = ceil_log2(config.banks // config.row_blocks)
         write_turns = ceil_log2(config.banks // config.column_blocks)
 
-        # One cycle after the row: its physical row is there.
+        # One cycle after the row: its physical row is there, from the list.
         row1 = Signal(row_layout(config), reset_less=True)
         m.d.sync += row1.eq(row)
         valid1 = delay(m, valid, 1, name="valid1", reset=True)
@@ -195,15 +197,17 @@ class RowIssue(wiring.Component):
         write_offset = Signal(16, reset_less=True)
         read_offsets = [Signal(16, name=f"read_offset{i}", reset_less=True)
                         for i in range(config.row_blocks)]
+        from_first = Signal(config.row_blocks, reset_less=True)
         own_residual = Signal(reset_less=True)
         key_low = Signal(lane_bits, reset_less=True)
         is_key = Signal(reset_less=True)
         valid2 = delay(m, valid1, 1, name="valid2", reset=True)
         m.d.sync += [
             row2.eq(row1),
-            row2.physical.eq(physical),
-            read_product.eq(Mux(reads_residual, physical, row1.position) * fields1.source_stride),
-            write_product.eq(Mux(writes_residual, physical,
+            row2.physical.eq(self.list_row),
+            read_product.eq(Mux(reads_residual, self.list_row, row1.position)
+                            * fields1.source_stride),
+            write_product.eq(Mux(writes_residual, self.list_row,
                                  Mux(writes_key, row1.position >> lane_bits, row1.position))
                              * fields1.destination_stride),
             write_offset.eq(fields1.destination_base
@@ -215,6 +219,7 @@ class RowIssue(wiring.Component):
         ]
         for i, offset in enumerate(read_offsets):
             m.d.sync += offset.eq(fields1.source_base + (row1.tile.blocks[i].index >> read_turns))
+            m.d.sync += from_first[i].eq(row1.tile.blocks[i].broadcast)
 
         # Three cycles after: the addresses.
         write_addr = Signal(16)
@@ -226,7 +231,8 @@ class RowIssue(wiring.Component):
         ]
         for bank in range(config.banks):
             address = Signal(16, name=f"address{bank}")
-            m.d.comb += address.eq(read_product + read_offsets[bank % config.row_blocks])
+            block = bank % config.row_blocks
+            m.d.comb += address.eq(Mux(from_first[block], 0, read_product) + read_offsets[block])
             m.d.sync += [
                 self.read_addr[bank].eq(address),
                 self.residual_addr[bank].eq(Mux(own_residual, address, write_addr)),

@@ -4,7 +4,7 @@
 from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2
+from amaranth.utils import ceil_log2, exact_log2
 
 from rtl import isa
 from rtl.arith import delay
@@ -19,6 +19,7 @@ def tile_layout(config: Config) -> data.StructLayout:
     return data.StructLayout({
         "slot": range(PASS_SLOTS),        # pass descriptor
         "column_tile": unsigned(8),        # of the destination
+        "part": range(max(2, config.package_parts)),  # of the column tile, of a package
         "first_column": unsigned(1),
         "last_column": unsigned(1),
         "first_k": unsigned(1),
@@ -38,7 +39,8 @@ def pass_behind(retired: Signal, number: Signal, distance: Signal) -> Signal:
 
 class TileLoader(wiring.Component):
     """For every pass in order, for every column tile: its bias and scale rows, then per K tile
-    ``rows`` rows of stationary operands, into the shadow registers of the array.
+    ``rows`` rows of stationary operands, into the shadow registers of the array. A pass without
+    operands leaves there what is there. A package takes every column tile part by part.
 
     Runs at most one tile ahead of the array: it begins a tile when the previous one has been
     swapped in. A tile is offered to the issue stage as soon as its last row is certain to be in
@@ -104,6 +106,7 @@ class TileLoader(wiring.Component):
         m = Module()
         config = self.config
         row_bits, lane_bits = ceil_log2(config.rows), ceil_log2(config.columns)
+        part_bits = exact_log2(config.package_parts)
 
         number = Signal(8)          # pass that is worked on
         m.d.comb += self.slot.eq(number)
@@ -123,6 +126,7 @@ class TileLoader(wiring.Component):
         offered = Signal()
 
         is_weight = fields.stationary == isa.Stationary.WEIGHT
+        is_none = fields.stationary == isa.Stationary.NONE
         has_scales = fields.scale_source == isa.ScaleSource.COLUMN
         operands_ready = Signal()
         behind = Signal(8)
@@ -194,7 +198,9 @@ class TileLoader(wiring.Component):
             with m.State("List"):
                 m.d.sync += [
                     tile.slot.eq(number),
-                    tile.column_tile.eq(column_tile + within_word),
+                    tile.column_tile.eq(Mux(fields.package, column_tile >> part_bits, column_tile)
+                                        + within_word),
+                    tile.part.eq(column_tile[:part_bits]),
                     tile.first_column.eq(column_tile == 0),
                     tile.last_column.eq(last_column),
                     tile.first_k.eq(k_tile == 0),
@@ -209,11 +215,13 @@ class TileLoader(wiring.Component):
                 m.next = "Load"
             with m.State("Load"):
                 m.d.comb += [
-                    read_row.eq(shadow_free & ~filled
+                    read_row.eq(shadow_free & ~filled & ~is_none
                                 & Mux(is_weight, self.weight.valid, operands_ready)),
                     self.weight.ready.eq(read_row & is_weight),
                     self.waits_operand.eq(~is_weight),
                 ]
+                with m.If(is_none & shadow_free):
+                    m.d.sync += filled.eq(1)
                 with m.If(read_row):
                     m.d.sync += row.eq(row + 1)
                     with m.If(row == config.rows - 1):
