@@ -4,51 +4,26 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from golden.checkpoint import load_checkpoint
-from golden.images import SAMPLE, load_image, normalise
+from golden.cli import add_selector_options, frames, picture_name, pruning_config
+from golden.images import normalise
 from golden.model import MODELS, FloatViT, ModelConfig, model_named
 from golden.panels import panels
-from golden.pruning import (
-    BLOCKS,
-    PACKAGES,
-    SELECTORS,
-    PrunedViT,
-    PruningConfig,
-    Step,
-    cumulative_rates,
-    segment_macs,
-)
+from golden.pruning import PrunedViT, Step, segment_macs
 from golden.synthetic import SEED, synthetic
 from golden.synthetic_selector import synthetic_selectors
 
 __all__ = ["main"]
 
-#: What each selector of ``topk`` keeps of the patches it is given, unless told otherwise.
-_KEEP = 0.7
-
 #: Folder of the pictures, unless told otherwise.
 _OUTPUT = Path("build") / "prune"
-
-_Number = TypeVar("_Number", int, float)
-
-
-def _numbers(kind: Callable[[str], _Number], what: str) -> Callable[[str], tuple[_Number, ...]]:
-    def parse(text: str) -> tuple[_Number, ...]:
-        try:
-            return tuple(kind(part) for part in text.split(","))
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is no list of {what} as in 3,6") from None
-    return parse
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,19 +31,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m golden.prune", description="Run photographs through the float twin with"
         " token selectors, and show which patches each selector keeps.")
     parser.add_argument("--model", default="deit_tiny", help=f"one of {', '.join(MODELS)}")
-    parser.add_argument("--selector", default="threshold", help=f"one of {', '.join(SELECTORS)}")
-    keep = parser.add_mutually_exclusive_group()
-    keep.add_argument("--keep", type=_numbers(float, "numbers"), metavar="RATES",
-                      help="for topk: what every selector keeps of its patches, or for each"
-                      f" selector what it keeps of all patches; without it {_KEEP}")
-    keep.add_argument("--keep-counts", type=_numbers(int, "whole numbers"), metavar="COUNTS",
-                      help="for topk: patches that each selector keeps, as in 137,96,67")
-    parser.add_argument("--package", default="each", help=f"one of {', '.join(PACKAGES)}")
-    parser.add_argument("--blocks", type=_numbers(int, "whole numbers"), default=BLOCKS,
-                        help="blocks before which there is a selector, counted from 0; without it"
-                        f" {','.join(map(str, BLOCKS))}")
+    add_selector_options(parser, "threshold")
     parser.add_argument("--images", type=Path, nargs="+", metavar="FILE",
-                        help="photographs; without them a sample photograph of scikit-learn")
+                        help="photographs, or folders of them; without them a sample photograph of"
+                        " scikit-learn")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE",
                         help="weights of the network (.safetensors, .pth); without it they are"
                         " synthetic; those of selectors always are")
@@ -76,16 +42,6 @@ def _parser() -> argparse.ArgumentParser:
                         help=f"folder for one picture of each photograph; without it {_OUTPUT}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here, too")
     return parser
-
-
-def _config(options: argparse.Namespace) -> PruningConfig:
-    rates, counts = options.keep, options.keep_counts
-    if options.selector == "topk" and rates is None and counts is None:
-        rates = (_KEEP,)
-    if rates is not None and len(rates) == 1:
-        rates = cumulative_rates(rates[0], len(options.blocks))
-    return PruningConfig(selector=options.selector, blocks=options.blocks, rates=rates,
-                         counts=counts, package=options.package)
 
 
 def _step(step: Step) -> dict[str, object]:
@@ -111,22 +67,13 @@ def _show(console: Console, model: ModelConfig, result: dict[str, object], top: 
     console.print(f"picture {escape(str(result['picture']))}\n", highlight=False, soft_wrap=True)
 
 
-def _frames(model: ModelConfig,
-            files: Sequence[Path] | None) -> list[tuple[str, str, NDArray[np.uint8]]]:
-    """Return name, name for its picture, and pixels of every image."""
-    if files is None:
-        return [(f"{SAMPLE} (scikit-learn)", Path(SAMPLE).stem,
-                 load_image(None, model.image_size))]
-    return [(str(file), file.stem, load_image(file, model.image_size)) for file in files]
-
-
 def _run(options: argparse.Namespace, console: Console) -> None:
     if options.json is not None and not options.json.parent.is_dir():
         raise ValueError(f"the folder of {options.json} does not exist")
     model = model_named(options.model)
-    pruning = _config(options)
+    pruning = pruning_config(options)
     pruning.check(model)
-    frames = _frames(model, options.images)
+    images = frames(options.images, model.image_size)
     if options.checkpoint is None:
         state, weights, seed = synthetic(model, SEED), "synthetic", SEED
         label = f"SYNTHETIC (seeded random numbers, seed {SEED})"
@@ -155,12 +102,12 @@ def _run(options: argparse.Namespace, console: Console) -> None:
 
     vit = PrunedViT(twin, pruning, selectors)
     results = []
-    for number, (name, stem, frame) in enumerate(frames, 1):
+    for number, (name, frame) in enumerate(images, 1):
         image = vit.run(normalise(frame))
         tokens = [model.tokens, *(step.tokens_out for step in image.steps)]
         macs = segment_macs(model, pruning, tokens)
         top1 = int(image.logits.argmax())
-        picture = options.output / f"{number}-{stem}.png"
+        picture = options.output / picture_name(number, name)
         panels(model, frame, image.steps).save(picture)
         result: dict[str, object] = {
             "image": name, "top1": top1, "tokens": tokens, "macs": sum(macs),

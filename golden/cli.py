@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Options that commands share: which selectors stand where, and which images are taken."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from golden.images import SAMPLE, ImageError, load_image
+from golden.pruning import BLOCKS, PACKAGES, SELECTORS, PruningConfig, cumulative_rates
+
+__all__ = ["add_selector_options", "frames", "numbers", "picture_name", "pruning_config"]
+
+#: What each selector of ``topk`` keeps of the patches it is given, unless told otherwise.
+_KEEP = 0.7
+
+_Number = TypeVar("_Number", int, float)
+
+
+def numbers(kind: Callable[[str], _Number], what: str) -> Callable[[str], tuple[_Number, ...]]:
+    """Return a parser of numbers with commas between them; ``what`` they are called."""
+    def parse(text: str) -> tuple[_Number, ...]:
+        try:
+            return tuple(kind(part) for part in text.split(","))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no list of {what} as in 3,6") from None
+    return parse
+
+
+def add_selector_options(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add the options that :func:`pruning_config` reads; ``default`` is the selector."""
+    parser.add_argument("--selector", default=default,
+                        help=f"one of {', '.join(SELECTORS)} (default: %(default)s)")
+    keep = parser.add_mutually_exclusive_group()
+    keep.add_argument("--keep", type=numbers(float, "numbers"), metavar="RATES",
+                      help="for topk: what every selector keeps of its patches, or for each"
+                      f" selector what it keeps of all patches; without it {_KEEP}")
+    keep.add_argument("--keep-counts", type=numbers(int, "whole numbers"), metavar="COUNTS",
+                      help="for topk: patches that each selector keeps, as in 137,96,67")
+    parser.add_argument("--package", default="each", help=f"one of {', '.join(PACKAGES)}")
+    parser.add_argument("--blocks", type=numbers(int, "whole numbers"), default=BLOCKS,
+                        help="blocks before which there is a selector, counted from 0; without it"
+                        f" {','.join(map(str, BLOCKS))}")
+
+
+def pruning_config(options: argparse.Namespace) -> PruningConfig:
+    """Return what the options of :func:`add_selector_options` say."""
+    rates, counts = options.keep, options.keep_counts
+    if options.selector == "topk" and rates is None and counts is None:
+        rates = (_KEEP,)
+    if rates is not None and len(rates) == 1:
+        rates = cumulative_rates(rates[0], len(options.blocks))
+    return PruningConfig(selector=options.selector, blocks=options.blocks, rates=rates,
+                         counts=counts, package=options.package)
+
+
+def _files(path: Path) -> list[Path]:
+    """Return the images of a folder by name, or the path of a file as it is."""
+    if not path.is_dir():
+        return [path]
+    suffixes = Image.registered_extensions()
+    found = sorted(file for file in path.iterdir()
+                   if file.is_file() and file.suffix.lower() in suffixes)
+    if not found:
+        raise ImageError(f"the folder {path} has 0 images, must have at least 1")
+    return found
+
+
+def frames(paths: Sequence[Path] | None, size: int) -> list[tuple[str, NDArray[np.uint8]]]:
+    """Return name and pixels [size, size, 3] of all images in ``paths``, files and folders.
+
+    Without paths it is the sample photograph.
+    """
+    if paths is None:
+        return [(f"{SAMPLE} (scikit-learn)", load_image(None, size))]
+    return [(str(file), load_image(file, size)) for path in paths for file in _files(path)]
+
+
+def picture_name(number: int, image: str) -> str:
+    """Return the file name of the picture made of image ``number``, as :func:`frames` names it."""
+    return f"{number}-{Path(image.removesuffix(' (scikit-learn)')).stem}.png"
