@@ -18,14 +18,15 @@ class WriteBack(wiring.Component):
     """Steers a word of ``columns`` channels to its destination, in the same cycle.
 
     A streaming buffer takes column block ``g`` into bank ``turn * column_blocks + g``, ``turn``
-    being the place of the column tile within a buffer word. Blocks that ``mask`` leaves out are not
-    written, nor are blocks of the residual beyond its ``channels``: they are padding, and would
-    spoil the statistics.
+    being the place of the column tile within a buffer word. Of the last column tile, blocks that
+    ``mask`` leaves out are not written: they belong to another head, or they are padding, and would
+    spoil the statistics. Rows that make up a ``package`` are not written: part of the first row may
+    have been replaced since it was read.
 
     Members
     -------
     valid, row, word : In, of a finished row (last K tile)
-    destination, mask, channels : In, of its pass
+    destination, mask, package : In, of its pass
     to : Out, one bit per ``Destination``
     enable : Out, blocks of the word that count
     act_en, score_en, residual_en : Out, one bit per bank
@@ -37,7 +38,7 @@ class WriteBack(wiring.Component):
         super().__init__({
             "valid": In(1), "row": In(row_layout(config)),
             "word": In(data.ArrayLayout(signed(isa.ACC_BITS), config.columns)),
-            "destination": In(isa.Destination), "mask": In(8), "channels": In(16),
+            "destination": In(isa.Destination), "mask": In(8), "package": In(1),
             "to": Out(len(isa.Destination)), "enable": Out(config.column_blocks),
             "act_en": Out(config.banks), "score_en": Out(config.banks),
             "residual_en": Out(config.banks),
@@ -48,24 +49,19 @@ class WriteBack(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self.config
-        column_tile = self.row.tile.column_tile
         for kind in isa.Destination:
             m.d.comb += self.to[kind.value].eq(self.valid & (self.destination == kind))
 
-        blocks_left = Signal(signed(14))
-        m.d.comb += blocks_left.eq((self.channels >> ceil_log2(BLOCK))
-                                   - column_tile * config.column_blocks)
-        is_residual = self.destination == isa.Destination.RESIDUAL
         for g in range(config.column_blocks):
-            m.d.comb += self.enable[g].eq(self.mask[g] & (~is_residual | (g < blocks_left)))
+            m.d.comb += self.enable[g].eq(self.mask[g] | ~self.row.tile.last_column)
 
-        turn = column_tile[:ceil_log2(config.banks // config.column_blocks)]
+        turn = self.row.tile.column_tile[:ceil_log2(config.banks // config.column_blocks)]
         for bank in range(config.banks):
             g = bank % config.column_blocks
             hit = Signal(name=f"hit{bank}")
             lanes = [self.word[BLOCK * g + i] for i in range(BLOCK)]
             m.d.comb += [
-                hit.eq(self.enable[g] & (turn == bank // config.column_blocks)),
+                hit.eq(self.enable[g] & ~self.package & (turn == bank // config.column_blocks)),
                 self.bytes_word[bank].eq(Cat(lane[:8] for lane in lanes)),
                 self.wide_word[bank].eq(Cat(lane[:16] for lane in lanes)),
             ]
