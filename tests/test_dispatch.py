@@ -17,17 +17,19 @@ from tests.stalls import KINDS, stalls
 TINY = named("tiny")
 BASE = 0x12_3456_7000
 LAYOUTS = {Opcode.BEGIN: isa.begin_layout, Opcode.TABLE: isa.table_layout,
-           Opcode.LOAD: isa.load_layout, Opcode.PASS: isa.pass_layout, Opcode.END: isa.end_layout}
+           Opcode.LOAD: isa.load_layout, Opcode.PASS: isa.pass_layout, Opcode.END: isa.end_layout,
+           Opcode.SELECT: isa.select_layout, Opcode.PRUNE: isa.prune_layout}
 
 #: A pass that every configuration accepts.
-PASS = {"rows_from_tokens": 1, "column_tiles": 1, "k_tiles": 1}
+PASS = {"rows_from": isa.Rows.TOKENS, "column_tiles": 1, "k_tiles": 1}
 
 
 def word(opcode, **fields):
     """Return an instruction as a number; BEGIN, TABLE and END are right unless fields say not."""
     right = {Opcode.BEGIN: {"version": isa.ISA_VERSION, "magic": isa.MAGIC, "tokens": 5,
                             "weight_offset": 4096, "weight_stride": 4096, "weight_beats": 3},
-             Opcode.TABLE: {"count": 1}, Opcode.LOAD: {}, Opcode.PASS: PASS,
+             Opcode.TABLE: {"count": 1, "under_way": 1},
+             Opcode.SELECT: {"special": 1}, Opcode.PRUNE: {}, Opcode.LOAD: {}, Opcode.PASS: PASS,
              Opcode.END: {"classes": 3}}[opcode]
     raw = fields.pop("raw_opcode", opcode.value)
     numbers = {name: getattr(value, "value", value) for name, value in (right | fields).items()}
@@ -53,7 +55,7 @@ class Bench:
 
     def __init__(self, words, *, config=TINY, kind="none", seed=0, retire=lambda bench: 0,
                  model_addr=BASE, model_bytes=1 << 20, load_error=Error.NONE,
-                 end_error=Error.NONE, busy=12):
+                 end_error=Error.NONE, busy=12, selects=9, after=3):
         self.config, self.dut = config, Dispatcher(config)
         self.words = words
         self.retire = retire               # passes that have retired, asked for in every cycle
@@ -66,6 +68,9 @@ class Bench:
         self.descriptors: list[int] = []
         self.list_cycles = busy            # how long the token list takes
         self.busy = 0                      # of these, to come
+        self.select_cycles = selects       # how long the selector takes
+        self.selecting = 0                 # of these, to come
+        self.after = after                 # tokens that it leaves
         self.beats: list[int] = []
         self.waiting: dict[str, int] = {}  # cycle in which a unit is done
         self.before: dict[int, tuple] = {}
@@ -116,6 +121,9 @@ class Bench:
         ctx.set(dut.retired, self.retired % 256)
         ctx.set(dut.tokens_busy, self.busy > 0)
         self.busy = max(0, self.busy - 1)
+        ctx.set(dut.selector_busy, self.selecting > 0)
+        ctx.set(dut.tokens_after, 0 if self.selecting else self.after)
+        self.selecting = max(0, self.selecting - 1)
         for unit, error in (("load", self.load_error), ("end", self.end_error)):
             done = self.waiting.get(unit) == self.cycle
             ctx.set(getattr(dut, f"{unit}_done"), done and error == Error.NONE)
@@ -127,6 +135,11 @@ class Bench:
         if ctx.get(dut.tokens_start):
             self.add("tokens")
             self.busy = self.list_cycles
+        if ctx.get(dut.select_start):
+            self.add("select", ctx.get(Value.cast(dut.select)))
+            self.selecting = self.select_cycles
+        if ctx.get(dut.prune):
+            self.add("prune", ctx.get(dut.tokens))
         if ctx.get(dut.table_en):
             self.add("table", ctx.get(Value.cast(dut.table)), ctx.get(dut.table_row),
                      ctx.get(dut.table_data))
@@ -312,6 +325,69 @@ def test_activity():
     assert set(names[end:]) == {"DRAIN"}
 
 
+@pytest.mark.parametrize("opcode", [Opcode.TABLE, Opcode.SELECT])
+@pytest.mark.parametrize("most", [0, 1, 2, 3])
+def test_waits_until_few_passes_are_under_way(opcode, most):
+    """TABLE and SELECT say how many; a SELECT goes on while the passes do."""
+    body = [(Opcode.PASS, {})] * 4 + [(opcode, {"under_way": most}), (Opcode.PASS, {})]
+    bench = Bench(program(*body), retire=lambda bench: min(5, bench.cycle // 100), selects=10_000)
+    assert bench.run()[0] == Error.NONE
+    retired = 100 * (4 - most)
+    assert retired <= bench.at(opcode.name.lower()) <= retired + 1
+    assert bench.at("pass", 4) - bench.at(opcode.name.lower()) < 20
+
+
+@pytest.mark.parametrize("selects", [1, 300])
+def test_prune_waits_for_all_passes_and_the_selector(selects):
+    """Tokens change with PRUNE: a pass before it has ended, one after it has not begun."""
+    body = [(Opcode.SELECT, {"under_way": 4, "keep": 7, "merged": 1}), (Opcode.PASS, {}),
+            (Opcode.PRUNE, {}), (Opcode.PASS, {"rows_from": isa.Rows.DROPPED})]
+    words = program(*body, tokens=8)
+    bench = Bench(words, retire=lambda bench: min(2, bench.cycle // 200), selects=selects)
+    assert bench.run() == (Error.NONE, 5, 1)
+    assert bench.logged("select") == [("select", words[1])]
+    assert bench.logged("prune") == [("prune", 8)]
+    at = max(200, bench.at("select") + selects)
+    assert at <= bench.at("prune") <= at + 2
+    assert bench.at("pass", 0) < bench.at("prune") < bench.at("pass", 1)
+
+
+def test_tokens_that_the_selector_leaves():
+    seen = []
+    bench = Bench(program((Opcode.SELECT, {}), (Opcode.PRUNE, {}), tokens=8), after=4)
+    step = bench.step
+
+    async def watched(ctx):
+        await step(ctx)
+        seen.append((bool(bench.logged("prune")), ctx.get(bench.dut.tokens)))
+
+    bench.step = watched
+    assert bench.run()[0] == Error.NONE
+    assert {tokens for pruned, tokens in seen if pruned} == {4}
+    assert 4 not in {tokens for pruned, tokens in seen if not pruned}
+
+
+@pytest.mark.parametrize("before, bad", [
+    ([(Opcode.SELECT, {})], (Opcode.SELECT, {})),
+    ([(Opcode.SELECT, {})], (Opcode.PASS, {"rows_from": isa.Rows.DROPPED})),
+    ([(Opcode.SELECT, {}), (Opcode.PRUNE, {}), (Opcode.SELECT, {})],
+     (Opcode.PASS, {"rows_from": isa.Rows.DROPPED})),
+    ([(Opcode.SELECT, {}), (Opcode.PRUNE, {})], (Opcode.PRUNE, {})),
+    ([(Opcode.SELECT, {}), (Opcode.PRUNE, {})] * isa.SELECTORS, (Opcode.SELECT, {})),
+], ids=["two", "not yet", "no more", "prune twice", "too many"])
+def test_bad_order_of_selectors(before, bad):
+    bench = Bench(program(*before, bad), retire=_at_once)
+    assert bench.run() == (Error.BAD_FIELD, 1 + len(before), 0)
+
+
+@pytest.mark.parametrize("opcode, fields, error", [
+    (Opcode.SELECT, {}, Error.BAD_OPCODE), (Opcode.PRUNE, {}, Error.BAD_OPCODE),
+    (Opcode.PASS, {"destination": isa.Destination.SELECTOR}, Error.BAD_FIELD)])
+def test_a_core_without_a_selector_refuses_it(opcode, fields, error):
+    bench = Bench(program((opcode, fields)), config=replace(TINY, pruning=False))
+    assert bench.run() == (error, 1, 0)
+
+
 # What it refuses
 
 ONE_PORT, FOUR_PORTS = TINY, named("zcu102")
@@ -323,7 +399,8 @@ def _bad_begins():
              ("opcode", {"raw_opcode": Opcode.END.value}, Error.BAD_MAGIC),
              ("cleared memory", {"raw_opcode": 0, "magic": 0, "version": 0}, Error.BAD_MAGIC),
              ("version 0", {"version": 0}, Error.BAD_VERSION),
-             ("version 2", {"version": 2}, Error.BAD_VERSION),
+             ("version before", {"version": isa.ISA_VERSION - 1}, Error.BAD_VERSION),
+             ("version after", {"version": isa.ISA_VERSION + 1}, Error.BAD_VERSION),
              ("no tokens", {"tokens": 0}, Error.BAD_FIELD),
              ("tokens", {"tokens": TINY.max_tokens + 1}, Error.BAD_FIELD),
              ("no instructions", {"instructions": 0}, Error.BAD_FIELD),
@@ -382,7 +459,7 @@ def test_begin_at_a_limit(name, config, fields, arguments):
 
 def _bad_instructions():
     """Name, opcode and fields of an instruction, error."""
-    for raw in (0, Opcode.BEGIN.value, 6, 255):
+    for raw in (0, Opcode.BEGIN.value, 8, 255):
         yield f"opcode {raw}", Opcode.PASS, {"raw_opcode": raw}, Error.BAD_OPCODE
     for memory, rows in ((isa.Table.LANE, 64), (isa.Table.RECIPROCAL, 16), (isa.Table.RSQRT, 32),
                          (isa.Table.LIST, TINY.list_depth)):
@@ -390,15 +467,14 @@ def _bad_instructions():
             yield (f"{memory.name} {first}+{count}", Opcode.TABLE,
                    {"table": memory, "first": first, "count": count}, Error.BAD_FIELD)
     for name, fields in (
-        ("no rows", {"rows_from_tokens": 0}),
-        ("rows", {"rows_from_tokens": 0, "row_first": TINY.max_tokens, "row_count": 1}),
-        ("many rows", {"rows_from_tokens": 0, "row_first": 1023, "row_count": 1023}),
-        ("rows from tokens", {"row_first": TINY.max_tokens - 4}),
+        ("no rows", {"rows_from": isa.Rows.COUNT}),
+        ("rows", {"rows_from": isa.Rows.COUNT, "row_first": TINY.max_tokens, "row_count": 1}),
+        ("many rows", {"rows_from": isa.Rows.COUNT, "row_first": 1023, "row_count": 1023}),
+        ("dropped rows", {"rows_from": isa.Rows.DROPPED}),
         ("column tiles", {"column_tiles": 0}), ("K tiles", {"k_tiles": 0}),
         ("row dependency", {"row_dependency": 3}),
         ("operand dependency", {"operand_dependency": 3}),
-        ("scale source", {"scale_source": 3}), ("stationary", {"stationary": 3}),
-        ("prologue", {"prologue": 3}),
+        ("scale source", {"scale_source": 3}),
         ("residual twice", {"source": isa.Source.RESIDUAL,
                             "destination": isa.Destination.RESIDUAL}),
         ("source ACT", {"source_base": TINY.act_depth}),
@@ -416,9 +492,12 @@ def _bad_instructions():
                                "destination_base": TINY.score_depth}),
         ("destination LOGIT", {"destination": isa.Destination.LOGIT,
                                "destination_base": TINY.class_tiles}),
-        ("destination 6", {"destination": 6}),
+        ("destination 7", {"destination": 7}),
     ):
         yield name, Opcode.PASS, fields, Error.BAD_FIELD
+    yield "no special token", Opcode.SELECT, {"special": 0}, Error.BAD_FIELD
+    yield "no patch", Opcode.SELECT, {"special": 3}, Error.BAD_FIELD
+    yield "PRUNE alone", Opcode.PRUNE, {}, Error.BAD_FIELD
     yield "no classes", Opcode.END, {"classes": 0}, Error.BAD_FIELD
     yield "classes", Opcode.END, {"classes": TINY.max_classes + 1}, Error.BAD_FIELD
 
@@ -427,7 +506,7 @@ def _bad_instructions():
                          ids=lambda v: v if isinstance(v, str) else "")
 def test_bad_instruction(name, opcode, fields, error):
     """The index is that of the instruction; what came before is handed out, and nothing after."""
-    words = program(*[(Opcode.PASS, {})] * 2, (opcode, fields), (Opcode.TABLE, {}))
+    words = program(*[(Opcode.PASS, {})] * 2, (opcode, fields), (Opcode.TABLE, {}), tokens=3)
     bench = Bench(words, retire=_at_once)
     assert bench.run() == (error, 3, 0)
     assert bench.queued == 2
@@ -439,8 +518,11 @@ def test_bad_instruction(name, opcode, fields, error):
     (Opcode.TABLE, {"table": isa.Table.RECIPROCAL, "first": 9, "count": 7}),
     (Opcode.TABLE, {"table": isa.Table.RSQRT, "first": 25, "count": 7}),
     (Opcode.TABLE, {"table": isa.Table.LIST, "first": TINY.list_depth - 1}),
-    (Opcode.PASS, {"rows_from_tokens": 0, "row_first": TINY.max_tokens - 1, "row_count": 1}),
-    (Opcode.PASS, {"row_first": TINY.max_tokens - 5}),
+    (Opcode.PASS, {"rows_from": isa.Rows.COUNT, "row_first": TINY.max_tokens - 1, "row_count": 1}),
+    (Opcode.PASS, {"rows_from": isa.Rows.LAST}),
+    (Opcode.PASS, {"stationary": isa.Stationary.NONE, "prologue": isa.Prologue.SCALE}),
+    (Opcode.PASS, {"destination": isa.Destination.SELECTOR, "destination_base": 0xFFFF}),
+    (Opcode.SELECT, {"special": 2}),
     (Opcode.PASS, {"columns_from_tokens": 1, "column_tiles": 0}),
     (Opcode.PASS, {"k_from_tokens": 1, "k_tiles": 0}),
     (Opcode.PASS, {"row_dependency": 2, "operand_dependency": 2}),
@@ -449,7 +531,7 @@ def test_bad_instruction(name, opcode, fields, error):
                    "destination_base": TINY.class_tiles - 1}),
 ], ids=str)
 def test_instruction_at_a_limit(opcode, fields):
-    words = program(*[(Opcode.PASS, {})] * 2, (opcode, fields))
+    words = program(*[(Opcode.PASS, {})] * 2, (opcode, fields), tokens=3)
     assert Bench(words, retire=_at_once).run() == (Error.NONE, 4, 1)
 
 

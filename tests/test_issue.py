@@ -16,7 +16,8 @@ from tests.stalls import KINDS, stalls
 
 TINY = named("tiny")
 #: Arrays of every proportion: 1, 2 and 4 blocks a word over those that enter or leave at once.
-SIZES = {f"{r}x{c}": replace(named("zcu104"), rows=r, columns=c, ports=1, port_bits=32)
+SIZES = {f"{r}x{c}": replace(named("zcu104"), rows=r, columns=c, ports=1, port_bits=32,
+                             max_hidden=1024)
          for r, c in ((16, 16), (32, 32), (64, 16), (16, 64), (32, 64))}
 #: Cycles from the issue of a row, as ``state`` tells it, to its addresses.
 ISSUE_TO_ROW = RowIssue.LATENCY - 1
@@ -24,8 +25,8 @@ ISSUE_TO_ROW = RowIssue.LATENCY - 1
 
 def _pass(**fields):
     """Return the fields of a pass over all tokens, unless ``fields`` say otherwise."""
-    return {"rows_from_tokens": 1, "source": isa.Source.ACT, "destination": isa.Destination.ACT,
-            **fields}
+    return {"rows_from": isa.Rows.TOKENS, "source": isa.Source.ACT,
+            "destination": isa.Destination.ACT, **fields}
 
 
 def _tiles(config, rng, slot, columns, ks):
@@ -35,8 +36,9 @@ def _tiles(config, rng, slot, columns, ks):
              "scale_slot": rng.randrange(8),
              "rows_valid": rng.randrange(config.rows + 1),
              "columns_valid": rng.randrange(config.columns + 1),
-             "blocks": [{"index": rng.randrange(1 << 7), "valid": rng.randrange(2)}
-                        for _ in range(config.row_blocks)]}
+             "part": rng.randrange(config.package_parts),
+             "blocks": [{"index": rng.randrange(1 << 6), "broadcast": rng.random() < 0.2,
+                         "valid": rng.randrange(2)} for _ in range(config.row_blocks)]}
             for c in range(columns) for k in range(ks)]
 
 
@@ -51,14 +53,16 @@ class Row:
 
 
 class Bench:
-    """Offers tiles and plays the passes that retire; records rows, states and times."""
+    """Offers tiles and plays the passes that retire and the token list: that is ``physical`` or
+    the list of dropped rows. Records rows, states and times."""
 
-    def __init__(self, config=TINY, *, tokens=20, passes=(), start=True):
+    def __init__(self, config=TINY, *, tokens=20, passes=(), dropped_rows=7,
+                 physical=lambda position, dropped: position):
         self.config = config
         self.dut = RowIssue(config)
         self.tokens = tokens
         self.passes = list(passes)
-        self.start = start
+        self.dropped_rows, self.physical = dropped_rows, physical
         self.rows: list[Row] = []
         self.accepted: list[int] = []     # cycle of every tile
         self.states: list[str] = []
@@ -88,8 +92,10 @@ class Bench:
                 for port in (dut.read_addr, dut.residual_addr))))
         if ctx.get(dut.tile.valid) and ctx.get(dut.tile.ready):
             self.accepted.append(self.cycle)
+        place = self.physical(ctx.get(dut.list_position), ctx.get(dut.list_dropped))
         self.cycle += 1
         await ctx.tick()
+        ctx.set(dut.list_row, place)
 
     async def tile(self, ctx, tile, retired=lambda: (0, 0)):
         """Offer a tile until it is taken."""
@@ -111,14 +117,7 @@ class Bench:
         async def bench(ctx):
             self.descriptors(ctx, 0)
             ctx.set(self.dut.tokens, self.tokens)
-            if self.start:
-                ctx.set(self.dut.tokens_start, 1)
-                await ctx.tick()
-                ctx.set(self.dut.tokens_start, 0)
-                for _ in range(self.config.max_tokens):
-                    assert ctx.get(self.dut.tokens_busy)
-                    await ctx.tick()
-                assert not ctx.get(self.dut.tokens_busy)
+            ctx.set(self.dut.dropped_rows, self.dropped_rows)
             await main(ctx)
 
         sim = Simulator(self.dut)
@@ -127,16 +126,26 @@ class Bench:
         sim.run()
 
 
-def _expected(config, f, tile, i, tokens, physical):
+def _rows(bench, f):
+    """Return the first position of a pass, and its number of rows."""
+    return {isa.Rows.COUNT: (f.get("row_first"), f.get("row_count")),
+            isa.Rows.TOKENS: (0, bench.tokens), isa.Rows.DROPPED: (0, bench.dropped_rows),
+            isa.Rows.LAST: (bench.tokens - 1, 1)}[f["rows_from"]]
+
+
+def _expected(bench, f, tile, i):
     """Return what row ``i`` of a tile must be: fields, read addresses by bank, residual address."""
+    config = bench.config
     get = {name: int(getattr(v, "value", v)) for name, v in f.items()}
-    position = get.get("row_first", 0) + i
-    place = physical(position)
-    count = tokens if get["rows_from_tokens"] else get["row_count"]
+    first, count = _rows(bench, f)
+    position = first + i
+    place = bench.physical(position, f["rows_from"] == isa.Rows.DROPPED)
     banks, column_tile = config.banks, tile["column_tile"]
 
     def read(block):
         row = place if f["source"] == isa.Source.RESIDUAL else position
+        if tile["blocks"][block % config.row_blocks]["broadcast"]:
+            row = 0
         return get.get("source_base", 0) + row * get.get("source_stride", 0) + block // banks
 
     block = [tile["blocks"][b]["index"] * config.row_blocks + b for b in range(config.row_blocks)]
@@ -151,24 +160,23 @@ def _expected(config, f, tile, i, tokens, physical):
         case _:
             row = place if f["destination"] == isa.Destination.RESIDUAL else position
             write = row * stride + base + column_tile * config.columns // BLOCK // banks
-    fields = {"swap": i == 0, "last_row": i == count - 1,
-              "zero": position < get.get("zero_rows", 0), "position": position, "physical": place,
-              "write_addr": write & 0xFFFF,
+    zero = position < get.get("zero_rows", 0) and f.get("prologue") != isa.Prologue.EXP
+    fields = {"swap": i == 0, "last_row": i == count - 1, "zero": zero, "position": position,
+              "physical": place, "write_addr": write & 0xFFFF,
               "tile": tile_layout(config).const(tile).as_bits()}
     return fields, addresses, write & 0xFFFF
 
 
-def _check(bench, jobs, *, physical=lambda position: position):
+def _check(bench, jobs):
     """Compare all rows with those of ``jobs``: (pass, tile) in order."""
     config, got = bench.config, iter(bench.rows)
     for at, (number, tile) in enumerate(jobs):
         f = bench.passes[number]
-        count = bench.tokens if f["rows_from_tokens"] else f["row_count"]
-        for i in range(count):
+        for i in range(_rows(bench, f)[1]):
             where = f"tile {at} of pass {number}, row {i}"
             row = next(got, None)
             assert row is not None, f"{where} was not issued"
-            fields, addresses, write = _expected(config, f, tile, i, bench.tokens, physical)
+            fields, addresses, write = _expected(bench, f, tile, i)
             for name, value in fields.items():
                 assert row.fields[name] == value, (
                     f"{where}, {name}: expected {int(value):#x}, got {row.fields[name]:#x}")
@@ -188,11 +196,10 @@ def _random_pass(config, rng):
     destinations = list(isa.Destination)
     if source == isa.Source.RESIDUAL:
         destinations.remove(isa.Destination.RESIDUAL)  # it has one read port
-    few = rng.random() < 0.5
-    row_first = rng.randrange(5)
     return _pass(
-        source=source, destination=rng.choice(destinations), rows_from_tokens=not few,
-        row_first=row_first if few else 0, row_count=rng.randrange(1, 30),
+        source=source, destination=rng.choice(destinations), rows_from=rng.choice(list(isa.Rows)),
+        prologue=rng.choice(list(isa.Prologue)),
+        row_first=rng.randrange(5), row_count=rng.randrange(1, 30),
         zero_rows=rng.randrange(4), source_base=rng.randrange(2000),
         source_stride=rng.randrange(40), destination_base=rng.randrange(100),
         destination_stride=rng.randrange(13))
@@ -226,48 +233,26 @@ def test_rows_and_addresses(size, kind):
 
 
 def test_the_token_list_leads_to_rows_of_the_residual():
-    """Before a program sets the tokens the list is all zeros: only residual rows go through it."""
+    """Only rows of the residual go through the list; dropped rows have one of their own."""
     rng = random.Random(3)
     strides = {"source_stride": 3, "destination_stride": 5}
     passes = [_pass(source=isa.Source.RESIDUAL, **strides),
               _pass(destination=isa.Destination.RESIDUAL, **strides),
-              _pass(**strides)]
-    jobs = [(n, tile) for n in range(3) for tile in _tiles(TINY, rng, n, 1, 1)]
-    for start in (False, True):
-        bench = Bench(passes=passes, start=start)
-
-        async def main(ctx, bench=bench):
-            for _, tile in jobs:
-                await bench.tile(ctx, tile)
-            await bench.idle(ctx, 60)
-
-        bench.run(main)
-        _check(bench, jobs, physical=(lambda p: p) if start else (lambda p: 0))
-    assert bench.rows[-1].fields["physical"] == 19
-
-
-def test_the_token_list_is_written_anew():
-    """A second start while the list is being written begins at the first row again."""
-    bench = Bench(passes=[_pass(source=isa.Source.RESIDUAL, source_stride=1)])
-    tile, = _tiles(TINY, random.Random(0), 0, 1, 1)
+              _pass(**strides),
+              _pass(destination=isa.Destination.RESIDUAL, rows_from=isa.Rows.DROPPED, **strides)]
+    jobs = [(n, tile) for n in range(4) for tile in _tiles(TINY, rng, n, 1, 1)]
+    bench = Bench(passes=passes, dropped_rows=5,
+                  physical=lambda position, dropped: 7 * position % 64 + dropped)
 
     async def main(ctx):
-        for wait in (5, 1):
-            ctx.set(bench.dut.tokens_start, 1)
-            await ctx.tick()
-            ctx.set(bench.dut.tokens_start, 0)
-            for _ in range(wait):
-                assert ctx.get(bench.dut.tokens_busy)
-                await ctx.tick()
-        for _ in range(TINY.max_tokens - 1):
-            assert ctx.get(bench.dut.tokens_busy)
-            await ctx.tick()
-        assert not ctx.get(bench.dut.tokens_busy)
-        await bench.tile(ctx, tile)
-        await bench.idle(ctx, 40)
+        for _, tile in jobs:
+            await bench.tile(ctx, tile)
+        await bench.idle(ctx, 60)
 
     bench.run(main)
-    _check(bench, [(0, tile)])
+    _check(bench, jobs)
+    assert bench.rows[19].fields["physical"] == 7 * 19 % 64
+    assert bench.rows[-1].fields["physical"] == 7 * 4 + 1
 
 
 # Time
@@ -453,3 +438,31 @@ def test_one_state_for_every_cycle():
             runs.append([state, 1])
     assert runs == [["idle", 1], ["busy", 3], ["pads", 13], ["idle", 14], ["waits_row", 10],
                     ["busy", 3], ["pads", 13], ["idle", 14]]
+
+
+def _issued(passes, retired, *, tokens=9):
+    """Return the positions of the last pass that are issued while ``retired`` has retired."""
+    bench = Bench(tokens=tokens, passes=passes)
+
+    async def main(ctx):
+        for number in range(len(passes)):
+            tile, = _tiles(TINY, random.Random(0), number, 1, 1)
+            await bench.tile(ctx, tile)
+        await bench.idle(ctx, 40, lambda: retired)
+
+    bench.run(main)
+    rows = sum(_rows(bench, f)[1] for f in passes[:-1])
+    return [row.fields["position"] for row in bench.rows[rows:]]
+
+
+def test_only_the_last_row_waits_for_a_pass_over_the_last_row():
+    passes = [_pass(rows_from=isa.Rows.LAST), _pass(row_dependency=1)]
+    assert _issued(passes, (0, 0)) == list(range(8))
+    assert _issued(passes, (1, 0)) == list(range(9))
+
+
+def test_rows_wait_for_the_end_of_a_pass_over_dropped_rows():
+    passes = [_pass(rows_from=isa.Rows.DROPPED),
+              _pass(rows_from=isa.Rows.LAST, row_dependency=1)]
+    assert _issued(passes, (0, 7), tokens=5) == []
+    assert _issued(passes, (1, 0), tokens=5) == [4]

@@ -22,7 +22,8 @@ SIZES = {f"{r}x{c}": replace(named("zcu104"), rows=r, columns=c, ports=1, port_b
          for r, c in ((16, 16), (32, 16), (16, 64), (64, 32))}
 TINY = named("tiny")
 COLUMN, CONSTANT = isa.ScaleSource.COLUMN, isa.ScaleSource.CONSTANT
-WEIGHT, KEY, VALUE = isa.Stationary.WEIGHT, isa.Stationary.KEY, isa.Stationary.VALUE
+WEIGHT, KEY, VALUE, NONE = (isa.Stationary.WEIGHT, isa.Stationary.KEY, isa.Stationary.VALUE,
+                            isa.Stationary.NONE)
 
 
 @cache
@@ -37,7 +38,10 @@ def _pass(**fields):
 
 @dataclass
 class Tile:
-    """A tile that the loader must offer, and what must be in the array when it is swapped in."""
+    """A tile that the loader must offer, and what must be in the array when it is swapped in.
+
+    A tile of a pass without operands has no rows.
+    """
 
     number: int   # of its pass
     where: str
@@ -119,6 +123,7 @@ class Bench:
 
     def _tiles(self, number):
         config, f = self.config, self.passes[number]
+        parts = config.package_parts
         columns = -(-self.tokens // config.columns) if f.get("columns_from_tokens") \
             else f["column_tiles"]
         ks = -(-self.tokens // config.rows) if f.get("k_from_tokens") else f["k_tiles"]
@@ -131,7 +136,9 @@ class Bench:
                 base = f.get("operand_base", 0)
                 fields = {
                     "slot": number % 4,
-                    "column_tile": ct + base % (config.banks // config.column_blocks),
+                    "column_tile": (ct // parts if f.get("package") else ct)
+                    + base % (config.banks // config.column_blocks),
+                    "part": ct % parts,
                     "first_column": ct == 0, "last_column": ct == columns - 1, "first_k": kt == 0,
                     "last_k": kt == ks - 1, "blocks": blocks}
                 if f.get("k_from_tokens"):
@@ -143,7 +150,8 @@ class Bench:
                 if has_scales:
                     fields["scale_slot"] = (len(self.columns) - 1) % SCALE_SLOTS
                 yield Tile(number, f"pass {number}, column tile {ct}, K tile {kt}", fields,
-                           [self._operand(f, blocks, ct, kt, r) for r in range(config.rows)],
+                           [self._operand(f, blocks, ct, kt, r) for r in range(config.rows)
+                            if f["stationary"] != NONE],
                            len(self.columns) - 1 if has_scales else -1,
                            has_scales and kt == ks - 1, ct == columns - 1 and kt == ks - 1)
 
@@ -229,9 +237,10 @@ class Bench:
         dut = self.dut
         if ctx.get(dut.load_valid):
             row = ctx.get(dut.load_row)
-            tile, at = divmod(self.loads, self.config.rows)
-            assert tile < len(self.tiles), f"cycle {self.now}: a load too many, row {row}"
-            assert row == at, f"{self.tiles[tile].where}: expected row {at}, got row {row}"
+            number, at = divmod(self.loads, self.config.rows)
+            tiles = [tile for tile in self.tiles if tile.rows]
+            assert number < len(tiles), f"cycle {self.now}: a load too many, row {row}"
+            assert row == at, f"{tiles[number].where}: expected row {at}, got row {row}"
             self.shadow[row] = ctx.get(self.port["load_data"])
             self.loads += 1
             if at == self.config.rows - 1:
@@ -244,7 +253,7 @@ class Bench:
             got = self.shadow.get(row, 0)
             assert got == expected, (f"{tile.where}, row {row} at the swap: expected"
                                      f" {expected:#x}, got {got:#x}")
-        assert self.loads == (len(self.swapped_at) + 1) * self.config.rows, (
+        assert self.loads == sum(len(t.rows) for t in self.tiles[:len(self.swapped_at) + 1]), (
             f"{tile.where}: {self.loads} rows had been loaded at its swap")
         if tile.column >= 0:
             column = self.columns[tile.column]
@@ -324,13 +333,15 @@ class Bench:
 
     def margins(self):
         """Return for every tile the cycles from its last load to its swap."""
-        return [b - a for a, b in zip(self.loaded_at, self.swapped_at, strict=True)]
+        swapped = [at for at, tile in zip(self.swapped_at, self.tiles, strict=True) if tile.rows]
+        return [b - a for a, b in zip(self.loaded_at, swapped, strict=True)]
 
 
 def _random_passes(config, rng, count):
     """Passes of all kinds, with any list, operand and number of tiles."""
     passes = []
-    kinds = [WEIGHT, KEY, VALUE, *rng.choices([WEIGHT, WEIGHT, KEY, VALUE], k=count - 3)]
+    kinds = [WEIGHT, KEY, VALUE, NONE,
+             *rng.choices([WEIGHT, WEIGHT, KEY, VALUE, NONE], k=count - 4)]
     rng.shuffle(kinds)
     for number, stationary in enumerate(kinds):
         f = _pass(stationary=stationary, column_tiles=rng.randrange(1, 4),
@@ -338,12 +349,14 @@ def _random_passes(config, rng, count):
                   list_stride=rng.choice([0, 0, 1, 5]))
         if stationary != WEIGHT or rng.random() < 0.2:
             f["scale_source"] = CONSTANT
+        if stationary == NONE:
+            f["package"] = rng.randrange(2)
         if stationary == KEY:
             f |= {"columns_from_tokens": 1, "operand_stride": rng.randrange(1, 5)}
         if stationary == VALUE:
             f |= {"k_from_tokens": 1, "operand_stride": rng.randrange(1, 5),
                   "operand_base": rng.randrange(5)}
-        if stationary != WEIGHT and number:
+        if stationary in (KEY, VALUE) and number:
             f["operand_dependency"] = rng.randrange(min(number, 15) + 1)
         passes.append(f)
     return passes
