@@ -31,12 +31,15 @@ _FRACTION_BITS = 16
 _SPLIT = 17
 #: Cycles of ``_mantissa``: r, M, P.
 _MANTISSA_CYCLES = 3
+#: Cycles of it from r on.
+_R_CYCLES = 2
 
 
-def _mantissa(m: Module, y: Value, scale_m: Value) -> Value:
-    """Return the mantissa of ``y * scale_m``: ``y`` rounded and limited, and a multiplier.
+def _mantissa(m: Module, y: Value, scale_m: Value) -> tuple[Value, Value]:
+    """Return ``r``, which is ``y`` rounded and limited, and the mantissa of ``r * scale_m``.
 
     The product of two 17-bit numbers, rounded, cannot reach 2**17: the result needs no limit.
+    ``r`` comes ``_R_CYCLES`` cycles earlier.
     """
     rounded = Signal(signed(len(y) - SCALAR_FRAC + 1))
     r = Signal(MANTISSA_BITS, reset_less=True)
@@ -49,7 +52,7 @@ def _mantissa(m: Module, y: Value, scale_m: Value) -> Value:
         product.eq(r * factor),
         total.eq(product + (1 << (MANTISSA_BITS - 1))),
     ]
-    return total[MANTISSA_BITS:]
+    return r, total[MANTISSA_BITS:]
 
 
 class Normalise(Component):
@@ -114,6 +117,8 @@ class Reciprocal(Component):
         Scale of the instruction.
     o : Out(RowScale)
         Scale of the row.
+    mantissa, shift : Out
+        ``r`` of 17 bits, before ``scale_m``, and ``n``: ``1 / sum = r * 2**(n - 34)``; with ``o``.
     write_en, write_row, write_data : In
         Writes one row of the table.
     """
@@ -125,6 +130,8 @@ class Reciprocal(Component):
     scale_m: In(MANTISSA_BITS)
     scale_s: In(SHIFT_BITS)
     o: Out(RowScale)
+    mantissa: Out(MANTISSA_BITS)
+    shift: Out(range(SUM_BITS))
     write_en: In(1)
     write_row: In(range(RECIPROCAL_ROWS))
     write_data: In(PolyRow)
@@ -138,6 +145,8 @@ class Reciprocal(Component):
         s = Signal(SHIFT_BITS, reset_less=True)
         m.d.sync += s.eq(scale_s - normalise.n)
         fraction = normalise.o[SUM_BITS - 1 - _FRACTION_BITS:-1]
+        r, mantissa = _mantissa(m, poly.y, scale_m)
+        n_cycles = self.LATENCY - normalise.latency
         m.d.comb += [
             normalise.i.eq(self.sum),
             poly.row.eq(fraction[SCALAR_T:]),
@@ -145,8 +154,10 @@ class Reciprocal(Component):
             poly.write_en.eq(self.write_en),
             poly.write_row.eq(self.write_row),
             poly.write_data.eq(self.write_data),
-            self.o.m.eq(_mantissa(m, poly.y, scale_m)),
-            self.o.s.eq(delay(m, s, self.LATENCY - normalise.latency - 1, name="s")),
+            self.o.m.eq(mantissa),
+            self.o.s.eq(delay(m, s, n_cycles - 1, name="s")),
+            self.mantissa.eq(delay(m, r, _R_CYCLES, name="mantissa")),
+            self.shift.eq(delay(m, normalise.n, n_cycles, name="shift")),
         ]
         return m
 
@@ -225,6 +236,7 @@ class NormScale(Component):
         scale_s = delay(m, self.scale_s, self._N_CYCLES, name="scale_s")
         s = Signal(SHIFT_BITS, reset_less=True)
         m.d.sync += s.eq(scale_s - (normalise.n >> 1))
+        _, mantissa = _mantissa(m, poly.y, scale_m)
         m.d.comb += [
             normalise.i.eq(variance),
             poly.row.eq(row),
@@ -236,7 +248,7 @@ class NormScale(Component):
             mean.m.eq(self.mean_m),
             mean.s.eq(self.mean_s),
             self.mean.eq(delay(m, mean.o, self.LATENCY - Rescale.LATENCY, name="mean")),
-            self.o.m.eq(_mantissa(m, poly.y, scale_m)),
+            self.o.m.eq(mantissa),
             self.o.s.eq(delay(m, s, self.LATENCY - self._N_CYCLES - 1, name="s")),
         ]
         return m

@@ -28,15 +28,17 @@ class RowSum(Component):
 
     No flow control: a row enters every cycle; the same row returns no sooner than 16 cycles after
     (its sum is read and written back within 3). Every row that enters gives a result; that of the
-    last K tile is the sum of the whole row.
+    last K tile is the sum of the whole row. With ``config.pruning`` a selector has the use of the
+    reciprocal, whenever no sum of a row is on its way into it.
 
-    Latency: ``latency``: adder tree, running sum, reciprocal. Resources: ``rows`` adders of about
+    Latency: ``latency``: adder tree, running sum, reciprocal; ``Reciprocal.LATENCY`` from a request
+    to its scale. Resources: ``rows`` adders of about
     10 bits, ``18 * max_tokens`` bits of distributed memory, and :class:`Reciprocal`.
 
     Parameters
     ----------
     config
-        Configuration; ``rows`` and ``max_tokens`` are used.
+        Configuration; ``rows``, ``max_tokens`` and ``pruning`` are used.
 
     Members
     -------
@@ -53,7 +55,13 @@ class RowSum(Component):
     sum : Out(18)
         Sum of the row so far.
     o : Out(RowScale)
-        Scale of the row, with ``sum``.
+        Scale of the row, with ``sum``; or that of a request.
+    mantissa, shift : Out
+        As of :class:`Reciprocal`, with ``o``.
+    request : In(1)
+        Asks for the scale of a sum that is no row's.
+    request_sum, request_scale_m, request_scale_s : In
+        The sum, of 18 bits and not zero, and the scale of the instruction.
     write_en, write_row, write_data : In
         Writes one row of the table of the reciprocal.
     """
@@ -62,7 +70,8 @@ class RowSum(Component):
         self.rows = config.rows
         self.max_tokens = config.max_tokens
         self.latency = tree_latency(self.rows) + 1 + Reciprocal.LATENCY
-        super().__init__({
+        self.pruning = config.pruning
+        ports = {
             "e": In(data.ArrayLayout(signed(ACT_BITS), self.rows)),
             "valid": In(1),
             "row": In(range(self.max_tokens)),
@@ -74,7 +83,17 @@ class RowSum(Component):
             "write_en": In(1),
             "write_row": In(range(RECIPROCAL_ROWS)),
             "write_data": In(PolyRow),
-        })
+        }
+        if self.pruning:
+            ports |= {
+                "mantissa": Out(MANTISSA_BITS),
+                "shift": Out(range(SUM_BITS)),
+                "request": In(1),
+                "request_sum": In(SUM_BITS),
+                "request_scale_m": In(MANTISSA_BITS),
+                "request_scale_s": In(SHIFT_BITS),
+            }
+        super().__init__(ports)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -107,4 +126,12 @@ class RowSum(Component):
             self.sum.eq(delay(m, total, Reciprocal.LATENCY, name="total")),
             self.o.eq(reciprocal.o),
         ]
+        if self.pruning:
+            m.d.comb += [self.mantissa.eq(reciprocal.mantissa), self.shift.eq(reciprocal.shift)]
+            with m.If(self.request):
+                m.d.comb += [
+                    reciprocal.sum.eq(self.request_sum),
+                    reciprocal.scale_m.eq(self.request_scale_m),
+                    reciprocal.scale_s.eq(self.request_scale_s),
+                ]
         return m

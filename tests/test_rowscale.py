@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Row scales: the hardware equals the integer functions, one row a cycle."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
 from golden import fit, functions
-from golden.fixed import mantissa
+from golden.fixed import mantissa, round_shift
 from rtl.rowscale import Normalise, NormScale, Reciprocal
 
 MAX_M = (1 << 17) - 1
@@ -68,8 +70,13 @@ def _reciprocals(rows):
     table = fit.reciprocal_table()
     expected = [tuple(int(v) for v in functions.reciprocal(table, r["sum"], r["scale_m"],
                                                            r["scale_s"])) for r in rows]
-    _equal("reciprocal", rows, expected,
-           _stream(dut, table, rows, (dut.o.m, dut.o.s), dut.LATENCY))
+    got = _stream(dut, table, rows, (dut.o.m, dut.o.s, dut.mantissa, dut.shift), dut.LATENCY)
+    _equal("reciprocal", rows, expected, [(m, s) for m, s, _, _ in got])
+    for row, (m, s, r, n) in zip(rows, got, strict=True):
+        assert n == row["scale_s"] - s == 18 - row["sum"].bit_length(), f"{row}: n is {n}"
+        exact = Fraction(1 << 34, row["sum"] << n)
+        assert abs(r - exact) <= 4, f"{row}: r is {r}, must be near {float(exact)}"
+        assert m == int(round_shift(r * row["scale_m"], 17)), f"{row}: r is {r}, m is {m}"
 
 
 def test_reciprocal_corners():

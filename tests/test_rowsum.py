@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """RowSum: running sums and reciprocals, rows every cycle and one row every 16 cycles."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from golden.fit import reciprocal_table
+from golden.fixed import round_shift
 from golden.functions import reciprocal
 from rtl.config import Config, named
 from rtl.isa import RECIPROCAL_ROWS
+from rtl.rowscale import Reciprocal
 from rtl.rowsum import RowSum
 from tests.pipeline import assert_equal, run, table_writes, tiles
 
@@ -61,3 +65,42 @@ def test_every_size_of_sum():
     _check(WIDE, e, schedule, (1 << 17) - 1, 47)
     e[0] = 255
     _check(WIDE, e, schedule, 1 << 16, 18)
+
+
+def test_requests():
+    """A selector's sums go through the reciprocal where no sum of a row does, and change none."""
+    rng = np.random.default_rng(2)
+    dut = RowSum(TINY)
+    schedule = tiles(rng, rows=7, tiles=8, max_rows=TINY.max_tokens)
+    cycles = len(schedule["row"])
+    e = rng.integers(0, 256, (cycles, TINY.rows))
+    scale_m, scale_s = rng.integers(1 << 16, 1 << 17, cycles), rng.integers(18, 48, cycles)
+    # The sum of a row comes to the reciprocal this much later than the row, a request at once.
+    late = dut.latency - Reciprocal.LATENCY
+    request = 1 - np.roll(schedule["valid"], late)
+    asked = {"request_sum": 1 + (rng.integers(0, (1 << 18) - 1, cycles) >> rng.integers(0, 18)),
+             "request_scale_m": rng.integers(1 << 16, 1 << 17, cycles),
+             "request_scale_s": rng.integers(18, 48, cycles)}
+    got = run(dut, {"e": e, **schedule, "scale_m": scale_m, "scale_s": scale_s,
+                    "request": request, **asked},
+              dict.fromkeys(("o", "mantissa", "shift"), Reciprocal.LATENCY),
+              tables=table_writes(TABLE))
+    total = np.zeros(TINY.max_tokens, np.int64)
+    sums, ms, ss = (np.where(request, v, 0) for v in asked.values())
+    for i in np.flatnonzero(schedule["valid"][:cycles - late]):
+        row = schedule["row"][i]
+        total[row] = e[i].sum() + (0 if schedule["first"][i] else total[row])
+        sums[i + late], ms[i + late], ss[i + late] = total[row], scale_m[i], scale_s[i]
+    used = np.flatnonzero(sums)
+    assert request[used].any()
+    assert not request[used].all()
+    m, s = reciprocal(TABLE, sums[used], ms[used], ss[used])
+    assert_equal("m", m, got["o"][used] & 0x1FFFF)
+    assert_equal("s", s, got["o"][used] >> 17)
+    assert_equal("shift", ss[used] - s, got["shift"][used])
+    assert_equal("mantissa", m, round_shift(got["mantissa"][used] * ms[used], 17))
+
+
+def test_without_pruning():
+    dut = RowSum(replace(TINY, pruning=False))
+    assert not {"request", "mantissa", "shift"} & set(dut.signature.members)
