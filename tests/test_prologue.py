@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Prologue: every mode against docs/arithmetic.md, random and corner values, one row a cycle."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -30,16 +32,18 @@ def _expected(rows):
     u = np.minimum(np.abs(p), (1 << 17) - 1)
     x = u % (1 << 13)
     e16 = np.clip([_exp(row) for row in x.tolist()], 0, 65535)
-    act = np.select([mode == Mode.BYPASS.value, mode == Mode.NORM.value],
-                    [bypass, saturate(p, 8)], np.minimum(round_shift(e16, 8 + (u >> 13)), 255))
+    norm = (mode == Mode.NORM.value) | (mode == Mode.SCALE.value)
+    act = np.select([mode == Mode.BYPASS.value, norm], [bypass, saturate(p, 8)],
+                    np.minimum(round_shift(e16, 8 + (u >> 13)), 255))
     used = rows["lanes"] & (mode == Mode.EXP.value)
     assert (p[used] <= 0).all(), "a score is above the maximum"
-    return x, used, np.where(rows["lanes"], act, 0), p
+    e16 = np.minimum(e16, (255 << 8) + 127)
+    return x, used, np.where(rows["lanes"], act, 0), p, e16, np.where(used, u >> 13, 15)
 
 
 def _rows(config, rng, count):
     lanes = config.rows
-    mode = rng.integers(0, 3, count)
+    mode = rng.integers(0, 4, count)
     size = rng.integers(0, 16, count)[:, None]
     data16 = rng.integers(-32768, 32768, (count, lanes)) >> size
     data16[0], data16[1], data16[2], data16[3] = 32767, -32768, -32768, 0
@@ -60,6 +64,7 @@ def _rows(config, rng, count):
     top = np.where(enable, data16, -32768).max(1)
     ref = np.where(is_exp, top << 8, ref)
     ref[1] = ref[2] = 32767 << 8
+    ref[mode == Mode.SCALE.value] = 0
     return {"mode": mode, "unsigned_in": rng.integers(0, 2, count),
             "data8": rng.integers(0, 256, (count, lanes)), "data16": data16, "lanes": enable,
             "enable": [sum(int(b) << i for i, b in enumerate(row)) for row in enable],
@@ -72,16 +77,25 @@ def test_every_mode(config):
     rows = _rows(config, rng, 300)
     dut = Prologue(config)
     got = run(dut, {name: v for name, v in rows.items() if name != "lanes"},
-              {"exp_x": dut.LATENCY - PolyLanes.LATENCY - 3, "act": dut.LATENCY},
+              {"exp_x": dut.LATENCY - PolyLanes.LATENCY - 3, "act": dut.LATENCY,
+               "exponential": dut.EXPONENTIAL_LATENCY, "power": dut.EXPONENTIAL_LATENCY},
               loop=("exp_x", "exp_y", PolyLanes.LATENCY, _exp))
-    x, used, act, p = _expected(rows)
+    x, used, act, p, e16, power = _expected(rows)
     exponents = np.minimum(-p, (1 << 17) - 1)[used] >> 13
     assert set(exponents.tolist()) == set(range(16)), "some exponent is not tested"
-    norm = (rows["mode"][:, None] == Mode.NORM.value) & rows["lanes"]
-    for corner in (p[norm] > 127, p[norm] < -128, np.abs(p[norm]) < 100):
-        assert corner.any(), "some range of NORM is not tested"
+    for scaled in (Mode.NORM, Mode.SCALE):
+        norm = (rows["mode"][:, None] == scaled.value) & rows["lanes"]
+        for corner in (p[norm] > 127, p[norm] < -128, np.abs(p[norm]) < 100):
+            assert corner.any(), f"some range of {scaled.name} is not tested"
     assert_equal("exp_x", np.where(used, x, 0), np.where(used, got["exp_x"], 0))
     assert_equal("act", act, got["act"])
+    assert_equal("exponential", np.where(used, e16, 0), np.where(used, got["exponential"], 0))
+    assert_equal("power", power, got["power"])
+
+
+def test_without_pruning():
+    dut = Prologue(replace(TINY, pruning=False))
+    assert not {"exponential", "power"} & set(dut.signature.members)
 
 
 @pytest.mark.parametrize("x, expected", [(-3, -1), (-1, 0), (1, 1), (3, 2)])
