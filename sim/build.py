@@ -141,4 +141,4 @@ def simulator(config: Config) -> Path:
     """Return the executable that simulates the accelerator of ``config``."""
     # Small arrays are faster to build and to run flat.
     blocks = ("heatvit_column_group",) if config.macs_per_cycle > 1024 else ()
-    return bench(emitted(config), top="heatvit", recorded=streams(config.columns), blocks=blocks)
+    return bench(emitted(config), top="heatvit", recorded=streams(config), blocks=blocks)

@@ -8,11 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from golden.fixed import Int
-from golden.program import PassKind, Program, expected_rows, expected_words
+from golden.program import Program, expected_rows, expected_words, tokens_of
 from rtl.isa import MANTISSA_BITS
-from sim.device import Result
+from sim.device import Result, Selections
 
-__all__ = ["Comparison", "Mismatch", "Recording", "StageResult", "compare", "compare_output"]
+__all__ = ["Comparison", "Mismatch", "Recording", "StageResult", "compare", "compare_output",
+           "compare_selections"]
+
+#: Stages of a selector that no stream shows. The registers show tokens and places; scores are those
+#: of the last head, or weights before they are at least 1.
+_NOT_STREAMED = (".tokens", ".kept", ".score")
+
+#: Number of a selector in the map of dropped rows where none has dropped the row.
+_NEVER = 15
 
 #: Streams as read from a recording: name of the stream, name of the signal, value in each event.
 Recording = Mapping[str, Mapping[str, Int]]
@@ -81,8 +89,10 @@ def _result(stage: str, expected: NDArray, got: NDArray, seen: NDArray[np.bool_]
 class _Stages:
     """The stages as the accelerator wrote them, put together event by event."""
 
-    def __init__(self, stages: Mapping[str, NDArray[np.integer]]) -> None:
-        self.expected = {name: np.asarray(value) for name, value in stages.items()}
+    def __init__(self, stages: Mapping[str, NDArray[np.integer]], special: int) -> None:
+        self.special = special
+        self.expected = {name: np.asarray(value) for name, value in stages.items()
+                         if not (name.startswith("selector") and name.endswith(_NOT_STREAMED))}
         # Laid out like a stage, these say which element (from 1 on) a lane of an event is.
         self.numbers = {name: np.arange(1, value.size + 1).reshape(value.shape)
                         for name, value in self.expected.items()}
@@ -92,9 +102,15 @@ class _Stages:
         self.padding: list[StageResult] = []
 
     def put(self, stage: str, numbers: Int, values: Int) -> None:
+        """Take what the accelerator shows for the elements ``numbers`` of a stage.
+
+        An element that is shown again must be right each time.
+        """
         self.order[stage] = None
-        self.got[stage][numbers - 1] = values
-        self.seen[stage][numbers - 1] = True
+        index = numbers - 1
+        got, seen, expected = self.got[stage], self.seen[stage], self.expected[stage].reshape(-1)
+        got[index] = np.where(seen[index] & (got[index] != expected[index]), got[index], values)
+        seen[index] = True
 
     def zeros(self, stage: str, values: Int, positions: Int) -> None:
         """Check lanes that belong to no element of a stage and must be zero."""
@@ -136,14 +152,54 @@ def _scale(value: Int) -> tuple[Int, Int]:
     return value & ((1 << MANTISSA_BITS) - 1), value >> MANTISSA_BITS
 
 
+def _selector(total: _Stages, events: Mapping[str, _Events], stage: str) -> list[str]:
+    """Take the events of one selector; return sentences on events in the wrong place."""
+    numbers, problems = total.numbers, []
+    rows, keep = numbers[f"{stage}.rows"], numbers[f"{stage}.keep"]
+    if f"{stage}.attention" in numbers:
+        attention = numbers[f"{stage}.attention"].reshape(-1)
+        scores = events["score"].take(attention.size)
+        positions = np.arange(attention.size) % rows.size
+        wrong = np.flatnonzero(scores["tap_score_row"] != positions[:len(scores["tap_score_row"])])
+        if len(wrong):
+            problems.append(f"{stage}: score {wrong[0]} is of position"
+                            f" {scores['tap_score_row'][wrong[0]]}, must be of"
+                            f" {positions[wrong[0]]}")
+        total.put(f"{stage}.attention", attention[:len(scores["tap_score"])], scores["tap_score"])
+    else:
+        pairs = events["pair"].take(rows.size)
+        for name in ("weighted", "importance"):
+            got = pairs[f"tap_pair_{name}"]
+            total.put(f"{stage}.{name}", numbers[f"{stage}.{name}"][:len(got)], got)
+
+    scan = events["scan"].take(rows.size)
+    total.put(f"{stage}.rows", rows[:len(scan["tap_scan_row"])], scan["tap_scan_row"])
+    # Special tokens come before the patches, whose rows are the first that follow.
+    special = total.special
+    kept = scan["tap_scan_keep"][special:special + keep.size]
+    total.put(f"{stage}.keep", keep[:len(kept)], kept)
+
+    weight, share = numbers[f"{stage}.weight"], numbers[f"{stage}.share"]
+    weights = events["weight"].take(weight.size)["tap_weight"]
+    total.put(f"{stage}.weight", weight[:len(weights)], weights)
+    shares = events["share"].take(share.size)
+    index = shares["tap_share_index"]
+    inside = index < share.size
+    if not inside.all():
+        problems.append(f"{stage}: share {index[~inside][0]} is written, must be below"
+                        f" {share.size}")
+    total.put(f"{stage}.share", share[index[inside]], shares["tap_share"][inside])
+    return problems
+
+
 def compare(program: Program, stages: Mapping[str, NDArray[np.integer]],
             recording: Recording) -> Comparison:
     """Compare a recording of the streams of ``sim.streams`` with the stages of the integer twin."""
-    total = _Stages(stages)
+    total = _Stages(stages, program.model.special_tokens)
     events = {name: _Events(name, signals) for name, signals in recording.items()}
-    for index, info in enumerate(program.passes):
+    for info in program.passes_for(tokens_of(program, stages)):
         count = info.column_tiles * info.rows
-        numbers, mask = expected_words(program, total.numbers, index)
+        numbers, mask = expected_words(program, total.numbers, info)
         data = events["write"].take(count)["tap_data"]
         number = numbers.reshape(count, -1)[:len(data)]
         tile, row = np.divmod(np.arange(len(data)), info.rows)
@@ -155,23 +211,50 @@ def compare(program: Program, stages: Mapping[str, NDArray[np.integer]],
             [row[where[:, 0]], tile[where[:, 0]] * mask.shape[1] + where[:, 1]]))
 
         values: dict[str, Int] = {}
-        if info.kind == PassKind.SCORE:
+        expected = expected_rows(program, total.numbers, info)
+        suffixes = {name.rpartition(".")[2] for name in expected}
+        if "rowmax" in suffixes:
             # The maximum runs over the column tiles: it is complete with the last one.
             running = events["max"].take(count)["tap_max"]
             values["rowmax"] = running[count - info.rows:]
-        elif info.kind == PassKind.ATTENTION:
+        elif "rowsum" in suffixes:
             sums = events["sum"].take(info.rows)
             values["rowsum"] = sums["tap_sum"]
             values["rowscale.m"], values["rowscale.s"] = _scale(sums["tap_rowscale"])
-        elif info.norm is not None:
+        elif "sumsq" in suffixes:
             norms = events["norm"].take(info.rows)
             values |= {name: norms[f"tap_norm_{name}"] for name in ("sum", "sumsq", "mean")}
             values["m"], values["s"] = _scale(norms["tap_norm_scale"])
-        for name, number in expected_rows(program, total.numbers, index).items():
+        for name, number in expected.items():
             value = next(v for suffix, v in values.items() if name.endswith(f".{suffix}"))
             total.put(name, number[:len(value)], value)
-    problems = [text for stream in events.values() for text in stream.problem()]
+    problems = [text for name in stages if name.endswith(".rows")
+                for text in _selector(total, events, name.removesuffix(".rows"))]
+    problems += [text for stream in events.values() for text in stream.problem()]
     return Comparison(total.results(), tuple(problems))
+
+
+def compare_selections(stages: Mapping[str, NDArray[np.integer]], selections: Selections,
+                       special: int, tokens: int) -> Comparison:
+    """Compare what the registers show of the selectors with the stages of the integer twin.
+
+    ``special`` are the tokens before the patches, ``tokens`` is the register TOKENS.
+    """
+    expected_map = np.full(len(selections.dropped), _NEVER)
+    results = []
+    for i, (after, patches) in enumerate(zip(selections.tokens, selections.patches, strict=True)):
+        left, kept = stages[f"selector{i}.tokens"], stages[f"selector{i}.kept"]
+        pairs = {"tokens": (left.reshape(1), np.array([after])),
+                 "patches": (np.array([kept.size]), np.array([patches]))}
+        results += [_result(f"register.selector{i}.{name}", want, got, np.ones(1, bool))
+                    for name, (want, got) in pairs.items()]
+        gone = expected_map[special:] == _NEVER
+        gone[kept] = False
+        expected_map[special:][gone] = i
+    dropped = selections.dropped
+    results += [_result("register.dropped", expected_map, dropped, np.ones(len(dropped), bool)),
+                _result("register.tokens", left.reshape(1), np.array([tokens]), np.ones(1, bool))]
+    return Comparison(tuple(results), ())
 
 
 def compare_output(logits: Int, top_class: int, result: Result, register: int) -> Comparison:

@@ -10,7 +10,8 @@ from rtl.isa import Error, Stall
 from rtl.registers import WORD_BYTES, register
 from sim.session import Session
 
-__all__ = ["FRAME_BASE", "MODEL_BASE", "OUTPUT_BASE", "Device", "Result", "Status", "output_bytes"]
+__all__ = ["FRAME_BASE", "MODEL_BASE", "OUTPUT_BASE", "Device", "Result", "Selections", "Status",
+           "output_bytes"]
 
 #: Where things are in memory; above 4 GiB, so that all address bits matter.
 MODEL_BASE = 0x12_0000_0000
@@ -19,6 +20,14 @@ OUTPUT_BASE = 0x25_4000_0000
 
 #: Bytes of the last beat of the output: top class, its logit, two zeros.
 _TOP_BYTES = 16
+
+#: Byte address of the register of the first selector, one word each: patches, and tokens above.
+_SELECTOR = 0x100
+_COUNT_BITS = 16
+#: Byte address of the map of dropped rows: for each row four bits, the lowest row lowest.
+_DROPPED = 0x400
+_MAP_BITS = 4
+_MAP_ROWS = 8 * WORD_BYTES // _MAP_BITS
 
 
 def output_bytes(classes: int) -> int:
@@ -54,6 +63,30 @@ class Result:
         words = np.frombuffer(output, "<i4")
         top = words[-_TOP_BYTES // 4:]
         return cls(words[:classes].copy(), int(top[0]), int(top[1]))
+
+
+@dataclass(frozen=True)
+class Selections:
+    """What the token selectors of an image did, as their registers show it.
+
+    Members
+    -------
+    tokens, patches
+        After each selector: tokens, and patches among them.
+    dropped
+        For each row of the residual the selector that dropped it, 15 if none did.
+    """
+
+    tokens: tuple[int, ...]
+    patches: tuple[int, ...]
+    dropped: np.ndarray
+
+    def kept(self, selector: int, special: int) -> tuple[int, ...]:
+        """Return the places in the image of the patches that are left after a selector.
+
+        ``special`` are the tokens before the patches.
+        """
+        return tuple(int(place) for place in np.flatnonzero(self.dropped[special:] > selector))
 
 
 @dataclass
@@ -110,10 +143,31 @@ class Device:
             self.write(name, value)
 
     def start(self) -> None:
-        """Poison the output and start an image."""
+        """Poison the output and start an image: the write of CTRL is its first access."""
         self.session.fill(OUTPUT_BASE, output_bytes(self.classes), 0xA5)
         self.session.clear()
         self.write("CTRL", 1)
+
+    def selections(self, selectors: int, rows: int) -> Callable[[], Selections]:
+        """Read what ``selectors`` selectors did with ``rows`` rows, after :meth:`finish`.
+
+        Returns a function that gives it after the run.
+        """
+        words = [_SELECTOR + WORD_BYTES * i for i in range(selectors)]
+        maps = [_DROPPED + WORD_BYTES * i for i in range(-(-rows // _MAP_ROWS))]
+        keys = [f"run{self._tags}.{offset:#x}" for offset in (*words, *maps)]
+        for offset, key in zip((*words, *maps), keys, strict=True):
+            self.session.read(offset, key)
+
+        def selections() -> Selections:
+            values = np.array([self.session.values[key] for key in keys], np.int64)
+            counts, packed = values[:selectors], values[selectors:]
+            nibbles = packed[:, None] >> _MAP_BITS * np.arange(_MAP_ROWS) & ((1 << _MAP_BITS) - 1)
+            return Selections(tuple(int(n) for n in counts >> _COUNT_BITS),
+                              tuple(int(n) for n in counts & ((1 << _COUNT_BITS) - 1)),
+                              nibbles.reshape(-1)[:rows])
+
+        return selections
 
     def soft_reset(self, cycles: int = 2000) -> None:
         """Reset the core through its register, and give it time to bring its ports to rest."""

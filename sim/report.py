@@ -2,21 +2,33 @@
 """What a run is reported as: a table and numbers for people, JSON for programs."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from golden.pruning import Step
 from sim.compare import Comparison, StageResult
-from sim.device import Status
+from sim.device import Selections, Status
 from sim.workload import Workload
 
-__all__ = ["Report"]
+__all__ = ["Report", "Summary", "steps_of"]
 
 
-@dataclass(frozen=True)
+def steps_of(workload: Workload, seen: Selections) -> Iterator[Step]:
+    """Give what each selector did, as the registers show it."""
+    model = workload.qvit.model
+    tokens, places = model.tokens, tuple(range(model.grid ** 2))
+    for i, (block, left) in enumerate(zip(workload.blocks, seen.tokens, strict=True)):
+        kept = seen.kept(i, model.special_tokens)
+        yield Step(block, tokens, left, places, kept, len(kept) < len(places))
+        tokens, places = left, kept
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """One simulated frame.
 
@@ -28,10 +40,14 @@ class Report:
         Name of the image.
     status
         Registers of the core afterwards.
+    steps
+        What each selector did, from the registers.
     cycles
         From the start to the interrupt, counted outside the core.
     bytes_read, bytes_written
         What passed the memory ports, counted outside the core.
+    host_accesses
+        Accesses of registers and memory by the host, after the start and before the interrupt.
     comparison
         All stages and the output.
     """
@@ -39,82 +55,203 @@ class Report:
     workload: Workload
     image: str
     status: Status
+    steps: tuple[Step, ...]
     cycles: int
     bytes_read: int
     bytes_written: int
+    host_accesses: int
     comparison: Comparison
 
     @property
     def utilization(self) -> float:
-        """Multiplications of the network over what the array could have done in that time."""
-        return self.workload.qvit.model.macs() / (self.cycles * self.workload.config.macs_per_cycle)
+        """Useful multiplications over what the array could have done in that time."""
+        return self.workload.macs / (self.cycles * self.workload.config.macs_per_cycle)
 
     @property
     def images_per_second(self) -> float:
         return self.workload.config.clock_mhz * 1e6 / self.cycles
 
     def to_dict(self) -> dict[str, object]:
-        """Return the report as plain data."""
-        work, stages, first = self.workload, self.comparison.stages, self.comparison.first_mismatch
+        """Return the report as plain data; of one image alone."""
         return {
-            "model": work.qvit.model.name,
-            "config": work.config.name,
-            "weights": work.qvit.weights,
             "image": self.image,
             "cycles": self.cycles,
-            "macs": work.qvit.model.macs(),
-            "macs_per_cycle": work.config.macs_per_cycle,
+            "macs": self.workload.macs,
             "mac_utilization": self.utilization,
-            "clock_mhz": work.config.clock_mhz,
             "images_per_second": self.images_per_second,
             "dram_bytes_read": self.bytes_read,
             "dram_bytes_written": self.bytes_written,
-            "stages_compared": len(stages),
-            "stages_equal": sum(stage.equal for stage in stages),
-            "elements_compared": sum(stage.elements for stage in stages),
-            "first_mismatch": None if first is None else {
-                "stage": first.stage, "position": list(first.position),
-                "expected": first.expected, "got": first.got},
-            "problems": list(self.comparison.problems),
-            "bit_exact": self.comparison.exact,
-            "tokens": self.status.tokens,
+            "host_accesses": self.host_accesses,
+            "tokens": [step.tokens_out for step in self.steps],
+            "kept": [list(step.kept) for step in self.steps],
             "top1": self.status.top_class,
             "stalls": self.status.stalls,
+            **_compared([self.comparison]),
+        }
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The frames of one run, at least one, and the pictures made of them."""
+
+    reports: tuple[Report, ...]
+    pictures: tuple[Path, ...] = ()
+
+    @property
+    def exact(self) -> bool:
+        return all(report.comparison.exact for report in self.reports)
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the run as plain data: totals, and each image in a list."""
+        first, comparisons = self.reports[0], [report.comparison for report in self.reports]
+        work = first.workload
+        pruning, config = work.qvit.pruning, work.config
+        images = [report.to_dict() for report in self.reports]
+        for image, picture in zip(images, self.pictures, strict=False):
+            image["picture"] = str(picture)
+        cycles = sum(report.cycles for report in self.reports)
+        macs = sum(report.workload.macs for report in self.reports)
+        return {
+            "model": work.qvit.model.name,
+            "config": config.name,
+            "weights": work.qvit.weights,
+            "selector": work.selector,
+            "selector_weights": "synthetic" if work.selector == "threshold" else None,
+            "blocks": list(work.blocks),
+            "package": None if pruning is None else pruning.package,
+            "image": first.image,
+            "cycles": cycles,
+            "macs": macs,
+            "macs_per_cycle": config.macs_per_cycle,
+            "mac_utilization": macs / (cycles * config.macs_per_cycle),
+            "clock_mhz": config.clock_mhz,
+            "images_per_second": len(images) * config.clock_mhz * 1e6 / cycles,
+            "dram_bytes_read": sum(report.bytes_read for report in self.reports),
+            "dram_bytes_written": sum(report.bytes_written for report in self.reports),
+            "host_accesses": sum(report.host_accesses for report in self.reports),
+            **_compared(comparisons),
+            "tokens": first.status.tokens if pruning is None else
+            [image["tokens"] for image in images],
+            "kept": [image["kept"] for image in images],
+            "top1": first.status.top_class,
+            "stalls": {cause: sum(report.status.stalls[cause] for report in self.reports)
+                       for cause in first.status.stalls},
+            "pictures": [str(picture) for picture in self.pictures],
+            "images": images,
         }
 
     def show(self, console: Console) -> None:
-        """Print the table and the numbers."""
-        console.print(_table(self.comparison.stages))
-        work, model = self.workload, self.workload.qvit.model
-        rows = [
-            ("weights", "SYNTHETIC (seeded random numbers: the top class means nothing)"
-             if work.qvit.weights == "synthetic" else escape(work.qvit.weights)),
-            ("image", escape(self.image)),
-            ("cycles", f"{self.cycles:,}"),
-            ("utilisation", f"{self.utilization:.1%} of {work.config.macs_per_cycle} MAC/cycle"),
-            ("network", f"{model.macs() / 1e9:.3f} GMAC"),
-            ("speed", f"{self.images_per_second:,.1f} images/s at {work.config.clock_mhz} MHz"),
-            ("memory", f"{self.bytes_read:,} bytes read, {self.bytes_written:,} written"),
-            ("issue stage", _stalls(self.status.stalls)),
-            ("tokens", str(self.status.tokens)),
-            ("top class", str(self.status.top_class)),
-        ]
+        """Print the tables and the numbers."""
+        console.print(_table([stage for report in self.reports
+                              for stage in report.comparison.stages]))
+        first = self.reports[0]
+        work = first.workload
         grid = Table.grid(padding=(0, 2))
+        rows = [("weights", "SYNTHETIC (seeded random numbers: the top class means nothing)"
+                 if work.qvit.weights == "synthetic" else escape(work.qvit.weights))]
+        if work.selector == "threshold":
+            rows.append(("selectors", "SYNTHETIC (fitted to keep dark patches)"))
+        rows += _about_one(first) if len(self.reports) == 1 else _about_all(self.reports)
         for name, text in rows:
             grid.add_row(name, text)
         console.print(grid)
-        for problem in self.comparison.problems:
-            console.print(f"[red]{escape(problem)}[/red]")
-        stages = self.comparison.stages
+        if len(self.reports) > 1:
+            console.print(_images(self.reports))
+        elif first.steps:
+            console.print(_steps(first.steps))
+        for picture in self.pictures:
+            console.print(f"picture {escape(str(picture))}", highlight=False, soft_wrap=True)
+        self._show_comparison(console)
+
+    def _show_comparison(self, console: Console) -> None:
+        for report in self.reports:
+            for problem in report.comparison.problems:
+                console.print(f"[red]{escape(f'{report.image}: {problem}')}[/red]")
+        stages = [stage for report in self.reports for stage in report.comparison.stages]
         equal = sum(stage.equal for stage in stages)
         text = (f"{equal} of {len(stages)} stages equal,"
                 f" {sum(stage.elements for stage in stages):,} elements compared")
-        if self.comparison.exact:
+        if self.exact:
             console.print(f"[bold green]Bit exact: {text}[/bold green]")
-        else:
-            console.print(f"[bold red]Not bit exact: {text}[/bold red]")
-            if self.comparison.first_mismatch is not None:
-                console.print(f"first mismatch: {self.comparison.first_mismatch}", markup=False)
+            return
+        console.print(f"[bold red]Not bit exact: {text}[/bold red]")
+        first = next((report.comparison.first_mismatch for report in self.reports
+                      if report.comparison.first_mismatch is not None), None)
+        if first is not None:
+            console.print(f"first mismatch: {first}", markup=False)
+
+
+def _compared(comparisons: Sequence[Comparison]) -> dict[str, object]:
+    stages = [stage for comparison in comparisons for stage in comparison.stages]
+    first = next((comparison.first_mismatch for comparison in comparisons
+                  if comparison.first_mismatch is not None), None)
+    return {
+        "stages_compared": len(stages),
+        "stages_equal": sum(stage.equal for stage in stages),
+        "elements_compared": sum(stage.elements for stage in stages),
+        "first_mismatch": None if first is None else {
+            "stage": first.stage, "position": list(first.position),
+            "expected": first.expected, "got": first.got},
+        "problems": [text for comparison in comparisons for text in comparison.problems],
+        "bit_exact": all(comparison.exact for comparison in comparisons),
+    }
+
+
+def _about_one(report: Report) -> list[tuple[str, str]]:
+    work = report.workload
+    return [
+        ("image", escape(report.image)),
+        ("cycles", f"{report.cycles:,}"),
+        ("utilisation", f"{report.utilization:.1%} of {work.config.macs_per_cycle} MAC/cycle"),
+        ("network", f"{work.macs / 1e9:.3f} GMAC"),
+        ("speed", f"{report.images_per_second:,.1f} images/s at {work.config.clock_mhz} MHz"),
+        ("memory", f"{report.bytes_read:,} bytes read, {report.bytes_written:,} written"),
+        ("issue stage", _stalls(report.status.stalls)),
+        ("tokens", ", ".join(map(str, [work.qvit.model.tokens,
+                                       *(step.tokens_out for step in report.steps)]))),
+        ("top class", str(report.status.top_class)),
+    ]
+
+
+def _about_all(reports: Sequence[Report]) -> list[tuple[str, str]]:
+    config = reports[0].workload.config
+    accesses = sum(report.host_accesses for report in reports)
+    cycles = sum(report.cycles for report in reports)
+    rate = len(reports) * config.clock_mhz * 1e6 / cycles
+    return [
+        ("images", f"{len(reports)}, one program"),
+        ("host", f"{accesses} accesses between start and interrupt"),
+        ("cycles", f"{cycles:,}"),
+        ("speed", f"{rate:,.1f} images/s at {config.clock_mhz} MHz"),
+    ]
+
+
+def _steps(steps: Sequence[Step]) -> Table:
+    """Return one line for each selector."""
+    table = Table()
+    for header in ("before block", "tokens in", "patches in", "kept", "package", "tokens out"):
+        table.add_column(header, justify="right")
+    for step in steps:
+        table.add_row(str(step.block), str(step.tokens_in), str(len(step.candidates)),
+                      str(len(step.kept)), "yes" if step.package else "no", str(step.tokens_out))
+    return table
+
+
+def _images(reports: Sequence[Report]) -> Table:
+    """Return one line for each image."""
+    table = Table()
+    table.add_column("image")
+    for header in ("patches kept", "cycles", "images/s", "GMAC", "utilisation", "top class"):
+        table.add_column(header, justify="right")
+    table.add_column("equal?")
+    for report in reports:
+        table.add_row(
+            escape(report.image), ", ".join(str(len(step.kept)) for step in report.steps),
+            f"{report.cycles:,}", f"{report.images_per_second:,.1f}",
+            f"{report.workload.macs / 1e9:.3f}", f"{report.utilization:.1%}",
+            str(report.status.top_class),
+            "[green]yes[/green]" if report.comparison.exact else "[red]NO[/red]")
+    return table
 
 
 def _stalls(stalls: dict[str, int]) -> str:
@@ -124,17 +261,18 @@ def _stalls(stalls: dict[str, int]) -> str:
 
 
 def _table(stages: Sequence[StageResult]) -> Table:
-    """Return one line for the stages of all blocks that have the same name."""
+    """Return one line for the stages of all blocks, selectors and heads of the same name."""
     groups: dict[str, list[StageResult]] = {}
     for stage in stages:
-        groups.setdefault(re.sub(r"^block\d+\.", "block*.", stage.stage), []).append(stage)
+        name = re.sub(r"(block|selector|head_norm)\d+\.", r"\1*.", stage.stage)
+        groups.setdefault(name, []).append(stage)
     table = Table()
     table.add_column("stage")
     table.add_column("elements", justify="right")
     table.add_column("equal?")
     for name, group in groups.items():
         equal = sum(stage.equal for stage in group)
-        count = f"{equal} of {len(group)} blocks" if name.startswith("block*.") else ""
+        count = f"{equal} of {len(group)}" if len(group) > 1 else ""
         table.add_row(name, f"{sum(stage.elements for stage in group):,}",
                       f"[green]yes[/green] {count}" if equal == len(group)
                       else f"[red]NO[/red] {count}")

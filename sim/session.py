@@ -37,6 +37,7 @@ class Session:
         self.values: dict[str, int] = {}
         self._commands: list[str] = []
         self._files = 0
+        self._calls: list[Callable[[], None]] = []
 
     def __enter__(self) -> Self:
         self.folder = Path(tempfile.mkdtemp(prefix="heatvit-"))
@@ -101,11 +102,14 @@ class Session:
         self._add("reset", cycles)
 
     def clear(self) -> None:
-        """Count cycles and bytes from here on."""
+        """Count cycles, bytes and accesses from here on."""
         self._add("clear")
 
     def count(self, prefix: str = "") -> None:
-        """Answer ``cycles``, ``bytes_read`` and ``bytes_written``."""
+        """Answer ``cycles``, ``bytes_read``, ``bytes_written`` and ``host_accesses``.
+
+        The last are accesses of registers, and of memory by load, fill and dump.
+        """
         self._add("count", *([prefix] if prefix else []))
 
     def trace(self, name: str) -> Path:
@@ -117,6 +121,14 @@ class Session:
 
     def trace_off(self) -> None:
         self._add("trace", "off")
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Call ``function`` in the run, when all before is done and answered.
+
+        The simulation goes on meanwhile.
+        """
+        self._add("mark", len(self._calls))
+        self._calls.append(function)
 
     def run(self, progress: Callable[[int], None] = lambda cycles: None) -> dict[str, int]:
         """Run the commands and return the answers; ``progress`` is told the cycles now and then."""
@@ -134,6 +146,8 @@ class Session:
                     elif kind == "value":
                         name, _, value = rest.partition(" ")
                         self.values[name] = int(value)
+                    elif kind == "mark":
+                        self._calls[int(rest)]()
                     elif kind == "fault":
                         fault = rest
                     else:

@@ -7,7 +7,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rtl.isa import ACC_BITS, MANTISSA_BITS, SHIFT_BITS, SUM_BITS
+from rtl.config import Config
+from rtl.isa import (
+    ACC_BITS,
+    MANTISSA_BITS,
+    SCORE_BITS,
+    SHARE_BITS,
+    SHIFT_BITS,
+    SUM_BITS,
+    WEIGHT_BITS,
+)
 
 __all__ = ["Field", "Stream", "streams"]
 
@@ -66,20 +75,39 @@ class Stream:
         return result
 
 
-def streams(columns: int) -> tuple[Stream, ...]:
-    """Return the streams of an accelerator with ``columns`` columns, events in program order.
+def streams(config: Config) -> tuple[Stream, ...]:
+    """Return the streams of an accelerator, events in program order.
 
     ``write``: what the epilogue writes to a buffer; ``max``: the running maximum of a row of
     scores; ``sum``: the sum of a finished row of exponentials and the scale made of it;
     ``norm``: the statistics of a finished residual row and the scale made of them.
     A scale is its mantissa with its shift above.
+
+    Of a token selector: ``score``: the class token's attention to a position after one more head;
+    ``pair``: sum of importance times score and of importance over the heads of a position;
+    ``scan``: row of a position and whether it stays; ``weight``: of a dropped row; ``share``: of a
+    dropped row in the package token.
     """
     scale = MANTISSA_BITS + SHIFT_BITS
-    return (
-        Stream("write", "tap_valid", (Field("tap_data", ACC_BITS, signed=True, lanes=columns),)),
+    index = (config.max_tokens - 1).bit_length()
+    dense = (
+        Stream("write", "tap_valid",
+               (Field("tap_data", ACC_BITS, signed=True, lanes=config.columns),)),
         Stream("max", "tap_max_valid", (Field("tap_max", 16, signed=True),)),
         Stream("sum", "tap_sum_valid", (Field("tap_sum", SUM_BITS), Field("tap_rowscale", scale))),
         Stream("norm", "tap_norm_valid",
                (Field("tap_norm_sum", 26, signed=True), Field("tap_norm_sumsq", 40),
                 Field("tap_norm_mean", 24, signed=True), Field("tap_norm_scale", scale))),
     )
+    selector = (
+        Stream("score", "tap_score_valid",
+               (Field("tap_score_row", index), Field("tap_score", SCORE_BITS))),
+        Stream("pair", "tap_pair_valid",
+               (Field("tap_pair_weighted", 20), Field("tap_pair_importance", 12))),
+        Stream("scan", "tap_scan_valid",
+               (Field("tap_scan_row", index), Field("tap_scan_keep", 1))),
+        Stream("weight", "tap_weight_valid", (Field("tap_weight", WEIGHT_BITS),)),
+        Stream("share", "tap_share_valid",
+               (Field("tap_share_index", index), Field("tap_share", SHARE_BITS))),
+    )
+    return (*dense, *selector) if config.pruning else dense

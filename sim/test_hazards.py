@@ -223,7 +223,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rtl.top, "Core", FaultyCore)
         path.write_text(rtl.top.emit_verilog(CONFIG))
-    return bench(path, top="heatvit", recorded=streams(CONFIG.columns))
+    return bench(path, top="heatvit", recorded=streams(CONFIG))
 
 
 @cache
@@ -262,7 +262,7 @@ def run(program: Path, work: Workload, bus: Bus, *, fault: str = "",
         session.run()
         assert status().error == Error.NONE
         logits, top_class, stages = work.expected
-        recording = {stream.name: stream.read(folder) for stream in streams(CONFIG.columns)}
+        recording = {stream.name: stream.read(folder) for stream in streams(CONFIG)}
         inside = compare(work.program, stages, recording)
         outside = compare_output(logits, top_class, result(), status().top_class)
         return Comparison(inside.stages + outside.stages, inside.problems)

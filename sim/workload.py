@@ -15,10 +15,13 @@ from golden.fixed import Int
 from golden.images import calibration_frames, load_image
 from golden.lower import check_sizes, lower
 from golden.model import FloatViT, ModelConfig, model_named
-from golden.program import Program
+from golden.program import PassInfo, Program, tokens_of
+from golden.pruning import PruningConfig, segment_macs
 from golden.quantize import QuantizedViT, quantize
 from golden.synthetic import SEED, synthetic
+from golden.synthetic_selector import synthetic_selectors
 from rtl.config import Config
+from rtl.isa import Stationary
 from sim.cache import BUILD, digest, replacing, versions
 
 __all__ = ["Workload", "quantized"]
@@ -29,11 +32,16 @@ _SOURCES = (*sorted((_ROOT / "golden").glob("*.py")), _ROOT / "rtl" / "config.py
             _ROOT / "rtl" / "isa.py", Path(__file__))
 _PACKAGES = ("numpy", "pillow", "scikit-learn", "torch")
 
+#: Cycles of the shortest tile.
+_SHORTEST_TILE = 16
 
-def quantized(model: ModelConfig, checkpoint: Path | None) -> QuantizedViT:
+
+def quantized(model: ModelConfig, checkpoint: Path | None,
+              pruning: PruningConfig | None = None) -> QuantizedViT:
     """Return the network in integers, from a checkpoint or with synthetic weights.
 
-    It is kept until the sources of the golden model, its packages or the checkpoint change.
+    The classifiers of ``threshold`` selectors are synthetic. The network is kept until the sources
+    of the golden model, its packages or the checkpoint change.
     """
     content: str | Path
     if checkpoint is None:
@@ -42,15 +50,18 @@ def quantized(model: ModelConfig, checkpoint: Path | None) -> QuantizedViT:
         # Faults of the checkpoint are found before its digest is taken.
         model, state = load_checkpoint(checkpoint, model)
         weights, content = str(checkpoint), checkpoint
-    key = digest(*_SOURCES, versions(*_PACKAGES), repr(model), content)
+    key = digest(*_SOURCES, versions(*_PACKAGES), repr(model), repr(pruning), content)
     path = BUILD / "golden" / f"{key}.pickle"
     if path.exists():
         # The same checkpoint may have been in another place.
         return replace(pickle.loads(path.read_bytes()), weights=weights)
     if checkpoint is None:
         state = synthetic(model, SEED)
-    result = quantize(FloatViT(model, state), calibration_frames(model.image_size),
-                      weights=weights)
+    twin = FloatViT(model, state)
+    selectors = (synthetic_selectors(twin, pruning.blocks, SEED)
+                 if pruning is not None and pruning.selector == "threshold" else [])
+    result = quantize(twin, calibration_frames(model.image_size), weights=weights, pruning=pruning,
+                      selectors=selectors)
     with replacing(path) as unfinished:
         unfinished.write_bytes(pickle.dumps(result))
     return result
@@ -76,16 +87,26 @@ class Workload:
 
     @classmethod
     def named(cls, model: str, config: Config, *, image: Path | None = None,
-              checkpoint: Path | None = None) -> "Workload":
+              checkpoint: Path | None = None,
+              pruning: PruningConfig | None = None) -> "Workload":
         """Return the named model with the frame cut from ``image``, or from the sample.
 
-        Bad input raises ValueError: ModelError, ConfigError, ImageError or CheckpointError.
+        Bad input raises ValueError: ModelError, PruningError, ConfigError, ImageError or
+        CheckpointError.
         """
         network = model_named(model)
         # Quantisation takes long: first see that all is well with the rest.
         check_sizes(network, config)
+        if pruning is not None:
+            pruning.check(network)
         frame = load_image(image, network.image_size)
-        return cls(quantized(network, checkpoint), config, frame)
+        return cls(quantized(network, checkpoint, pruning), config, frame)
+
+    def with_frame(self, frame: NDArray[np.uint8]) -> "Workload":
+        """Return the same program with another frame."""
+        other = replace(self, frame=frame)
+        other.__dict__["program"] = self.program
+        return other
 
     @cached_property
     def program(self) -> Program:
@@ -96,7 +117,47 @@ class Workload:
         """Logits, top class and named stages of the integer twin."""
         return integer.run(self.qvit, self.frame)
 
+    @cached_property
+    def passes(self) -> tuple[PassInfo, ...]:
+        """The passes, with the rows and tiles that they have for this frame."""
+        return self.program.passes_for(tokens_of(self.program, self.expected[2]))
+
+    @property
+    def selector(self) -> str:
+        """Kind of the selectors, "none" if there are none."""
+        return "none" if self.qvit.pruning is None else self.qvit.pruning.selector
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Blocks before which there is a selector."""
+        return () if self.qvit.pruning is None else self.qvit.pruning.blocks
+
+    @property
+    def macs(self) -> int:
+        """Multiplications that the network takes for the tokens of this frame."""
+        model, pruning = self.qvit.model, self.qvit.pruning
+        if pruning is None:
+            return model.macs()
+        stages = self.expected[2]
+        left = [int(stages[f"selector{i}.tokens"][0]) for i in range(len(pruning.blocks))]
+        return sum(segment_macs(model, pruning, [model.tokens, *left]))
+
     @property
     def array_cycles(self) -> int:
         """Rows that enter the array: what the image takes if the array never waits."""
-        return sum(info.rows * info.column_tiles * info.k_tiles for info in self.program.passes)
+        return sum(info.rows * info.column_tiles * info.k_tiles for info in self.passes)
+
+    def ideal_cycles(self, bytes_per_cycle: float) -> int:
+        """Return what the passes take one after another, each at its own limit.
+
+        A tile takes as many cycles as it has rows, or as its weights take to arrive, or as rows
+        must be apart that meet in an accumulator.
+        """
+        config = self.config
+        load = config.macs_per_cycle / min(bytes_per_cycle, config.bus_bytes)
+        total = 0.0
+        for info in self.passes:
+            weights = self.program.instructions[info.instruction].stationary == Stationary.WEIGHT
+            total += info.column_tiles * info.k_tiles * max(info.rows, load if weights else 0,
+                                                            _SHORTEST_TILE)
+        return round(total)

@@ -24,11 +24,19 @@ public:
     bool busy() const { return b_ || r_; }
     uint32_t value() const { return value_; }
     int response() const { return response_; }
+    // Reads and writes whose address the design has taken.
+    uint64_t accesses = 0;
 
     void sample() {
-        if (p_.awvalid && p_.awready) aw_ = false;
+        if (p_.awvalid && p_.awready) {
+            aw_ = false;
+            accesses++;
+        }
         if (p_.wvalid && p_.wready) w_ = false;
-        if (p_.arvalid && p_.arready) ar_ = false;
+        if (p_.arvalid && p_.arready) {
+            ar_ = false;
+            accesses++;
+        }
         if (p_.bvalid && p_.bready) {
             if (!b_) throw Fault("s_axi_control B: an answer to no write");
             response_ = p_.bresp.get();

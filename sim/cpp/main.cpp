@@ -15,9 +15,11 @@
 //   interrupt CYCLES               wait for the interrupt, fault after so many cycles
 //   wait CYCLES                    let time pass
 //   quiet                          fault if any port has an access under way
-//   clear                          start counting cycles and bytes at zero
-//   count [PREFIX]                 "value PREFIXcycles ...", ... bytes_read, bytes_written
+//   clear                          start counting cycles, bytes and accesses at zero
+//   count [PREFIX]                 "value PREFIXcycles ...", ... bytes_read, bytes_written, and
+//                                  host_accesses: of registers, and of memory by load, fill, dump
 //   trace FOLDER | trace off       record the streams
+//   mark NAME                      "mark NAME", once all before it is done
 
 #include <chrono>
 #include <fstream>
@@ -50,13 +52,16 @@ public:
         } else if (command == "load") {
             const std::string file = word(words);
             memory_.load(file, number(words));
+            host_++;
         } else if (command == "fill") {
             const uint64_t address = number(words), size = number(words);
             memory_.fill(address, size, number(words));
+            host_++;
         } else if (command == "dump") {
             const std::string file = word(words);
             const uint64_t address = number(words);
             memory_.dump(file, address, number(words));
+            host_++;
         } else if (command == "bandwidth") {
             memory_.bytes_per_cycle = std::stod(word(words));
         } else if (command == "latency") {
@@ -91,18 +96,22 @@ public:
         } else if (command == "clear") {
             start_ = cycle_;
             memory_.bytes_read = memory_.bytes_written = 0;
+            host_ = lite_.accesses = 0;
         } else if (command == "count") {
             std::string prefix;
             words >> prefix;
             answer(prefix + "cycles", cycle_ - start_);
             answer(prefix + "bytes_read", memory_.bytes_read);
             answer(prefix + "bytes_written", memory_.bytes_written);
+            answer(prefix + "host_accesses", host_ + lite_.accesses);
         } else if (command == "trace") {
             const std::string folder = word(words);
             if (folder == "off")
                 trace_.close();
             else
                 trace_.open(folder);
+        } else if (command == "mark") {
+            std::cout << "mark " << word(words) << std::endl;
         } else if (!command.empty()) {
             throw Fault("there is no command " + command);
         }
@@ -185,7 +194,7 @@ private:
     LiteMaster lite_;
     Trace trace_;
     std::vector<AxiPort> ports_;
-    uint64_t cycle_ = 0, start_ = 0;
+    uint64_t cycle_ = 0, start_ = 0, host_ = 0;
     std::chrono::steady_clock::time_point reported_;
 };
 
