@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What the host reads of the selectors: how much each of them left, and who dropped which patch."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from rtl.arith import delay
+from rtl.config import Config
+
+__all__ = ["READBACK_BITS", "KeptMap"]
+
+#: Bits of the word address in the window of the control port.
+READBACK_BITS = 10
+#: A nibble for each row; rows in a word.
+_NIBBLE = 4
+_NIBBLES = 8
+#: Bit of the word address that tells the map from the counts.
+_MAP_BIT = 8
+
+
+class KeptMap(wiring.Component):
+    """What the selectors of a run did, for the host: their counts, and who dropped which patch.
+
+    There is no flow control. ``init`` takes ``max(16, ceil(max_tokens / 8))`` cycles, in which
+    nothing is written; it clears the counts and sets all nibbles to 15.
+
+    Latency: ``LATENCY`` cycle of a read. Resources: distributed memory of 4 bits a token, and of
+    512 bits.
+
+    Parameters
+    ----------
+    config
+        ``max_tokens`` is used.
+
+    Members
+    -------
+    init : In
+        Pulse.
+    index : In
+        Selector.
+    drop, drop_row : In
+        It drops the patch in this row.
+    count, count_tokens, count_patches : In
+        It leaves so many tokens, and of them so many patches.
+    at : In; word : Out
+        Word address 0x40 + selector: tokens and, in the lower half, patches; 0x100 + row / 8:
+        eight nibbles, the selector that dropped the patch in a row, 15 if none. A cycle later.
+    """
+
+    LATENCY = 1
+
+    def __init__(self, config: Config) -> None:
+        self.max_tokens = config.max_tokens
+        super().__init__({
+            "init": In(1), "index": In(_NIBBLE), "drop": In(1),
+            "drop_row": In(range(config.max_tokens)),
+            "count": In(1), "count_tokens": In(16), "count_patches": In(16),
+            "at": In(READBACK_BITS), "word": Out(32),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        words = -(-self.max_tokens // _NIBBLES)
+        counts = Memory(shape=32, depth=1 << _NIBBLE, init=[], attrs={"ram_style": "distributed"})
+        rows = Memory(shape=data.ArrayLayout(_NIBBLE, _NIBBLES), depth=words, init=[],
+                      attrs={"ram_style": "distributed"})
+        m.submodules.counts, m.submodules.rows = counts, rows
+        count_read, count_write = counts.read_port(), counts.write_port()
+        row_read, row_write = rows.read_port(), rows.write_port(granularity=1)
+
+        filling = Signal()
+        place = Signal(range(max(1 << _NIBBLE, words)))
+        with m.If(self.init):
+            m.d.sync += [filling.eq(1), place.eq(0)]
+        with m.Elif(filling):
+            m.d.sync += place.eq(place + 1)
+            with m.If(place == max(1 << _NIBBLE, words) - 1):
+                m.d.sync += filling.eq(0)
+
+        m.d.comb += [
+            row_write.en.eq((self.drop << self.drop_row[:3]) | filling.replicate(_NIBBLES)),
+            row_write.addr.eq(Mux(filling, place, self.drop_row[3:])),
+            count_write.en.eq(filling | self.count),
+            count_write.addr.eq(Mux(filling, place, self.index)),
+            count_write.data.eq(Mux(filling, 0, Cat(self.count_patches, self.count_tokens))),
+            count_read.addr.eq(self.at),
+            row_read.addr.eq(self.at),
+        ]
+        for i in range(_NIBBLES):
+            m.d.comb += row_write.data[i].eq(self.index | filling.replicate(_NIBBLE))
+        in_map = delay(m, self.at[_MAP_BIT], self.LATENCY, name="in_map")
+        m.d.comb += self.word.eq(Mux(in_map, row_read.data.as_value(), count_read.data))
+        return m

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The token selector: decides which patches stay, writes the new token list, shares the rest."""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from rtl import isa
+from rtl.arith import delay
+from rtl.config import Config
+from rtl.kept_map import READBACK_BITS, KeptMap
+from rtl.search import TopKSearch
+from rtl.shares import IMPORTANCE_BITS, SCORE_INPUT_BITS, Shares
+
+__all__ = ["Selector"]
+
+class Selector(wiring.Component):
+    """One scan over the tokens: ``keep = S > T, or S = T and one of the first`` or ``A >= 64 B``.
+
+    ``init`` begins a run: no selector yet, no package token. ``start`` begins a selector, while
+    passes go on; ``select`` is taken with it, ``tokens`` stays until ``apply``. TOPK waits for the
+    class attention unit and searches its threshold; scores and pairs have been stored as they
+    came, by position. The scan reads one position a cycle, and writes the rows that stay to the
+    other bank of the token list and the others to the dropped list. Special and package tokens
+    stay, but a package that is merged goes with the patches, if one goes. The row of the first
+    that is dropped is that of the package token and comes at the end; where none is dropped, the
+    dropped list has the row of the last token, with a share of one, and the package pass changes
+    nothing.
+
+    When ``busy`` falls, the lists, ``tokens_after``, ``dropped_rows``, shares and counts are there.
+    ``apply`` follows: the next ``start`` is of the next selector.
+
+    Latency: from ``start``, beside search and class attention, at most
+    ``busy_cycles(tokens, dropped)``.
+    Resources: those of ``Shares`` and ``TopKSearch``, one block RAM of 18 kbit for up to 512
+    tokens, about 300 LUTs.
+
+    Parameters
+    ----------
+    config
+        ``max_tokens`` and ``columns`` are used.
+
+    Members
+    -------
+    init, start, apply : In; busy : Out
+        Pulses; high from the cycle after ``start``.
+    select, tokens : In
+        Instruction, tokens before the selector.
+    attention_busy, score_en, score_row, score : In
+        From ``ClassAttention``.
+    pair_valid, pair_row, pair_weighted, pair_importance : In
+        A and B of a position.
+    compare_en, compare_scores, compare_threshold : Out; compare_below : In
+        Comparators, of ``RowMax``.
+    request, request_sum, request_scale_m, request_scale_s : Out; reciprocal : In
+        Reciprocal unit, of ``RowSum``: ``Reciprocal.LATENCY`` cycles behind.
+    scan_position : Out; scan_row : In; write_en, write_dropped, write_position, write_row : Out
+        Of ``TokenList``.
+    tokens_after, dropped_rows : Out
+        Tokens after the selector; rows of the dropped list, at least one. Until the next start.
+    share_row : In; share : Out
+        Place in the dropped list; its share, one cycle later.
+    readback_at : In; readback : Out
+        As of ``KeptMap``, one cycle later.
+    scan_valid, scan_physical, scan_keep : Out
+        Every position in order, for tracing.
+    weight_valid, weight, share_valid, share_index, share_value : Out
+        As of ``Shares``, for tracing.
+    """
+
+    #: Cycles beside the scan and the search: registers, its pipeline, the end of the list.
+    _OVERHEAD = 10
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        index = range(config.max_tokens)
+        super().__init__({
+            "init": In(1), "start": In(1), "apply": In(1), "busy": Out(1),
+            "select": In(isa.select_layout), "tokens": In(16),
+            "attention_busy": In(1), "score_en": In(1), "score_row": In(index),
+            "score": In(isa.SCORE_BITS),
+            "pair_valid": In(1), "pair_row": In(index), "pair_weighted": In(SCORE_INPUT_BITS),
+            "pair_importance": In(IMPORTANCE_BITS),
+            "compare_en": Out(1),
+            "compare_scores": Out(data.ArrayLayout(isa.SCORE_BITS, config.comparators)),
+            "compare_threshold": Out(isa.SCORE_BITS), "compare_below": In(config.comparators),
+            "request": Out(1), "request_sum": Out(isa.SUM_BITS),
+            "request_scale_m": Out(isa.MANTISSA_BITS), "request_scale_s": Out(isa.SHIFT_BITS),
+            "reciprocal": In(isa.RowScale),
+            "scan_position": Out(index), "scan_row": In(index),
+            "write_en": Out(1), "write_dropped": Out(1), "write_position": Out(index),
+            "write_row": Out(index),
+            "tokens_after": Out(16), "dropped_rows": Out(11),
+            "share_row": In(index), "share": Out(isa.SHARE_BITS),
+            "readback_at": In(READBACK_BITS), "readback": Out(32),
+            "scan_valid": Out(1), "scan_physical": Out(index), "scan_keep": Out(1),
+            "weight_valid": Out(1), "weight": Out(isa.WEIGHT_BITS),
+            "share_valid": Out(1), "share_index": Out(index), "share_value": Out(isa.SHARE_BITS),
+        })
+
+    @classmethod
+    def busy_cycles(cls, tokens: int, dropped: int) -> int:
+        """Return the most cycles of ``busy``, beside the search and waiting for the attention."""
+        return cls._OVERHEAD + tokens + Shares.finish_cycles(dropped)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self.config
+        m.submodules.search = search = TopKSearch(config)
+        m.submodules.shares = shares = Shares(config)
+        m.submodules.kept_map = kept_map = KeptMap(config)
+        size = range(config.max_tokens + 1)
+
+        # What lasts from one selector to the next; then what is so for one.
+        index = Signal(range(isa.SELECTORS + 1))
+        packages = Signal(range(isa.SELECTORS + 1))
+        select = Signal(isa.select_layout, reset_less=True)
+        patch_end = Signal(size, reset_less=True)
+        kept, patches, dropped = (Signal(size, name=n) for n in ("kept", "patches", "dropped"))
+        ties = Signal.like(search.ties, reset_less=True)
+        by_score = Signal()
+
+        position = Signal(range(config.max_tokens))
+        scanning, last = Signal(), Signal()
+        with m.FSM():
+            with m.State("IDLE"):
+                with m.If(self.start):
+                    m.d.comb += shares.start.eq(1)
+                    m.d.sync += [self.busy.eq(1), select.eq(self.select), position.eq(0),
+                                 patch_end.eq(self.tokens - packages),
+                                 kept.eq(0), patches.eq(0), dropped.eq(0)]
+                    m.next = "SCORES"
+            with m.State("SCORES"):
+                with m.If(~by_score):
+                    m.next = "SCAN"
+                with m.Elif(~self.attention_busy):
+                    m.d.comb += search.start.eq(1)
+                    m.next = "SEARCH"
+            with m.State("SEARCH"):
+                with m.If(search.done):
+                    m.d.sync += ties.eq(search.ties)
+                    m.next = "SCAN"
+            with m.State("SCAN"):
+                m.d.comb += [scanning.eq(1), last.eq(position + 1 == self.tokens)]
+                m.d.sync += position.eq(position + 1)
+                with m.If(last):
+                    m.next = "SHARES"
+            with m.State("SHARES"):
+                with m.If(~shares.busy):
+                    m.d.sync += self.busy.eq(0)
+                    m.next = "IDLE"
+        m.d.comb += by_score.eq(select.kind == isa.SelectorKind.TOPK)
+
+        # Scores: of the search, or pairs. The row comes one cycle later, all others are delayed.
+        pairs = Memory(shape=data.StructLayout({"weighted": SCORE_INPUT_BITS,
+                                                "importance": IMPORTANCE_BITS}),
+                       depth=config.max_tokens, init=[], attrs={"ram_style": "block"})
+        m.submodules.pairs = pairs
+        read, write = pairs.read_port(), pairs.write_port()
+        m.d.comb += [
+            write.en.eq(self.pair_valid),
+            write.addr.eq(self.pair_row),
+            write.data.weighted.eq(self.pair_weighted),
+            write.data.importance.eq(self.pair_importance),
+            read.addr.eq(position),
+            self.scan_position.eq(position),
+            search.read_row.eq(position),
+            search.keep.eq(select.keep),
+            search.first.eq(select.special),
+            search.count.eq(patch_end - select.special),
+        ]
+        cycles = search.READ_LATENCY
+        patch, package = Signal(), Signal()
+        m.d.comb += [package.eq(position >= patch_end),
+                     patch.eq((position >= select.special) & ~package)]
+        valid = delay(m, scanning, cycles + 1, name="valid", reset=True)
+        ended = delay(m, last, cycles + 1, name="ended", reset=True)
+        patch = delay(m, patch, cycles + 1, name="patch")
+        package = delay(m, package, cycles + 1, name="package")
+        row = delay(m, self.scan_row, cycles, name="row")
+        pair = data.View(pairs.shape, delay(m, read.data, cycles - 1, name="pair"))
+
+        # A position a cycle: its score, and how it is to the threshold.
+        score, bound = Signal(SCORE_INPUT_BITS), Signal(SCORE_INPUT_BITS)
+        m.d.comb += [score.eq(Mux(by_score, search.read_score, pair.weighted)),
+                     bound.eq(Mux(by_score, search.threshold, pair.importance << 6))]
+        stays, equal = Signal(reset_less=True), Signal(reset_less=True)
+        m.d.sync += [stays.eq(score >= bound), equal.eq((score == bound) & by_score)]
+        score = delay(m, score, 1, name="score")
+        importance = delay(m, pair.importance, 1, name="importance")
+
+        # Whether it stays. At the end comes the package token, or a dropped row if there is none.
+        keep, any_dropped = Signal(), Signal()
+        append = delay(m, ended, 1, name="append", reset=True)
+        last_row = Signal.like(row, reset_less=True)  # until one is dropped; then, of that one
+        row_out, patch_out = Signal.like(row, reset_less=True), Signal(reset_less=True)
+        m.d.comb += [
+            any_dropped.eq(dropped != 0),
+            keep.eq(Mux(append, any_dropped,
+                        Mux(patch, stays & (~equal | (ties != 0)),
+                            ~(package & select.merged & any_dropped)))),
+        ]
+        m.d.sync += [
+            self.scan_valid.eq(valid),
+            self.write_en.eq(valid | append),
+            self.write_dropped.eq(~keep),
+            self.write_position.eq(Mux(keep, kept, dropped)),
+            row_out.eq(Mux(append, last_row, row)),
+            patch_out.eq(patch),
+            shares.dropped.eq(valid & ~keep),
+        ]
+        with m.If(~any_dropped):
+            m.d.sync += last_row.eq(row)
+        with m.If(valid | append):
+            with m.If(keep):
+                m.d.sync += kept.eq(kept + 1)
+            with m.Else():
+                m.d.sync += dropped.eq(dropped + 1)
+        with m.If(valid & patch & keep):
+            m.d.sync += [patches.eq(patches + 1), ties.eq(ties - equal)]
+        with m.If(append & any_dropped):
+            m.d.sync += packages.eq(Mux(select.merged, 1, packages + 1))
+        with m.If(self.apply):
+            m.d.sync += index.eq(index + 1)
+        with m.If(self.init):
+            m.d.sync += [index.eq(0), packages.eq(0)]
+
+        m.d.comb += [
+            self.write_row.eq(row_out),
+            self.scan_physical.eq(row_out),
+            self.scan_keep.eq(~self.write_dropped),
+            self.tokens_after.eq(kept),
+            self.dropped_rows.eq(dropped),
+            shares.quotient.eq(~by_score),
+            shares.package.eq(delay(m, package, 1, name="package_out")),
+            shares.score.eq(delay(m, score, 1, name="score_out")),
+            shares.importance.eq(delay(m, importance, 1, name="importance_out")),
+            shares.finish.eq(append),
+            shares.init.eq(self.init),
+            kept_map.init.eq(self.init),
+            kept_map.index.eq(index),
+            kept_map.drop.eq(shares.dropped & patch_out),
+            kept_map.drop_row.eq(row_out),
+            kept_map.count.eq(delay(m, append, 1, name="append_out", reset=True)),
+            kept_map.count_tokens.eq(kept),
+            kept_map.count_patches.eq(patches),
+            kept_map.at.eq(self.readback_at),
+            self.readback.eq(kept_map.word),
+        ]
+        for name in ("score_en", "score_row", "score", "compare_below"):
+            m.d.comb += getattr(search, name).eq(getattr(self, name))
+        for name in ("compare_en", "compare_scores", "compare_threshold"):
+            m.d.comb += getattr(self, name).eq(getattr(search, name))
+        for name in ("reciprocal", "share_row"):
+            m.d.comb += getattr(shares, name).eq(getattr(self, name))
+        for name in ("request", "request_sum", "request_scale_m", "request_scale_s", "share",
+                     "weight_valid", "weight", "share_valid", "share_index", "share_value"):
+            m.d.comb += getattr(self, name).eq(getattr(shares, name))
+        return m
