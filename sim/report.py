@@ -240,13 +240,14 @@ def _steps(steps: Sequence[Step]) -> Table:
 def _images(reports: Sequence[Report]) -> Table:
     """Return one line for each image."""
     table = Table()
-    table.add_column("image")
-    for header in ("patches kept", "cycles", "images/s", "GMAC", "utilisation", "top class"):
+    table.add_column("image", overflow="fold")
+    for header in ("patches kept", "cycles", "images/s", "GMAC", "used", "class"):
         table.add_column(header, justify="right")
     table.add_column("equal?")
     for report in reports:
         table.add_row(
-            escape(report.image), ", ".join(str(len(step.kept)) for step in report.steps),
+            escape(Path(report.image).name),
+            ", ".join(str(len(step.kept)) for step in report.steps),
             f"{report.cycles:,}", f"{report.images_per_second:,.1f}",
             f"{report.workload.macs / 1e9:.3f}", f"{report.utilization:.1%}",
             str(report.status.top_class),

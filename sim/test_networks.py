@@ -13,7 +13,7 @@ from golden.synthetic import synthetic
 from rtl.config import CONFIGS, Config, named
 from sim.build import simulator
 from sim.report import Report
-from sim.run import Bus, simulate
+from sim.simulate import Bus, simulate
 from sim.workload import Workload
 
 #: The memory at its best, at its worst, and in between with random stalls on every channel.

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What the commands of this folder have in common: options, steps, and how they end."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from golden.model import MODELS
+from rtl.config import CONFIGS, Config
+from sim.build import emitted, simulator
+from sim.session import SimulationFault
+from sim.simulate import Bus, CoreError
+from sim.verilator import BuildError
+
+__all__ = ["add_bus_options", "add_network_options", "bus_of", "check_writable", "command",
+           "prepare", "progress_bar", "step"]
+
+
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--model``, ``--config`` and ``--checkpoint``."""
+    parser.add_argument("--model", default="deit_tiny", help=f"one of {', '.join(MODELS)}")
+    parser.add_argument("--config", default="zcu102", help=f"one of {', '.join(CONFIGS)}")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE",
+                        help="weights of the network (.safetensors, .pth); without it they are"
+                        " synthetic; those of selectors always are")
+
+
+def add_bus_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that :func:`bus_of` reads."""
+    parser.add_argument("--bytes-per-cycle", type=float, default=Bus.bytes_per_cycle,
+                        metavar="BYTES", help="memory bandwidth (default: %(default)s)")
+    parser.add_argument("--latency", type=int, default=Bus.latency, metavar="CYCLES",
+                        help="cycles from an address to its data (default: %(default)s)")
+    parser.add_argument("--stalls", type=int, default=Bus.stalls, metavar="SEED",
+                        help="random stalls on every channel of the bus")
+
+
+def bus_of(options: argparse.Namespace) -> Bus:
+    """Return what the options of :func:`add_bus_options` say."""
+    return Bus(bytes_per_cycle=options.bytes_per_cycle, latency=options.latency,
+               stalls=options.stalls)
+
+
+def check_writable(path: Path) -> None:
+    """Raise ValueError if a file cannot be written: before the simulation, not after it."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, must be a file")
+    if not path.parent.is_dir():
+        raise ValueError(f"the folder of {path} does not exist")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ValueError(f"{path} cannot be written: permission denied")
+
+
+@contextmanager
+def step(console: Console, text: str) -> Iterator[None]:
+    """Say what is being done, and that it is done."""
+    with console.status(text):
+        yield
+    console.print(f"{text}: done", highlight=False)
+
+
+def prepare(config: Config, console: Console) -> Path:
+    """Return the simulator of a configuration, built if it is not there."""
+    with step(console, f"Verilog of {config.name}"):
+        emitted(config)
+    with step(console, f"Simulator of {config.name} (the first time this takes minutes)"):
+        return simulator(config)
+
+
+@contextmanager
+def progress_bar(console: Console, text: str, cycles: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar while simulations run that take about so many ``cycles``.
+
+    Gives the function that moves it.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[cycles]}"),
+               TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(text, total=1.1 * cycles, cycles="")
+        yield lambda now: bar.update(task, completed=now, cycles=f"{now:,} cycles")
+
+
+def command(name: str, run: Callable[[], bool]) -> int:
+    """Return the exit status of a command: 0 if ``run`` returns true, 1 if not, 2 for a fault.
+
+    A fault is printed as one sentence.
+    """
+    try:
+        return 0 if run() else 1
+    # Faults of model, configuration, selectors, images, checkpoint, options and ports are
+    # ValueErrors.
+    except (ValueError, BuildError, CoreError, SimulationFault, OSError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130
