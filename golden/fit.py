@@ -23,8 +23,8 @@ from rtl.isa import (
     PolyRow,
 )
 
-__all__ = ["LANE_X_FRAC", "SIGMOID_SCALE", "exp_table", "gelu_table", "lane_table", "pack",
-           "reciprocal_table", "rsqrt_table", "sigmoid_table"]
+__all__ = ["LANE_X_FRAC", "SIGMOID_SCALE", "exp_table", "fraction_table", "gelu_table",
+           "lane_table", "pack", "reciprocal_table", "rsqrt_table", "sigmoid_table"]
 
 Real = NDArray[np.float64]
 Function = Callable[[Real], Real]
@@ -170,11 +170,19 @@ def _rsqrt(value: Real) -> Real:
     return (1 << MANTISSA_BITS) / np.sqrt(value)
 
 
-def exp_table() -> Int:
-    """Return the table ``[8, 3]`` of ``255 * 2**-f``, 8 fraction bits."""
+def fraction_table(function: Function) -> Int:
+    """Return the table ``[8, 3]`` of a function of f in 0..1 for exponentials, 8 fraction bits.
+
+    It must be a module-level function, as for :func:`lane_table`.
+    """
     rows = LANE_LAYOUT_ROWS["exp"][1]
     assert rows << LANE_T == 1 << EXP_FRAC
-    return _checked(_rounded(_exp, 0, 1, rows, LANE_T, 2.0 ** -8), "exp")
+    return _checked(_rounded(function, 0, 1, rows, LANE_T, 2.0 ** -8), "exp")
+
+
+def exp_table() -> Int:
+    """Return the table ``[8, 3]`` of ``255 * 2**-f``, 8 fraction bits."""
+    return fraction_table(_exp)
 
 
 def reciprocal_table() -> Int:

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""GELU, softmax and LayerNorm in integers, on whole arrays: docs/arithmetic.md."""
+"""Layers, GELU, softmax and LayerNorm in integers, on whole arrays: docs/arithmetic.md."""
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from golden.fixed import Int, round_shift, saturate
+from golden.layers import Linear, Norm
 from rtl.isa import (
+    ACC_BITS,
     EXP_FRAC,
     LANE_FRAC,
     LANE_LAYOUT_ROWS,
@@ -19,8 +21,8 @@ from rtl.isa import (
     VAR_BITS,
 )
 
-__all__ = ["exp_int", "exponential", "gelu_int", "gelu_raw", "norm_scale", "normalised", "poly",
-           "reciprocal"]
+__all__ = ["apply", "exp_int", "exponential", "gelu_int", "gelu_raw", "inverse", "matmul",
+           "norm_rows", "norm_scale", "normalised", "poly", "power", "reciprocal", "requantise"]
 
 #: Bits of the fraction of a normalised mantissa.
 _FRACTION_BITS = 16
@@ -35,6 +37,21 @@ _MAX_SHIFT = 47
 _EXP_LIMIT = (1 << 17) - 1
 #: Whole powers of two that leave nothing of an exponential of 8 bits.
 _EXP_ZERO = 8
+
+
+def matmul(a: NDArray[np.integer], b: NDArray[np.integer]) -> Int:
+    """Return the matrix product of integers whose sums stay below 2**53."""
+    return (a.astype(np.float64) @ b.astype(np.float64)).astype(np.int64)
+
+
+def requantise(value: Int, m: Int | int, s: Int | int) -> Int:
+    """Return ``sat(round_shift(value * m, s), 27)``."""
+    return saturate(round_shift(value * m, s), ACC_BITS)
+
+
+def apply(layer: Linear, x: Int) -> Int:
+    """Return the requantised outputs of a layer, before they are limited to those of its kind."""
+    return requantise(matmul(x, layer.weight.T) + layer.bias, layer.m, layer.s)
 
 
 def poly(table: Int, row: ArrayLike, t: ArrayLike, shift: int) -> Int:
@@ -70,13 +87,17 @@ def exp_int(table: Int, f: ArrayLike) -> Int:
     return np.clip(poly(table, f >> LANE_T, f % (1 << LANE_T), LANE_T), 0, (255 << 8) + 127)
 
 
-def exponential(table: Int, score: Int, top: Int, exp_m: int, exp_s: int) -> Int:
-    """Return the exponential of scores less ``top``, the maximum of their row: 0..255."""
+def power(table: Int, score: Int, top: Int, exp_m: int, exp_s: int) -> tuple[Int, Int]:
+    """Return ``(e16, z)`` of scores less ``top``, the maximum of their row: ``e16 * 2**-z``."""
     p = round_shift(((score << MEAN_FRAC) - (top << MEAN_FRAC)) * exp_m, exp_s)
     # Only columns beyond the tokens, which are not used, may hold more than the maximum.
     u = np.clip(-p, 0, _EXP_LIMIT)
-    z = u >> EXP_FRAC
-    e16 = exp_int(table, u % (1 << EXP_FRAC))
+    return exp_int(table, u % (1 << EXP_FRAC)), u >> EXP_FRAC
+
+
+def exponential(table: Int, score: Int, top: Int, exp_m: int, exp_s: int) -> Int:
+    """Return the exponential of scores less ``top``, the maximum of their row: 0..255."""
+    e16, z = power(table, score, top, exp_m, exp_s)
     return np.where(z > _EXP_ZERO, 0, round_shift(e16, 8 + np.minimum(z, _EXP_ZERO)))
 
 
@@ -85,13 +106,19 @@ def normalised(x: Int, mean: Int, m: Int, s: Int) -> Int:
     return saturate(round_shift(((x << MEAN_FRAC) - mean) * m, s), 8)
 
 
-def reciprocal(table: Int, total: ArrayLike, scale_m: int, scale_s: int) -> tuple[Int, Int]:
-    """Return the scale ``(m, s)`` of rows whose exponentials have the sum ``total``."""
+def inverse(table: Int, total: ArrayLike) -> tuple[Int, Int]:
+    """Return ``(r, n)`` of sums of 18 bits: ``1 / total`` is ``r * 2**(n - 34)``."""
     total = _within("row sum", total, 1, (1 << SUM_BITS) - 1)
-    _within("scale_s", scale_s, SUM_BITS, _MAX_SHIFT)
     n = SUM_BITS - _bit_length(total)
     f = (total << n) - (1 << (SUM_BITS - 1)) >> (SUM_BITS - 1 - _FRACTION_BITS)
-    return _scaled(poly(table, f >> SCALAR_T, f % (1 << SCALAR_T), SCALAR_T), scale_m), scale_s - n
+    return _mantissa(poly(table, f >> SCALAR_T, f % (1 << SCALAR_T), SCALAR_T)), n
+
+
+def reciprocal(table: Int, total: ArrayLike, scale_m: int, scale_s: int) -> tuple[Int, Int]:
+    """Return the scale ``(m, s)`` of rows whose exponentials have the sum ``total``."""
+    _within("scale_s", scale_s, SUM_BITS, _MAX_SHIFT)
+    r, n = inverse(table, total)
+    return _scaled(r, scale_m), scale_s - n
 
 
 def norm_scale(table: Int, total: ArrayLike, squares: ArrayLike, channels: int, mean_m: int,
@@ -108,15 +135,25 @@ def norm_scale(table: Int, total: ArrayLike, squares: ArrayLike, channels: int, 
     b = a >> (VAR_BITS - 1)
     f = (a >> (VAR_BITS - 2 + b - _FRACTION_BITS)) % (1 << _FRACTION_BITS)
     row = (b << (_FRACTION_BITS - SCALAR_T)) + (f >> SCALAR_T)
-    m = _scaled(poly(table, row, f % (1 << SCALAR_T), SCALAR_T), scale_m)
+    m = _scaled(_mantissa(poly(table, row, f % (1 << SCALAR_T), SCALAR_T)), scale_m)
     return mean, m, scale_s - n // 2
 
 
-def _scaled(y: Int, scale_m: int) -> Int:
-    """Return the mantissa ``y * scale_m``, of the output ``y`` of a scalar polynomial."""
-    limit = (1 << MANTISSA_BITS) - 1
-    r = np.minimum(round_shift(y, SCALAR_FRAC), limit)
-    return np.minimum(round_shift(r * scale_m, MANTISSA_BITS), limit)
+def norm_rows(table: Int, rows: Int, norm: Norm) -> tuple[Int, Int, Int, Int, Int]:
+    """Return sum, sum of squares, mean, m and s of each row, for LayerNorm."""
+    total, squares = rows.sum(axis=1), np.square(rows).sum(axis=1)
+    return (total, squares, *norm_scale(table, total, squares, norm.channels, norm.mean.m,
+                                        norm.mean.s, norm.scale.m, norm.scale.s, norm.epsilon))
+
+
+def _mantissa(y: Int) -> Int:
+    """Return the output ``y`` of a scalar polynomial as a mantissa."""
+    return np.minimum(round_shift(y, SCALAR_FRAC), (1 << MANTISSA_BITS) - 1)
+
+
+def _scaled(r: Int, scale_m: int) -> Int:
+    """Return the mantissa ``r * scale_m``."""
+    return np.minimum(round_shift(r * scale_m, MANTISSA_BITS), (1 << MANTISSA_BITS) - 1)
 
 
 def _bit_length(value: Int) -> Int:

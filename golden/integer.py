@@ -25,9 +25,31 @@ Named stages, all int32 but the sums of squares (int64), in channel order withou
 import numpy as np
 from numpy.typing import NDArray
 
-from golden.fixed import Int, round_shift, saturate
-from golden.functions import exponential, gelu_int, norm_scale, normalised, reciprocal
-from golden.quantize import Linear, Norm, QuantizedBlock, QuantizedViT
+from golden.fixed import Int, saturate
+from golden.functions import (
+    apply,
+    exponential,
+    gelu_int,
+    matmul,
+    norm_rows,
+    normalised,
+    reciprocal,
+    requantise,
+)
+from golden.integer_selector import (
+    NORM_FIELDS,
+    ONE,
+    Tokens,
+    class_attention,
+    classify,
+    keep_largest,
+    keep_threshold,
+    package,
+    shares,
+    threshold_score,
+)
+from golden.pruning import PruningConfig
+from golden.quantize import Linear, Norm, QuantizedViT
 from rtl.config import BLOCK
 from rtl.isa import ACC_BITS, LANE_X_BITS
 
@@ -35,17 +57,8 @@ __all__ = ["Stages", "matmul", "patches", "requantise", "run"]
 
 Stages = dict[str, NDArray[np.integer]]
 
-_NORM_FIELDS = ("sum", "sumsq", "mean", "m", "s")
-
-
-def matmul(a: NDArray[np.integer], b: NDArray[np.integer]) -> Int:
-    """Return the matrix product of integers whose sums stay below 2**53."""
-    return (a.astype(np.float64) @ b.astype(np.float64)).astype(np.int64)
-
-
-def requantise(value: Int, m: Int | int, s: Int | int) -> Int:
-    """Return ``sat(round_shift(value * m, s), 27)``."""
-    return saturate(round_shift(value * m, s), ACC_BITS)
+#: Stages that are not int32.
+_WIDE = ("sumsq", "weight")
 
 
 def patches(qvit: QuantizedViT, frame: NDArray[np.uint8]) -> Int:
@@ -59,34 +72,36 @@ def patches(qvit: QuantizedViT, frame: NDArray[np.uint8]) -> Int:
     return rows.reshape(m.grid ** 2, -1).astype(np.int64)
 
 
-def _linear(layer: Linear, x: Int) -> Int:
-    return requantise(matmul(x, layer.weight.T) + layer.bias, layer.m, layer.s)
-
-
 class _Run:
-    """One image: the residual, its row statistics, and the stages so far."""
+    """One image: the residual, its row statistics, the list of tokens, and the stages so far."""
 
     def __init__(self, qvit: QuantizedViT) -> None:
         self.qvit = qvit
         self.stages: Stages = {}
         self.residual = qvit.initial.astype(np.int64)
-        self.statistics: tuple[Int, Int, Int]
+        self.statistics: tuple[Int, ...]
+        self.class_attention: Int
+        model, self.pruning = qvit.model, qvit.pruning or PruningConfig(selector="none")
+        self.tokens = Tokens(special=model.special_tokens, patches=model.grid ** 2,
+                             rows=tuple(range(model.tokens)))
 
     def record(self, stage: str, value: Int) -> Int:
-        self.stages[stage] = value.astype(np.int32)
+        self.stages[stage] = value.astype(
+            np.int64 if stage.endswith(_WIDE) else np.int32)
         return value
+
+    def statistics_of(self, rows: Int, norm: Norm, stage: str) -> tuple[Int, Int, Int]:
+        """Return mean, m and s of rows, and record them with their sums."""
+        values = norm_rows(self.qvit.rsqrt, rows, norm)
+        for name, value in zip(NORM_FIELDS, values, strict=True):
+            self.record(f"{stage}.{name}", value)
+        return values[2:]
 
     def add(self, layer: Linear, x: Int, stage: str, norm: Norm, norm_stage: str) -> None:
         """Add a layer to the residual and take the statistics for the next LayerNorm."""
-        self.residual = saturate(self.residual + saturate(_linear(layer, x), LANE_X_BITS), 16)
+        self.residual = saturate(self.residual + saturate(apply(layer, x), LANE_X_BITS), 16)
         self.record(stage, self.residual)
-        total, squares = self.residual.sum(axis=1), np.square(self.residual).sum(axis=1)
-        self.statistics = norm_scale(
-            self.qvit.rsqrt, total, squares, norm.channels, norm.mean.m, norm.mean.s,
-            norm.scale.m, norm.scale.s, norm.epsilon)
-        for name, value in zip(_NORM_FIELDS, (total, squares, *self.statistics), strict=True):
-            self.record(f"{norm_stage}.{name}", value)
-        self.stages[f"{norm_stage}.sumsq"] = squares
+        self.statistics = self.statistics_of(self.residual, norm, norm_stage)
 
     def normalised(self) -> Int:
         return normalised(self.residual, *(column[:, None] for column in self.statistics))
@@ -95,10 +110,11 @@ class _Run:
         """Return [heads, tokens, head size] of [tokens, width]."""
         return x.reshape(len(x), self.qvit.model.heads, -1).transpose(1, 0, 2)
 
-    def attention(self, block: QuantizedBlock, stage: str) -> Int:
+    def attention(self, i: int) -> Int:
+        block, stage = self.qvit.blocks[i], f"block{i}"
         y = self.normalised()
-        q = self.record(f"{stage}.q", saturate(_linear(block.q, y), 8))
-        k, v = (self.record(f"{stage}.{name}", saturate(_linear(layer, y), 8, symmetric=True))
+        q = self.record(f"{stage}.q", saturate(apply(block.q, y), 8))
+        k, v = (self.record(f"{stage}.{name}", saturate(apply(layer, y), 8, symmetric=True))
                 for name, layer in (("k", block.k), ("v", block.v)))
         acc = matmul(self.heads(q), self.heads(k).transpose(0, 2, 1))
         scores = self.record(f"{stage}.scores", saturate(
@@ -109,19 +125,66 @@ class _Run:
         m, s = reciprocal(self.qvit.reciprocal, rowsum, block.value.m, block.value.s)
         self.record(f"{stage}.rowscale.m", m)
         self.record(f"{stage}.rowscale.s", s)
+        if self.pruning.selector == "topk" and i + 1 in self.pruning.active:
+            self.class_attention = class_attention(
+                self.qvit.exp, self.qvit.reciprocal, scores[:, 0], rowmax[:, 0], rowsum[:, 0],
+                block.exp.m, block.exp.s, self.qvit.score_frac)
         out = saturate(requantise(matmul(e, self.heads(v)), m[..., None], s[..., None]), 8)
         return self.record(f"{stage}.attention", out.transpose(1, 0, 2).reshape(q.shape))
 
     def block(self, i: int) -> None:
         blocks = self.qvit.blocks
         block, stage = blocks[i], f"block{i}"
-        self.add(block.projection, self.attention(block, stage), f"{stage}.residual1",
+        self.add(block.projection, self.attention(i), f"{stage}.residual1",
                  block.norm2, f"{stage}.norm2")
-        x = saturate(_linear(block.mlp1, self.normalised()), LANE_X_BITS)
+        x = saturate(apply(block.mlp1, self.normalised()), LANE_X_BITS)
         hidden = self.record(f"{stage}.hidden", gelu_int(block.gelu, x))
         following = ((blocks[i + 1].norm1, f"block{i + 1}.norm1") if i + 1 < len(blocks)
                      else (self.qvit.head_norm, "head.norm"))
         self.add(block.mlp2, hidden, f"{stage}.residual2", *following)
+
+    def scores(self, index: int) -> tuple[Int, Int, NDArray[np.bool_]]:
+        """Return of the patches score and weight, and which of them stay."""
+        stage, candidates, model = f"selector{index}", self.tokens.candidates, self.qvit.model
+        if self.pruning.selector == "topk":
+            self.record(f"{stage}.attention", self.class_attention)
+            score = self.class_attention[-1, candidates]
+            keep = keep_largest(score, self.pruning.keep_counts(model.grid ** 2)[index])
+        else:
+            weighted, importance = (x[candidates] for x in classify(
+                self.qvit, self.qvit.classifiers[index], self.residual,
+                lambda name, value: self.record(f"{stage}.{name}", value)))
+            score = threshold_score(self.qvit.reciprocal, weighted, importance)
+            keep = keep_threshold(weighted, importance)
+        return score, np.maximum(score, 1), keep
+
+    def select(self, index: int) -> None:
+        """Apply a selector to the list of tokens, and write the package token."""
+        stage, tokens, block = f"selector{index}", self.tokens, self.pruning.active[index]
+        self.record(f"{stage}.rows", np.array(tokens.rows))
+        score, weights, keep = self.scores(index)
+        stay, dropped = tokens.split(keep.tolist(), self.pruning.package == "merged")
+        weight = np.array([weights[i - tokens.special] if i < tokens.candidates.stop
+                           else tokens.weights[i - tokens.candidates.stop] for i in dropped],
+                          np.int64)
+        share = np.array([ONE])
+        if dropped:
+            share = shares(self.qvit.reciprocal, weight)
+            self.tokens = tokens.after(stay, dropped, int(weight.sum()))
+        else:
+            # The last token takes the place of a package of itself alone.
+            stay, dropped = stay[:-1], stay[-1:]
+        rows = self.residual[dropped]
+        new = package(share, rows)
+        self.residual = np.concatenate([self.residual[stay], new[None]])
+        statistics = self.statistics_of(new[None], self.qvit.blocks[block].norm1,
+                                        f"{stage}.package.norm")
+        self.statistics = tuple(np.concatenate([column[stay], last]) for column, last in zip(
+            self.statistics, statistics, strict=True))
+        for name, value in (("score", score), ("keep", keep), ("kept", self.tokens.places),
+                            ("tokens", [len(self.tokens.rows)]), ("weight", weight),
+                            ("share", share), ("dropped", rows), ("package", new)):
+            self.record(f"{stage}.{name}", np.array(value))
 
     def embed(self, frame: NDArray[np.uint8]) -> None:
         rows = patches(self.qvit, frame)
@@ -133,7 +196,7 @@ class _Run:
         y = self.normalised()
         logits = np.zeros(self.qvit.model.classes, np.int64)
         for row, head in enumerate(self.qvit.heads):
-            logits = saturate(logits + _linear(head, y[row]), ACC_BITS)
+            logits = saturate(logits + apply(head, y[row]), ACC_BITS)
             if row + 1 < len(self.qvit.heads):
                 self.record("logits.cls", logits)
         return self.record("logits", logits)
@@ -152,6 +215,8 @@ def run(qvit: QuantizedViT, frame: NDArray[np.uint8]) -> tuple[Int, int, Stages]
     image = _Run(qvit)
     image.embed(frame)
     for i in range(qvit.model.depth):
+        if i in image.pruning.active:
+            image.select(image.pruning.active.index(i))
         image.block(i)
     logits = image.logits()
     return logits, int(np.argmax(logits)), image.stages

@@ -8,11 +8,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["MODELS", "FloatViT", "ModelConfig", "ModelError", "State", "model_named",
-           "parameter_shapes"]
+from golden.nonlinear import functions_named
+
+__all__ = ["MODELS", "FloatViT", "ModelConfig", "ModelError", "Record", "State",
+           "model_named", "parameter_shapes"]
 
 #: Parameters under their canonical names, see :func:`parameter_shapes`.
 State = Mapping[str, Tensor]
+
+#: Takes the name of a stage and its value.
+Record = Callable[[str, Tensor], None]
 
 
 class ModelError(ValueError):
@@ -163,7 +168,7 @@ def parameter_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 class FloatViT:
-    """The float twin: a vision transformer in evaluation mode, GELU by the error function.
+    """The float twin: a vision transformer in evaluation mode.
 
     x = patches(image) + position; in each block x += proj(attention(norm1(x))), then
     x += fc2(gelu(fc1(norm2(x)))); logits = head(norm(x)[CLS]).
@@ -177,9 +182,12 @@ class FloatViT:
         Sizes.
     state
         Parameters, see :func:`parameter_shapes`.
+    functions
+        GELU and softmax: ``exact`` (GELU by the error function), or the polynomials of
+        ``heatvit``, see :mod:`golden.nonlinear`.
     """
 
-    def __init__(self, model: ModelConfig, state: State) -> None:
+    def __init__(self, model: ModelConfig, state: State, functions: str = "exact") -> None:
         shapes = parameter_shapes(model)
         if state.keys() != shapes.keys():
             name = min(state.keys() ^ shapes.keys())
@@ -191,13 +199,16 @@ class FloatViT:
                                  f" {shape} in {model.name}")
         self.model = model
         self.state = dict(state)
+        self.functions = functions_named(functions)
 
+    @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits [batch, classes] of ``images`` [batch, channels, size, size]."""
         return self._forward(images, lambda stage, value: None)
 
     __call__ = forward
 
+    @torch.no_grad()
     def forward_stages(self, image: Tensor) -> dict[str, Tensor]:
         """Return the named stages of one image [channels, size, size].
 
@@ -208,53 +219,69 @@ class FloatViT:
         [classes]. All others are [tokens, channels].
         """
         stages: dict[str, Tensor] = {}
-        self._forward(image[None], lambda stage, value: stages.update({stage: value[0]}))
+        self._forward(image, stages.__setitem__)
         return stages
 
-    @torch.no_grad()
-    def _forward(self, images: Tensor, record: Callable[[str, Tensor], None]) -> Tensor:
+    def _forward(self, images: Tensor, record: Record) -> Tensor:
+        x = self.embed(images, record)
+        for i in range(self.model.depth):
+            x, _ = self.block(i, x, record)
+        return self.head(x, record)
+
+    def _layer(self, name: str, x: Tensor) -> Tensor:
+        return functional.linear(x, self.state[f"{name}.weight"], self.state[f"{name}.bias"])
+
+    def _norm(self, name: str, stage: str, x: Tensor, record: Record) -> Tensor:
+        x = functional.layer_norm(x, (self.model.width,), eps=self.model.eps)
+        record(stage, x)
+        return x * self.state[f"{name}.weight"] + self.state[f"{name}.bias"]
+
+    # The parts of the network: of one image, or of a batch as the first axis of all tensors.
+
+    def embed(self, images: Tensor, record: Record) -> Tensor:
+        """Return the residual [tokens, channels] of images, the positions added."""
         m, state = self.model, self.state
         shape = (m.channels, m.image_size, m.image_size)
-        if images.ndim != 4 or tuple(images.shape[1:]) != shape:
+        if tuple(images.shape[-3:]) != shape:
             raise ModelError(
-                f"the shape of an image is {tuple(images.shape[1:])}, must be {shape}")
-
-        def layer(name: str, x: Tensor) -> Tensor:
-            return functional.linear(x, state[f"{name}.weight"], state[f"{name}.bias"])
-
-        def norm(name: str, stage: str, x: Tensor) -> Tensor:
-            x = functional.layer_norm(x, (m.width,), eps=m.eps)
-            record(stage, x)
-            return x * state[f"{name}.weight"] + state[f"{name}.bias"]
-
-        def split(x: Tensor) -> Tensor:
-            return x.unflatten(-1, (m.heads, m.head_size)).transpose(1, 2)
-
+                f"the shape of an image is {tuple(images.shape[-3:])}, must be {shape}")
         x = functional.conv2d(images.to(state["cls_token"].dtype), state["patch_embed.proj.weight"],
                               state["patch_embed.proj.bias"], stride=m.patch)
-        special = [state["cls_token"], state["dist_token"]] if m.distilled else [state["cls_token"]]
-        special = [token.expand(len(images), -1, -1) for token in special]
-        x = torch.cat([*special, x.flatten(2).transpose(1, 2)], 1) + state["pos_embed"]
+        x = x.flatten(-2).transpose(-2, -1)
+        special = [state[name][0].expand(*x.shape[:-2], -1, -1)
+                   for name in ("cls_token", "dist_token")[:m.special_tokens]]
+        x = torch.cat([*special, x], -2) + state["pos_embed"][0]
         record("embed.residual", x)
+        return x
 
-        for i in range(m.depth):
-            block, stage = f"blocks.{i}", f"block{i}"
-            qkv = layer(f"{block}.attn.qkv", norm(f"{block}.norm1", f"{stage}.norm1", x))
-            q, k, v = qkv.chunk(3, -1)
-            scores = split(q) @ split(k).transpose(-2, -1) * m.head_size ** -0.5
-            attention = (scores.softmax(-1) @ split(v)).transpose(1, 2).flatten(2)
-            residual = x + layer(f"{block}.attn.proj", attention)
-            y = norm(f"{block}.norm2", f"{stage}.norm2", residual)
-            hidden = functional.gelu(layer(f"{block}.mlp.fc1", y))
-            x = residual + layer(f"{block}.mlp.fc2", hidden)
-            for name, value in (("q", q), ("k", k), ("v", v), ("scores", scores),
-                                ("attention", attention), ("residual1", residual),
-                                ("hidden", hidden), ("residual2", x)):
-                record(f"{stage}.{name}", value)
+    def block(self, index: int, x: Tensor, record: Record) -> tuple[Tensor, Tensor]:
+        """Return the residual after a block, and its attention scores [heads, tokens, tokens]."""
+        m, block, stage = self.model, f"blocks.{index}", f"block{index}"
 
-        x = norm("norm", "head.norm", x)
-        logits = layer("head", x[:, 0])
-        if m.distilled:
-            logits = (logits + layer("head_dist", x[:, 1])) / 2
+        def split(x: Tensor) -> Tensor:
+            return x.unflatten(-1, (m.heads, m.head_size)).transpose(-3, -2)
+
+        y = self._norm(f"{block}.norm1", f"{stage}.norm1", x, record)
+        q, k, v = self._layer(f"{block}.attn.qkv", y).chunk(3, -1)
+        scores = split(q) @ split(k).transpose(-2, -1) * m.head_size ** -0.5
+        weights = self.functions.softmax(scores) * self.functions.attention
+        attention = (weights @ split(v)).transpose(-3, -2).flatten(-2)
+        residual1 = x + self._layer(f"{block}.attn.proj", attention)
+        for name, value in (("q", q), ("k", k), ("v", v), ("scores", scores),
+                            ("attention", attention), ("residual1", residual1)):
+            record(f"{stage}.{name}", value)
+        y = self._norm(f"{block}.norm2", f"{stage}.norm2", residual1, record)
+        hidden = self.functions.gelu(self._layer(f"{block}.mlp.fc1", y))
+        residual2 = residual1 + self._layer(f"{block}.mlp.fc2", hidden)
+        record(f"{stage}.hidden", hidden)
+        record(f"{stage}.residual2", residual2)
+        return residual2, scores
+
+    def head(self, x: Tensor, record: Record) -> Tensor:
+        """Return the logits [classes] of the residual after the last block."""
+        y = self._norm("norm", "head.norm", x, record)
+        logits = self._layer("head", y[..., 0, :])
+        if self.model.distilled:
+            logits = (logits + self._layer("head_dist", y[..., 1, :])) / 2
         record("logits", logits)
         return logits

@@ -32,7 +32,7 @@ def operators(twin: FloatViT, embedded: Tensor) -> list[Operator]:
 
     ``embedded`` is the value of the first, ``embed.residual``, which has no inputs.
     """
-    model, state = twin.model, twin.state
+    model, state, functions = twin.model, twin.state, twin.functions
     result = [Operator(stage="embed.residual", inputs=(), compute=lambda: embedded)]
 
     def add(stage: str, compute: Callable[..., Tensor], *inputs: str) -> str:
@@ -53,7 +53,8 @@ def operators(twin: FloatViT, embedded: Tensor) -> list[Operator]:
         return q @ k.transpose(-2, -1) * model.head_size ** -0.5
 
     def attention(scores: Tensor, v: Tensor) -> Tensor:
-        return (scores.softmax(-1) @ split_heads(v, model.heads)).transpose(0, 1).flatten(1)
+        weights = functions.softmax(scores) * functions.attention
+        return (weights @ split_heads(v, model.heads)).transpose(0, 1).flatten(1)
 
     def block(i: int, x: str) -> str:
         name, stage = f"blocks.{i}", f"block{i}"
@@ -66,7 +67,7 @@ def operators(twin: FloatViT, embedded: Tensor) -> list[Operator]:
         y = add(f"{stage}.attention", attention, add(f"{stage}.scores", scores, q, k), v)
         x = add(f"{stage}.residual1", lambda x, y: x + layer(f"{name}.attn.proj", y), x, y)
         y = add(f"{stage}.norm2", normalised, x)
-        y = add(f"{stage}.hidden", lambda y: functional.gelu(
+        y = add(f"{stage}.hidden", lambda y: functions.gelu(
             layer(f"{name}.mlp.fc1", y, f"{name}.norm2")), y)
         return add(f"{stage}.residual2", lambda x, y: x + layer(f"{name}.mlp.fc2", y), x, y)
 

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Vision transformers that drop patches on the way: the settings, and the float twin."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from golden.model import FloatViT, ModelConfig, ModelError, State
+from golden.model import FloatViT, ModelConfig, Record, State
 from golden.selector import (
     Selection,
     ThresholdSelector,
@@ -227,15 +226,16 @@ class PrunedViT:
         if len(selectors) != expected:
             raise PruningError(f"parameters of {len(selectors)} selectors are given, must be"
                                f" {expected} for selector {pruning.selector}")
+        self.twin = twin
         self.model = twin.model
-        self.state = twin.state
         self.pruning = pruning
-        self.selectors = [ThresholdSelector(twin.model, state) for state in selectors]
+        self.selectors = [ThresholdSelector(twin.model, state, twin.functions)
+                          for state in selectors]
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits [batch, classes] of ``images`` [batch, channels, size, size]."""
         if not len(images):
-            return self.state["head.bias"].new_empty(0, self.model.classes)
+            return self.twin.state["head.bias"].new_empty(0, self.model.classes)
         return torch.stack([self.run(image).logits for image in images])
 
     __call__ = forward
@@ -244,11 +244,11 @@ class PrunedViT:
         """Return the named stages of one image [channels, size, size].
 
         Those of :meth:`golden.model.FloatViT.forward_stages`, for the tokens that are left. Of
-        each selector i, counted from 0: of ``threshold`` ``selector{i}.embedding`` [tokens,
-        channels], ``.head_scores`` and ``.importance`` [tokens, heads], of the patches and
-        packages before it; of both kinds ``.score`` and ``.keep`` [patches before], ``.kept``
-        (places in the image), ``.package`` [channels], if there is something to package, and
-        ``.residual`` [tokens after, channels].
+        each selector i, counted from 0: of ``threshold`` ``selector{i}.`` and what
+        :class:`golden.selector.ThresholdSelector` names, of the patches and packages before it;
+        of both kinds ``.score`` and ``.keep`` [patches before], ``.kept`` (places in the image),
+        ``.package`` [channels], if there is something to package, and ``.residual`` [tokens
+        after, channels].
         """
         stages: dict[str, Tensor] = {}
         self.run(image, stages.__setitem__)
@@ -256,23 +256,22 @@ class PrunedViT:
 
     @torch.no_grad()
     def run(self, image: Tensor,
-            record: Callable[[str, Tensor], None] = lambda stage, value: None) -> PrunedImage:
+            record: Record = lambda stage, value: None) -> PrunedImage:
         """Return the result of one image [channels, size, size]; ``record`` is given its stages."""
         m = self.model
-        tokens = _List(self._embed(image), torch.arange(m.grid ** 2))
-        record("embed.residual", tokens.x)
+        tokens = _List(self.twin.embed(image, record), torch.arange(m.grid ** 2))
         scores = torch.empty(0)
         steps: list[Step] = []
         for i in range(m.depth):
             if i in self.pruning.active:
                 tokens, step = self._select(len(steps), tokens, scores, record)
                 steps.append(step)
-            x, scores = self._block(i, tokens.x, record)
+            x, scores = self.twin.block(i, tokens.x, record)
             tokens = _List(x, tokens.places, tokens.weights)
-        return PrunedImage(self._head(tokens.x, record), tuple(steps))
+        return PrunedImage(self.twin.head(tokens.x, record), tuple(steps))
 
     def _select(self, index: int, tokens: _List, scores: Tensor,
-                record: Callable[[str, Tensor], None]) -> tuple[_List, Step]:
+                record: Record) -> tuple[_List, Step]:
         """Apply a selector; ``scores`` are the attention scores of the block before it."""
         first, count = self.model.special_tokens, len(tokens.places)
         stage = f"selector{index}"
@@ -280,7 +279,7 @@ class PrunedViT:
             selection = self.selectors[index](
                 tokens.x[first:], count, lambda name, value: record(f"{stage}.{name}", value))
         else:
-            attention = class_attention(scores)[first:first + count]
+            attention = class_attention(scores, self.twin.functions)[first:first + count]
             kept = self.pruning.keep_counts(self.model.grid ** 2)[index]
             selection = Selection(attention, keep_top(attention, kept))
         keep = selection.keep
@@ -305,53 +304,3 @@ class PrunedViT:
         step = Step(self.pruning.blocks[index], len(tokens.x), len(x),
                     tuple(tokens.places.tolist()), tuple(left.places.tolist()), bool(len(pruned)))
         return left, step
-
-    def _layer(self, name: str, x: Tensor) -> Tensor:
-        return functional.linear(x, self.state[f"{name}.weight"], self.state[f"{name}.bias"])
-
-    def _norm(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``x`` normalised, before and after gamma and beta."""
-        x = functional.layer_norm(x, (self.model.width,), eps=self.model.eps)
-        return x, x * self.state[f"{name}.weight"] + self.state[f"{name}.bias"]
-
-    def _embed(self, image: Tensor) -> Tensor:
-        m, state = self.model, self.state
-        shape = (m.channels, m.image_size, m.image_size)
-        if tuple(image.shape) != shape:
-            raise ModelError(f"the shape of an image is {tuple(image.shape)}, must be {shape}")
-        x = functional.conv2d(image[None].to(state["cls_token"].dtype),
-                              state["patch_embed.proj.weight"], state["patch_embed.proj.bias"],
-                              stride=m.patch)[0].flatten(1).T
-        special = ["cls_token", "dist_token"][:m.special_tokens]
-        return torch.cat([*(state[name][0] for name in special), x]) + state["pos_embed"][0]
-
-    def _block(self, index: int, x: Tensor,
-               record: Callable[[str, Tensor], None]) -> tuple[Tensor, Tensor]:
-        """Return the residual after a block, and its attention scores [heads, tokens, tokens]."""
-        m, block = self.model, f"blocks.{index}"
-
-        def split(x: Tensor) -> Tensor:
-            return x.unflatten(-1, (m.heads, m.head_size)).transpose(0, 1)
-
-        norm1, y = self._norm(f"{block}.norm1", x)
-        q, k, v = self._layer(f"{block}.attn.qkv", y).chunk(3, -1)
-        scores = split(q) @ split(k).transpose(-2, -1) * m.head_size ** -0.5
-        attention = (scores.softmax(-1) @ split(v)).transpose(0, 1).flatten(1)
-        residual1 = x + self._layer(f"{block}.attn.proj", attention)
-        norm2, y = self._norm(f"{block}.norm2", residual1)
-        hidden = functional.gelu(self._layer(f"{block}.mlp.fc1", y))
-        residual2 = residual1 + self._layer(f"{block}.mlp.fc2", hidden)
-        for name, value in (("norm1", norm1), ("q", q), ("k", k), ("v", v), ("scores", scores),
-                            ("attention", attention), ("residual1", residual1), ("norm2", norm2),
-                            ("hidden", hidden), ("residual2", residual2)):
-            record(f"block{index}.{name}", value)
-        return residual2, scores
-
-    def _head(self, x: Tensor, record: Callable[[str, Tensor], None]) -> Tensor:
-        norm, y = self._norm("norm", x)
-        record("head.norm", norm)
-        logits = self._layer("head", y[0])
-        if self.model.distilled:
-            logits = (logits + self._layer("head_dist", y[1])) / 2
-        record("logits", logits)
-        return logits

@@ -8,71 +8,43 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from golden.fit import LANE_X_FRAC, exp_table, gelu_table, reciprocal_table, rsqrt_table
-from golden.fixed import Int, mantissa, round_shift, saturate
+from golden.fit import LANE_X_FRAC, reciprocal_table, rsqrt_table
+from golden.fixed import Int, round_shift, saturate
 from golden.images import MEAN, STD, normalise
-from golden.model import FloatViT, ModelConfig
+from golden.layers import (
+    PIXEL_RANGE,
+    WEIGHT_MAX,
+    Linear,
+    Norm,
+    Ranges,
+    Real,
+    Scale,
+    linear,
+    norm,
+    scale,
+)
+from golden.model import FloatViT, ModelConfig, State
+from golden.pruning import PrunedViT, PruningConfig
+from golden.quantize_selector import (
+    QuantizedClassifier,
+    check_weights,
+    quantize_classifier,
+    record_selectors,
+    score_frac,
+)
 from rtl.config import BLOCK
-from rtl.isa import ACC_BITS, LANE_X_BITS, MEAN_FRAC
+from rtl.isa import ACC_BITS, LANE_X_BITS
 
-__all__ = ["Linear", "Norm", "QuantizedBlock", "QuantizedViT", "Scale", "patch_bytes", "quantize",
-           "sqnr"]
+__all__ = ["Linear", "Norm", "QuantizedBlock", "QuantizedClassifier", "QuantizedViT", "Scale",
+           "patch_bytes", "quantize", "sqnr"]
 
-Real = NDArray[np.float64]
-
-#: Bytes of a frame are unsigned; other activations reach from -128 to 127.
-_PIXEL_RANGE = (0, 255)
-_ACT_RANGE = (-128, 127)
-
-#: Largest weight and largest K or V, which are weights too.
-_WEIGHT_MAX = 127
-#: An accumulator with its bias stays below this.
-_ACC_LIMIT = 1 << (ACC_BITS - 1)
-#: A bias larger than this gets a coarser weight step; 3072 products leave that much room.
-_BIAS_LIMIT = 1 << 24
-#: Smallest scale whose shift fits its field.
-_SCALE_MIN = 2.0 ** -30
-_SHIFT_MAX = 47
 #: Step of the input of GELU in the lanes.
 _GELU_X_STEP = 2.0 ** -LANE_X_FRAC
 #: What int16 tensors may grow beyond the calibration frames, and logits.
 _HEADROOM = 2.0
 _LOGIT_HEADROOM = 4.0
-#: A tensor that is zero on the calibration frames is taken to reach this far.
-_SMALLEST = 2.0 ** -20
 #: Below this range of the hidden layer the coefficients of the GELU table would not fit.
 _SMALLEST_HIDDEN = 2.0 ** -3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scale:
-    """A real scale, ``m * 2**-s``."""
-
-    m: int
-    s: int
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Linear:
-    """One layer: ``v = round_shift((weight @ x + bias) * m, s)``, scale and bias per output.
-
-    ``weight`` is int8 [outputs, inputs], the others are int64 [outputs].
-    """
-
-    weight: NDArray[np.int8]
-    bias: Int
-    m: Int
-    s: Int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Norm:
-    """One LayerNorm, as the pass that finishes its input computes the scales of its rows."""
-
-    channels: int
-    mean: Scale
-    scale: Scale
-    epsilon: int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -121,6 +93,12 @@ class QuantizedViT:
         Polynomial tables.
     steps
         Real value of one unit, by stage; for LayerNorms, of their int8 output.
+    pruning
+        Where and how patches are dropped; None without selectors.
+    classifiers
+        Of ``threshold``, the layers of each selector.
+    score_frac
+        Of ``topk``, fraction bits of the scores; otherwise 0.
     """
 
     model: ModelConfig
@@ -134,6 +112,9 @@ class QuantizedViT:
     reciprocal: Int
     rsqrt: Int
     steps: dict[str, float]
+    pruning: PruningConfig | None = None
+    classifiers: tuple[QuantizedClassifier, ...] = ()
+    score_frac: int = 0
 
 
 def patch_bytes(model: ModelConfig) -> int:
@@ -142,72 +123,25 @@ def patch_bytes(model: ModelConfig) -> int:
     return model.patch * (-(-row // BLOCK) * BLOCK)
 
 
-def _scale(value: float, name: str, low: int = 1) -> Scale:
-    m, s = mantissa(value)
-    if not low <= s <= _SHIFT_MAX:
-        raise ValueError(f"the shift of the {name} scale is {s}, must be between {low} and"
-                         f" {_SHIFT_MAX}")
-    return Scale(m=m, s=s)
-
-
-def _linear(weight: Real, bias: Real, name: str, *, source: float, target: float,
-            limits: tuple[int, int] = _ACT_RANGE) -> Linear:
-    """Quantise a layer between a source and a target of the given steps.
-
-    The weight step of an output is set by its largest weight, unless its bias or its shift would
-    not fit: then the step is coarser.
-    """
-    step = np.maximum(np.abs(weight).max(axis=1) / _WEIGHT_MAX,
-                      np.abs(bias) / (source * _BIAS_LIMIT))
-    step = np.maximum(step, _SCALE_MIN * target / source)
-    q = np.rint(weight / step[:, None]).astype(np.int64)
-    b = np.rint(bias / (source * step)).astype(np.int64)
-    low, high = limits
-    positive, negative = np.maximum(q, 0).sum(axis=1), np.minimum(q, 0).sum(axis=1)
-    reach = np.maximum(positive * high + negative * low, -positive * low - negative * high)
-    reach += np.abs(b)
-    if reach.max() >= _ACC_LIMIT:
-        raise ValueError(f"|accumulator| + |bias| of output {reach.argmax()} of {name} reaches"
-                         f" {reach.max()}, must stay below {_ACC_LIMIT}")
-    scales = [_scale(source * s / target, name) for s in step.tolist()]
-    return Linear(weight=q.astype(np.int8), bias=b, m=np.array([s.m for s in scales], np.int64),
-                  s=np.array([s.s for s in scales], np.int64))
-
-
 def _requantised_bias(layer: Linear) -> Int:
     return saturate(round_shift(layer.bias * layer.m, layer.s), LANE_X_BITS)
-
-
-class _Ranges:
-    """Largest magnitude of every stage over the calibration frames."""
-
-    def __init__(self, twin: FloatViT, frames: Sequence[NDArray[np.uint8]], percentile: float):
-        self._max: dict[str, float] = {}
-        self._high: dict[str, float] = {}
-        for frame in frames:
-            for name, value in twin.forward_stages(normalise(frame)).items():
-                size = np.abs(value.double().numpy())
-                if not np.isfinite(size).all():
-                    raise ValueError(f"stage {name} of the float model is not finite")
-                high = float(np.percentile(size, percentile))
-                self._max[name] = max(self._max.get(name, _SMALLEST), float(size.max()))
-                self._high[name] = max(self._high.get(name, _SMALLEST), high)
-
-    def step8(self, stage: str) -> float:
-        """Step of an int8 stage: the percentile is its largest code."""
-        return self._high[stage] / _WEIGHT_MAX
-
-    def largest(self, stage: str) -> float:
-        return self._max[stage]
 
 
 class _Quantizer:
     """The state of one quantisation: parameters in double precision, ranges, chosen steps."""
 
-    def __init__(self, twin: FloatViT, frames: Sequence[NDArray[np.uint8]], percentile: float):
-        self.model = twin.model
+    def __init__(self, twin: FloatViT, frames: Sequence[NDArray[np.uint8]], percentile: float,
+                 vit: PrunedViT | None) -> None:
+        self.model, self.functions, self.vit = twin.model, twin.functions, vit
         self.state = {name: value.double().numpy() for name, value in twin.state.items()}
-        self.ranges = _Ranges(twin, frames, percentile)
+        self.ranges = Ranges(percentile)
+        for frame in frames:
+            image = normalise(frame)
+            stages = twin.forward_stages(image)
+            for name, value in stages.items():
+                self.ranges.record(name, value.numpy())
+            if vit is not None:
+                record_selectors(vit, image, stages, self.ranges)
         self.steps: dict[str, float] = {}
 
     def layer(self, name: str, norm: str | None = None) -> tuple[Real, Real]:
@@ -255,43 +189,37 @@ class _Quantizer:
 
     def norm(self, stage: str, residual: float) -> Norm:
         """Choose the output step of a LayerNorm and return its scales."""
-        d = self.model.width
         step = self.steps[stage] = self.ranges.step8(stage)
-        epsilon = max(1, round(self.model.eps * (d / residual) ** 2))
-        if epsilon >= 1 << 32:
-            raise ValueError(f"epsilon of {stage} is {epsilon} in steps of the residual, must be"
-                             f" below {1 << 32}")
-        return Norm(channels=d, mean=_scale((1 << MEAN_FRAC) / d, f"{stage} mean"),
-                    scale=_scale(d * 2.0 ** -34 / step, stage, low=27), epsilon=epsilon)
+        return norm(self.model.width, self.model.eps, stage, residual=residual, step=step)
 
     def block(self, i: int, residual: float) -> QuantizedBlock:
         m, block, stage = self.model, f"blocks.{i}", f"block{i}"
         norm1, norm2 = (self.norm(f"{stage}.norm{j}", residual) for j in (1, 2))
         steps = {name: self.ranges.step8(f"{stage}.{name}")
                  for name in ("q", "k", "v", "attention", "hidden")}
-        steps["hidden"] = max(steps["hidden"], _SMALLEST_HIDDEN / _WEIGHT_MAX)
+        steps["hidden"] = max(steps["hidden"], _SMALLEST_HIDDEN / WEIGHT_MAX)
         steps["scores"] = _HEADROOM * self.ranges.largest(f"{stage}.scores") / 32767
         self.steps.update({f"{stage}.{name}": step for name, step in steps.items()})
 
         weight, bias = self.layer(f"{block}.attn.qkv", f"{block}.norm1")
-        q, k, v = (_linear(w, b, f"{stage}.{name}", source=self.steps[f"{stage}.norm1"],
+        q, k, v = (linear(w, b, f"{stage}.{name}", source=self.steps[f"{stage}.norm1"],
                            target=steps[name])
                    for name, w, b in zip("qkv", np.split(weight, 3), np.split(bias, 3),
                                          strict=True))
         score = steps["q"] * steps["k"] / math.sqrt(m.head_size) / steps["scores"]
         return QuantizedBlock(
             norm1=norm1, q=q, k=k, v=v,
-            score=_scale(score, f"{stage}.scores"),
-            exp=_scale(steps["scores"] * math.log2(math.e) * 2.0 ** 5, f"{stage} exp"),
-            value=_scale(2.0 ** -17 * steps["v"] / steps["attention"], f"{stage}.attention",
-                         low=18),
-            projection=_linear(*self.layer(f"{block}.attn.proj"), f"{stage}.residual1",
+            score=scale(score, f"{stage}.scores"),
+            exp=scale(steps["scores"] * math.log2(math.e) * 2.0 ** 5, f"{stage} exp"),
+            value=scale(self.functions.attention * 2.0 ** -17 * steps["v"] / steps["attention"],
+                        f"{stage}.attention", low=18),
+            projection=linear(*self.layer(f"{block}.attn.proj"), f"{stage}.residual1",
                                source=steps["attention"], target=residual),
             norm2=norm2,
-            mlp1=_linear(*self.layer(f"{block}.mlp.fc1", f"{block}.norm2"), f"{stage}.hidden",
+            mlp1=linear(*self.layer(f"{block}.mlp.fc1", f"{block}.norm2"), f"{stage}.hidden",
                          source=self.steps[f"{stage}.norm2"], target=_GELU_X_STEP),
-            gelu=gelu_table(steps["hidden"]),
-            mlp2=_linear(*self.layer(f"{block}.mlp.fc2"), f"{stage}.residual2",
+            gelu=self.functions.gelu_table(steps["hidden"]),
+            mlp2=linear(*self.layer(f"{block}.mlp.fc2"), f"{stage}.residual2",
                          source=steps["hidden"], target=residual))
 
     def heads(self) -> tuple[Linear, ...]:
@@ -300,25 +228,43 @@ class _Quantizer:
         step = self.steps["logits"] = 2.0 ** (math.frexp(reach)[1] - (ACC_BITS - 1))
         names = ("head", "head_dist")[:self.model.special_tokens]
         layers = [self.layer(name, "norm") for name in names]
-        return tuple(_linear(w / len(layers), b / len(layers), name,
+        return tuple(linear(w / len(layers), b / len(layers), name,
                              source=self.steps["head.norm"], target=step)
                      for name, (w, b) in zip(names, layers, strict=True))
+
+    def selectors(self, vit: PrunedViT, residual: float) -> tuple[QuantizedClassifier, ...]:
+        for i in range(len(vit.pruning.active)):
+            self.steps[f"selector{i}.package"] = residual
+        return tuple(quantize_classifier(
+            self.model, {name: value.double().numpy() for name, value in selector.state.items()},
+            self.functions, self.ranges, index=i, residual=residual, steps=self.steps)
+            for i, selector in enumerate(vit.selectors))
 
     def run(self, weights: str) -> QuantizedViT:
         weight, bias = self.patch_layer()
         residual = self.residual_step(bias)
-        patch = _linear(weight, bias, "embed.residual", source=1.0, target=residual,
-                        limits=_PIXEL_RANGE)
+        patch = linear(weight, bias, "embed.residual", source=1.0, target=residual,
+                       limits=PIXEL_RANGE)
         blocks = tuple(self.block(i, residual) for i in range(self.model.depth))
         head_norm = self.norm("head.norm", residual)
+        pruning = None if self.vit is None else self.vit.pruning
+        frac = 0
+        if pruning is not None and pruning.selector == "topk":
+            frac = score_frac(pruning, self.model, self.ranges)
+            for i in range(len(pruning.active)):
+                # The score of the float twin is the mean of the heads.
+                self.steps[f"selector{i}.score"] = 2.0 ** -frac / self.model.heads
         return QuantizedViT(
             model=self.model, weights=weights, initial=self.initial(patch, residual), patch=patch,
-            blocks=blocks, head_norm=head_norm, heads=self.heads(), exp=exp_table(),
-            reciprocal=reciprocal_table(), rsqrt=rsqrt_table(), steps=self.steps)
+            blocks=blocks, head_norm=head_norm, heads=self.heads(),
+            exp=self.functions.exp_table(), reciprocal=reciprocal_table(), rsqrt=rsqrt_table(),
+            steps=self.steps, pruning=pruning, score_frac=frac,
+            classifiers=() if self.vit is None else self.selectors(self.vit, residual))
 
 
 def quantize(twin: FloatViT, frames: Sequence[NDArray[np.uint8]], *, weights: str,
-             percentile: float = 100.0) -> QuantizedViT:
+             percentile: float = 100.0, pruning: PruningConfig | None = None,
+             selectors: Sequence[State] = (), functions: str | None = None) -> QuantizedViT:
     """Return ``twin`` in integers, calibrated on ``frames``.
 
     Weights get a step per output channel, everything else one per tensor. What cannot be
@@ -334,6 +280,10 @@ def quantize(twin: FloatViT, frames: Sequence[NDArray[np.uint8]], *, weights: st
         Where the parameters are from: a path, or "synthetic".
     percentile
         Part of an int8 tensor, in percent, that is not clipped on the calibration frames.
+    pruning, selectors
+        Token selectors and their parameters, as :class:`golden.pruning.PrunedViT` takes them.
+    functions
+        GELU, softmax and sigmoid, ``exact`` or ``heatvit``; without it those of ``twin``.
     """
     if not len(frames):
         raise ValueError("no calibration frame was given, at least one is needed")
@@ -342,17 +292,30 @@ def quantize(twin: FloatViT, frames: Sequence[NDArray[np.uint8]], *, weights: st
                          f" have {len(MEAN)}")
     if not 50 <= percentile <= 100:
         raise ValueError(f"percentile is {percentile}, must be between 50 and 100")
-    return _Quantizer(twin, frames, percentile).run(weights)
+    if functions is not None:
+        twin = FloatViT(twin.model, twin.state, functions)
+    vit = None
+    if pruning is not None:
+        # It checks the settings, which without a selector are then those of the dense network.
+        vit = PrunedViT(twin, pruning, selectors)
+        check_weights(pruning, twin.model)
+    if not (pruning and pruning.active):
+        vit = None
+    return _Quantizer(twin, frames, percentile, vit).run(weights)
 
 
 def sqnr(qvit: QuantizedViT, float_stages: Mapping[str, object],
          int_stages: Mapping[str, Int]) -> dict[str, float]:
-    """Return the signal to quantisation noise ratio in dB of every stage that both twins have."""
+    """Return the signal to quantisation noise ratio in dB of every stage that both twins have.
+
+    Stages that have another shape are left out: there the twins dropped other patches.
+    """
     report = {}
     for name, step in qvit.steps.items():
-        if name in int_stages:
+        if name in int_stages and name in float_stages:
             exact = np.asarray(float_stages[name], np.float64)
-            noise = float(np.square(int_stages[name] * step - exact).sum())
-            signal = float(np.square(exact).sum())
-            report[name] = 10 * math.log10(signal / noise) if noise and signal else math.inf
+            if exact.shape == int_stages[name].shape:
+                noise = float(np.square(int_stages[name] * step - exact).sum())
+                signal = float(np.square(exact).sum())
+                report[name] = 10 * math.log10(signal / noise) if noise and signal else math.inf
     return report

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Token selectors in floating point: which patches stay, and what the others leave behind."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -9,16 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from golden.model import ModelConfig, ModelError, State
+from golden.model import ModelConfig, ModelError, Record, State
+from golden.nonlinear import FUNCTIONS, Functions
 
 __all__ = ["Selection", "ThresholdSelector", "class_attention", "combined_score", "keep_count",
            "keep_threshold", "keep_top", "package_token", "selector_macs", "selector_shapes"]
 
 #: Fraction bits of a keep rate.
 _RATE_BITS = 16
-
-#: Takes the name of a stage and its value.
-Record = Callable[[str, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -64,12 +61,12 @@ def combined_score(head_scores: Tensor, importance: Tensor) -> Tensor:
     return (importance * head_scores).sum(-1) / importance.sum(-1)
 
 
-def class_attention(scores: Tensor) -> Tensor:
+def class_attention(scores: Tensor, functions: Functions = FUNCTIONS["exact"]) -> Tensor:
     """Return the attention of the class token, the mean of the heads [tokens].
 
     ``scores`` [heads, tokens, tokens] are those before softmax; the class token is row 0.
     """
-    return scores[:, 0].softmax(-1).mean(0)
+    return functions.softmax(scores[:, 0]).mean(0)
 
 
 def package_token(tokens: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,9 +130,12 @@ class ThresholdSelector:
         Sizes.
     state
         Parameters, see :func:`selector_shapes`.
+    functions
+        GELU and sigmoid.
     """
 
-    def __init__(self, model: ModelConfig, state: State) -> None:
+    def __init__(self, model: ModelConfig, state: State,
+                 functions: Functions = FUNCTIONS["exact"]) -> None:
         shapes = selector_shapes(model)
         if state.keys() != shapes.keys():
             name = min(state.keys() ^ shapes.keys())
@@ -147,6 +147,7 @@ class ThresholdSelector:
                                  f" {tuple(state[name].shape)}, must be {shape} in {model.name}")
         self.model = model
         self.state = dict(state)
+        self.functions = functions
 
     def _layer(self, name: str, x: Tensor) -> Tensor:
         return functional.linear(x, self.state[f"{name}.weight"], self.state[f"{name}.bias"])
@@ -154,35 +155,46 @@ class ThresholdSelector:
     def _split(self, tokens: Tensor) -> Tensor:
         return tokens.unflatten(-1, (self.model.heads, self.model.head_size))
 
-    def normalise(self, tokens: Tensor) -> Tensor:
+    def normalise(self, tokens: Tensor,
+                  record: Record = lambda stage, value: None) -> Tensor:
         """Return the channels of every head, normalised: [tokens, heads, d]."""
         x = functional.layer_norm(self._split(tokens), (self.model.head_size,), eps=self.model.eps)
+        record("norm", x.flatten(1))
         return x * self.state["norm.weight"] + self.state["norm.bias"]
 
     def features(self, tokens: Tensor, record: Record = lambda stage, value: None) -> Tensor:
         """Return the inputs of ``score3``: [tokens, heads, d / 4]."""
-        embedding = functional.gelu(self._layer("embed", self.normalise(tokens)))
-        record("embedding", embedding.flatten(1))
-        local, rest = embedding.chunk(2, -1)
-        x = torch.cat([local, rest.mean(0, keepdim=True).expand_as(rest)], -1)
-        return functional.gelu(self._layer("score2", functional.gelu(self._layer("score1", x))))
+        gelu = self.functions.gelu
+        local, rest = gelu(self._layer("embed", self.normalise(tokens, record))).chunk(2, -1)
+        mean = rest.mean(0)
+        score1 = gelu(self._layer("score1", torch.cat([local, mean.expand_as(rest)], -1)))
+        score2 = gelu(self._layer("score2", score1))
+        for name, value in (("local", local), ("global", rest), ("score1", score1),
+                            ("score2", score2)):
+            record(name, value.flatten(1))
+        record("mean", mean.flatten())
+        return score2
 
-    def importance(self, tokens: Tensor) -> Tensor:
+    def importance(self, tokens: Tensor, record: Record = lambda stage, value: None) -> Tensor:
         """Return a, how much each head counts: [tokens, heads]."""
         pooled = self._split(tokens).mean(-1)
-        return self._layer("importance2", functional.gelu(
-            self._layer("importance1", pooled))).sigmoid()
+        importance1 = self.functions.gelu(self._layer("importance1", pooled))
+        record("importance1", importance1)
+        return self.functions.sigmoid(self._layer("importance2", importance1))
 
     def __call__(self, tokens: Tensor, patches: int,
                  record: Record = lambda stage, value: None) -> Selection:
         """Select among the first ``patches`` of ``tokens`` [tokens, channels].
 
         The others are package tokens: they count in the global means and are never pruned.
-        ``record`` is called with the stages ``embedding`` [tokens, channels], ``head_scores`` (s)
-        and ``importance`` (a) [tokens, heads].
+        ``record`` is called with the stages ``norm`` (before gamma and beta), ``local``,
+        ``global``, ``score1``, ``score2`` (head after head) and ``importance1`` [tokens,
+        channels], ``mean`` [channels], ``head_scores`` (s) and ``importance`` (a) [tokens, heads].
         """
-        scores = self._layer("score3", self.features(tokens, record)).softmax(-1)[..., 0]
-        importance = self.importance(tokens)
+        logits = self._layer("score3", self.features(tokens, record))
+        # The first column of the softmax of two is the sigmoid of their difference.
+        scores = self.functions.sigmoid(logits[..., 0] - logits[..., 1])
+        importance = self.importance(tokens, record)
         record("head_scores", scores)
         record("importance", importance)
         scores, importance = scores[:patches], importance[:patches]

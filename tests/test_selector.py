@@ -121,7 +121,10 @@ def test_stages() -> None:
     tokens = random_tokens(ODD, 6)
     selection = ThresholdSelector(ODD, random_selector(ODD))(tokens, 5, stages.__setitem__)
     shapes = {name: tuple(value.shape) for name, value in stages.items()}
-    assert shapes == {"embedding": (6, 48), "head_scores": (6, 3), "importance": (6, 3)}
+    assert shapes == {"norm": (6, 48), "local": (6, 24), "global": (6, 24), "mean": (24,),
+                      "score1": (6, 24), "score2": (6, 12), "importance1": (6, 1),
+                      "head_scores": (6, 3), "importance": (6, 3)}
+    torch.testing.assert_close(stages["mean"], stages["global"].mean(0))
     s, a = stages["head_scores"][:5], stages["importance"][:5]
     torch.testing.assert_close(selection.score, (s * a).sum(1) / a.sum(1))
 
