@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The k-th largest score, found bit by bit with the comparators of the row maximum."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
+from amaranth.lib import data
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import Component, In, Out
+from amaranth.utils import exact_log2
+
+from rtl.arith import delay
+from rtl.config import Config
+from rtl.isa import SCORE_BITS
+from rtl.rowmax import RowMax
+from rtl.tree import AdderTree, tree_latency
+
+__all__ = ["TopKSearch"]
+
+#: Special tokens, at most: only they are in front of the first patch.
+_SPECIAL = 3
+
+
+class TopKSearch(Component):
+    """``threshold``: the largest T such that ``keep`` patches or more have a score not below T;
+    0 if there are fewer than ``keep``, ``2**16 - 1`` if ``keep`` is 0. ``ties = keep - |> T|``:
+    so many of the patches whose score is T stay.
+
+    Bisection from the top bit: each candidate is compared with all scores, ``comparators`` of them
+    a cycle, and what is not below is counted. The last candidate that fails is T + 1, so that its
+    count is that of the scores above T. The comparators are outside: with ``compare_en`` come
+    scores and threshold, and ``RowMax.COMPARE_LATENCY`` cycles later the answer is expected.
+
+    Scores come in the order of the positions, from 0, and not during a search (the last one may
+    come in the cycle before ``start``); ``keep``, ``first`` and ``count`` do not change during it.
+    ``first`` is at least 1: there is a class token. ``threshold`` and ``ties`` stay until the next
+    start.
+
+    Latency: ``16 * (words + step_cycles) + 1`` cycles from ``start`` to ``done``, where ``words =
+    ceil((first + count) / comparators)``; a score is read in ``READ_LATENCY``.
+    Resources: about 8 LUTs and 38 flip-flops a comparator, 9 LUTs a comparator of distributed
+    memory (up to 32 words of it), and one block RAM of 18 kbit up to 1024 tokens.
+
+    Parameters
+    ----------
+    config
+        Configuration; ``comparators`` and ``max_tokens`` are used.
+
+    Members
+    -------
+    score_en, score_row, score : In
+        Writes the score of a position.
+    start : In(1)
+        Begins a search.
+    keep : In(16)
+        Patches that stay.
+    first, count : In(2), In(16)
+        Position of the first patch, and number of patches.
+    compare_en, compare_scores, compare_threshold : Out
+        What is to be compared.
+    compare_below : In(comparators)
+        Scores that are below the threshold.
+    done : Out(1)
+        The search has ended.
+    threshold, ties : Out(16)
+        Its result.
+    read_row, read_score : In, Out(16)
+        Reads the score of a position.
+    """
+
+    READ_LATENCY = 1
+
+    def __init__(self, config: Config) -> None:
+        self.comparators = config.comparators
+        self.max_tokens = config.max_tokens
+        #: Cycles of a step beyond one for each word: comparison, hits, tree, total, decision.
+        self.step_cycles = RowMax.COMPARE_LATENCY + 1 + tree_latency(self.comparators) + 1 + 1
+        super().__init__({
+            "score_en": In(1),
+            "score_row": In(range(self.max_tokens)),
+            "score": In(SCORE_BITS),
+            "start": In(1),
+            "keep": In(16),
+            "first": In(2),
+            "count": In(16),
+            "compare_en": Out(1),
+            "compare_scores": Out(data.ArrayLayout(unsigned(SCORE_BITS), self.comparators)),
+            "compare_threshold": Out(SCORE_BITS),
+            "compare_below": In(self.comparators),
+            "done": Out(1),
+            "threshold": Out(SCORE_BITS),
+            "ties": Out(16),
+            "read_row": In(range(self.max_tokens)),
+            "read_score": Out(SCORE_BITS),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        lane_bits = exact_log2(self.comparators)
+        words = max(2, -(-self.max_tokens // self.comparators))
+
+        # Scores: as wide as the comparators, and one by one
+        m.submodules.wide = wide = Memory(
+            shape=data.ArrayLayout(unsigned(SCORE_BITS), self.comparators), depth=words, init=[],
+            attrs={"ram_style": "distributed"})
+        m.submodules.narrow = narrow = Memory(
+            shape=unsigned(SCORE_BITS), depth=self.max_tokens, init=[],
+            attrs={"ram_style": "block"})
+        wide_write, wide_read = wide.write_port(), wide.read_port()
+        narrow_write, narrow_read = narrow.write_port(), narrow.read_port()
+        row = Signal(range(max(self.max_tokens, 2 * self.comparators)))
+        m.d.comb += row.eq(self.score_row)
+        # A word is written again with each of its scores: distributed memory that is written lane
+        # by lane would be nearly twice as large. The last time all of its lanes are up to date.
+        for i in range(self.comparators):
+            lane = Signal(SCORE_BITS, name=f"lane_{i}", reset_less=True)
+            with m.If(self.score_en & (row[:lane_bits] == i)):
+                m.d.sync += lane.eq(self.score)
+            m.d.comb += wide_write.data[i].eq(lane)
+        m.d.comb += [
+            wide_write.addr.eq(delay(m, row[lane_bits:], 1, name="written")),
+            wide_write.en.eq(delay(m, self.score_en, 1, name="score_en", reset=True)),
+            narrow_write.addr.eq(self.score_row),
+            narrow_write.data.eq(self.score),
+            narrow_write.en.eq(self.score_en),
+            narrow_read.addr.eq(self.read_row),
+            self.read_score.eq(narrow_read.data),
+        ]
+
+        # The patches within their first and their last word
+        last_row = Signal(range(self.max_tokens))
+        last_word = Signal(range(words), reset_less=True)
+        tail = Signal(self.comparators, reset_less=True)
+        head = Signal(_SPECIAL, reset_less=True)
+        m.d.comb += last_row.eq(self.first + self.count - 1)
+        m.d.sync += [
+            last_word.eq(last_row >> lane_bits),
+            tail.eq(Cat(last_row[:lane_bits] >= i for i in range(self.comparators))),
+            head.eq(Cat(self.first <= i for i in range(_SPECIAL))),
+        ]
+
+        # A step: all words against the threshold with one more bit
+        sweeping, at_end, decide = Signal(), Signal(), Signal()
+        word = Signal(range(words), reset_less=True)
+        bit = Signal(SCORE_BITS, reset_less=True)
+        m.d.comb += [
+            at_end.eq(sweeping & (word == last_word)),
+            wide_read.addr.eq(word),
+            self.compare_scores.eq(wide_read.data),
+        ]
+        m.d.sync += [
+            word.eq(word + 1),
+            self.compare_en.eq(sweeping),
+            self.compare_threshold.eq(self.threshold | bit),
+            self.done.eq(decide & bit[0]),
+        ]
+
+        # Patches that are not below it
+        cycles = 1 + RowMax.COMPARE_LATENCY
+        valid = delay(m, sweeping, cycles, name="valid", reset=True)
+        in_first = delay(m, word == 0, cycles, name="in_first")
+        in_last = delay(m, at_end, cycles, name="in_last", reset=True)
+        m.submodules.tree = tree = AdderTree(inputs=self.comparators, shape=unsigned(1))
+        for i in range(self.comparators):
+            inside = tail[i] | ~in_last
+            if i < _SPECIAL:
+                inside &= head[i] | ~in_first
+            hit = Signal(name=f"hit_{i}", reset_less=True)
+            m.d.sync += hit.eq(~self.compare_below[i] & inside & valid)
+            m.d.comb += tree.i[i].eq(hit)
+        total = Signal(range(self.max_tokens + 1))
+        missing = Signal(16)
+        m.d.comb += [
+            decide.eq(delay(m, in_last, 1 + tree.latency + 1, name="in_last_late", reset=True)),
+            missing.eq(self.keep - total),
+        ]
+        m.d.sync += total.eq(Mux(decide, 0, total + tree.o))
+
+        with m.If(self.start):
+            m.d.sync += [
+                sweeping.eq(1), word.eq(0), bit.eq(1 << (SCORE_BITS - 1)),
+                self.threshold.eq(0), self.ties.eq(self.keep),
+            ]
+        with m.Elif(decide):
+            m.d.sync += [sweeping.eq(~bit[0]), word.eq(0), bit.eq(bit >> 1)]
+            with m.If(total >= self.keep):
+                m.d.sync += self.threshold.eq(self.threshold | bit)
+            with m.Else():
+                m.d.sync += self.ties.eq(missing)
+        with m.Elif(at_end):
+            m.d.sync += sweeping.eq(0)
+        return m

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""TopKSearch: patches that stay, against a sort, on thousands of score vectors."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from amaranth.hdl import Cat, Module
+from amaranth.lib.wiring import Component, In
+from amaranth.sim import Simulator
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from rtl.arith import delay
+from rtl.config import named
+from rtl.rowmax import RowMax
+from rtl.search import TopKSearch
+
+TINY = named("tiny")
+WIDE = replace(TINY, columns=64, max_tokens=204)
+TOP = (1 << 16) - 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """Scores of ``first`` special tokens, then of ``count`` patches, then of packages."""
+
+    scores: tuple[int, ...]
+    first: int
+    count: int
+    keep: int
+
+    @property
+    def patches(self):
+        return self.scores[self.first:self.first + self.count]
+
+
+def kept_by_sort(scores, keep):
+    """Return the patches that stay: of equal scores the earlier one does."""
+    order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
+    return sorted(order[:keep])
+
+
+def kept_by_threshold(scores, threshold, ties):
+    """Return the patches that stay by what TopKSearch says."""
+    kept = []
+    for i, score in enumerate(scores):
+        if score > threshold or score == threshold and ties > 0:
+            kept.append(i)
+            ties -= score == threshold
+    return kept
+
+
+class Compared(Component):
+    """TopKSearch with its comparators: those of RowMax, or nothing but comparators."""
+
+    def __init__(self, config, *, row_max):
+        self.config = config
+        self.search = TopKSearch(config)
+        self.row_max = RowMax(config) if row_max else None
+        super().__init__({name: member for name, member in self.search.signature.members.items()
+                          if not name.startswith("compare")})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.search = search = self.search
+        for name, member in self.signature.members.items():
+            outer, inner = getattr(self, name), getattr(search, name)
+            m.d.comb += inner.eq(outer) if member.flow is In else outer.eq(inner)
+        if self.row_max:
+            m.submodules.row_max = row_max = self.row_max
+            m.d.comb += [
+                row_max.compare.eq(search.compare_en),
+                row_max.compare_scores.eq(search.compare_scores),
+                row_max.compare_threshold.eq(search.compare_threshold),
+                search.compare_below.eq(row_max.compare_below),
+            ]
+        else:
+            below = Cat(search.compare_scores[i] < search.compare_threshold
+                        for i in range(self.config.comparators))
+            m.d.comb += search.compare_below.eq(
+                delay(m, below, RowMax.COMPARE_LATENCY, name="below"))
+        return m
+
+
+def _run(config, cases, *, row_max=False):
+    """Search in every case; check patches that stay and cycles."""
+    dut = Compared(config, row_max=row_max)
+    step = dut.search.step_cycles
+
+    async def bench(ctx):
+        for number, case in enumerate(cases):
+            ctx.set(dut.score_en, 1)
+            for i, score in enumerate(case.scores):
+                ctx.set(dut.score_row, i)
+                ctx.set(dut.score, score)
+                await ctx.tick()
+            ctx.set(dut.score_en, 0)
+            ctx.set(dut.keep, case.keep)
+            ctx.set(dut.first, case.first)
+            ctx.set(dut.count, case.count)
+            ctx.set(dut.start, 1)
+            await ctx.tick()
+            ctx.set(dut.start, 0)
+            words = -(-(case.first + case.count) // config.comparators)
+            cycles = 16 * (words + step) + 1
+            assert cycles <= 16 * (-(-len(case.scores) // config.comparators) + 14)
+            *_, early = await ctx.tick().sample(dut.done).repeat(cycles - 1)
+            assert not early and ctx.get(dut.done), f"case {number}: not done in {cycles} cycles"
+            threshold, ties = ctx.get(dut.threshold), ctx.get(dut.ties)
+            expected = kept_by_sort(case.patches, case.keep)
+            got = kept_by_threshold(case.patches, threshold, ties)
+            assert expected == got, (
+                f"case {number}, {case}: expected {expected}, got {got} of threshold {threshold}"
+                f" and {ties} ties")
+
+    sim = Simulator(dut)
+    sim.add_clock(1e-6)
+    sim.add_testbench(bench)
+    sim.run()
+
+
+@st.composite
+def _cases(draw):
+    """Few or many different scores, in any range and at its ends; any keep, a little too many."""
+    size = draw(st.integers(1, 198))
+    values = draw(st.one_of(
+        st.lists(st.one_of(st.sampled_from([0, 1, 2, TOP - 1, TOP, 1 << 15, (1 << 15) - 1]),
+                           st.integers(0, TOP)), min_size=1, max_size=4),
+        st.just(range(256)),
+        st.integers(0, TOP - 255).map(lambda low: range(low, low + 256)),
+        st.integers(0, (1 << 16) - 1).map(lambda odd: [(odd * k | k) % (TOP + 1)
+                                                      for k in range(0, 256 * 257, 257)])))
+    first = draw(st.integers(1, 3))
+    packages = draw(st.integers(0, 3))
+    picks = draw(st.binary(min_size=first + size + packages, max_size=first + size + packages))
+    keep = draw(st.one_of(st.integers(0, size), st.sampled_from([0, 1, size, size + 1, TOP])))
+    return Case(tuple(values[pick % len(values)] for pick in picks), first, size, keep)
+
+
+def _drawn(count):
+    """Return ``count`` cases, to be searched in one simulation."""
+    found = []
+
+    @settings(max_examples=count, phases=[Phase.generate])
+    @given(_cases())
+    def draw(case):
+        found.append(case)
+
+    draw()
+    return found[:count]
+
+
+@pytest.mark.parametrize("count", [2_000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_against_a_sort(count):
+    cases = _drawn(count)
+    assert len(cases) == count
+    tied = sum(len(set(case.patches)) < case.count for case in cases)
+    assert count // 4 < tied, f"of {count} cases {tied} have ties"
+    _run(WIDE, cases)
+
+
+@pytest.mark.parametrize("columns, most", [(16, 80), (32, 70), (64, 198), (128, 100), (128, 40)])
+def test_every_number_of_tokens(columns, most):
+    """With the comparators of RowMax; the case checks that the cycles are within the bound."""
+    rng = np.random.default_rng(columns)
+    config = replace(TINY, columns=columns, max_tokens=most)
+    cases = []
+    for tokens in range(1, most + 1):
+        first = int(rng.integers(1, min(3, tokens) + 1))
+        count = int(rng.integers(0, tokens - first + 1)) if rng.random() < 0.5 else tokens - first
+        scores = rng.integers(0, TOP + 1, tokens) >> rng.integers(0, 16)
+        cases.append(Case(tuple(scores.tolist()), first, count, int(rng.integers(0, count + 2))))
+    _run(config, cases, row_max=True)
+
+
+@pytest.mark.parametrize("row_max", [False, True])
+def test_ends(row_max):
+    """No patches, none to keep, all of them, more; all equal, at the ends of the range."""
+    cases = []
+    for value in (0, 1, (1 << 15) - 1, 1 << 15, TOP - 1, TOP):
+        for count in (0, 1, 20):
+            # What surrounds the patches is not to be counted, however large.
+            scores = (TOP, TOP, *[value] * count, TOP, 0)
+            cases += [Case(scores, 2, count, keep)
+                      for keep in {0, 1, count // 2, count, count + 1, TOP}]
+    cases += [Case((TOP, 0, TOP, 0, TOP), 1, 4, keep) for keep in range(6)]
+    _run(replace(TINY, max_tokens=24), cases, row_max=row_max)
+
+
+def test_result():
+    """Threshold and ties as documented, and that they stay."""
+    dut = Compared(TINY, row_max=True)
+    scores = [900, 5, 7, 7, 9, 7, 2, 1000]
+    expected = {0: (TOP, 0), 1: (9, 1), 2: (7, 1), 3: (7, 2), 4: (7, 3), 5: (5, 1), 6: (2, 1),
+                7: (0, 1), 100: (0, 94)}
+
+    async def bench(ctx):
+        ctx.set(dut.score_en, 1)
+        for i, score in enumerate(scores):
+            ctx.set(dut.score_row, i)
+            ctx.set(dut.score, score)
+            await ctx.tick()
+        ctx.set(dut.score_en, 0)
+        ctx.set(dut.first, 1)
+        ctx.set(dut.count, 6)
+        for keep, result in expected.items():
+            ctx.set(dut.keep, keep)
+            ctx.set(dut.start, 1)
+            await ctx.tick()
+            ctx.set(dut.start, 0)
+            await ctx.tick().until(dut.done)
+            for _ in range(40):
+                assert (ctx.get(dut.threshold), ctx.get(dut.ties)) == result, f"keep {keep}"
+                await ctx.tick()
+                assert not ctx.get(dut.done)
+
+    sim = Simulator(dut)
+    sim.add_clock(1e-6)
+    sim.add_testbench(bench)
+    sim.run()
+
+
+def test_scores_are_read_one_by_one():
+    dut = TopKSearch(TINY)
+    scores = np.random.default_rng(3).integers(0, TOP + 1, TINY.max_tokens).tolist()
+
+    async def bench(ctx):
+        ctx.set(dut.score_en, 1)
+        for i, score in enumerate(scores):
+            ctx.set(dut.score_row, i)
+            ctx.set(dut.score, score)
+            await ctx.tick()
+        ctx.set(dut.score_en, 0)
+        for i in range(len(scores) + dut.READ_LATENCY):
+            ctx.set(dut.read_row, min(i, len(scores) - 1))
+            if i >= dut.READ_LATENCY:
+                expected, got = scores[i - dut.READ_LATENCY], ctx.get(dut.read_score)
+                assert expected == got, f"position {i - dut.READ_LATENCY}: {expected}, got {got}"
+            await ctx.tick()
+
+    sim = Simulator(dut)
+    sim.add_clock(1e-6)
+    sim.add_testbench(bench)
+    sim.run()
