@@ -35,8 +35,8 @@ from rtl.pipeline import RowPipeline
 from sim.build import bench
 from sim.compare import Comparison, compare, compare_output
 from sim.device import FRAME_BASE, MODEL_BASE, Device
-from sim.simulate import Bus
 from sim.session import Session, SimulationFault
+from sim.simulate import Bus
 from sim.streams import streams
 from sim.workload import Workload, calibration_frames
 from tests import (

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Tables of measured cycles beside ideal ones for docs/: ``python -m sim.benchmark``."""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from golden.cli import numbers
+from golden.pruning import BLOCKS, PACKAGES, PruningConfig, cumulative_rates
+from rtl.config import CONFIGS, Config, named
+from sim.command import (
+    add_bus_options,
+    bus_of,
+    check_writable,
+    command,
+    prepare,
+    progress_bar,
+    step,
+)
+from sim.report import Report
+from sim.simulate import Bus, simulate
+from sim.workload import Workload
+
+__all__ = ["Row", "main"]
+
+#: The page that ``--update`` writes to, and what the tables of pruning are called in it.
+_PAGE = Path(__file__).parent.parent / "docs" / "benchmark.md"
+_PRUNING, _COST = "pruning", "selector"
+
+_MODELS = ("deit_tiny", "deit_small")
+_KEEP = (0.9, 0.7, 0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One measured network: its selectors by name, the run, and the ideal cycles of its passes."""
+
+    name: str
+    report: Report
+    ideal: int
+
+    @property
+    def tokens(self) -> list[int]:
+        """Tokens at the start and after each selector."""
+        return [self.report.workload.qvit.model.tokens,
+                *(step.tokens_out for step in self.report.steps)]
+
+    def to_dict(self, dense: "Row") -> dict[str, object]:
+        """Return the row as plain data, compared with the ``dense`` network."""
+        report = self.report
+        measured, ideal = report.cycles / dense.report.cycles, self.ideal / dense.ideal
+        return {
+            "model": report.workload.qvit.model.name, "selector": self.name,
+            "tokens": self.tokens, "macs": report.workload.macs, "cycles": report.cycles,
+            "images_per_second": report.images_per_second,
+            "mac_utilization": report.utilization, "ideal_cycles": self.ideal,
+            "cycles_over_ideal": report.cycles / self.ideal, "ratio_to_dense": measured,
+            "ideal_ratio_to_dense": ideal, "ratio_over_ideal_ratio": measured / ideal,
+            "bit_exact": report.comparison.exact}
+
+
+#: Column, key of :meth:`Row.to_dict`, and how it is printed.
+_COLUMNS: tuple[tuple[str, str, Callable], ...] = (
+    ("model", "model", str),
+    ("selectors", "selector", str),
+    ("tokens", "tokens", lambda tokens: ", ".join(map(str, tokens))),
+    ("GMAC", "macs", lambda n: f"{n / 1e9:.3f}"),
+    ("cycles", "cycles", "{:,}".format),
+    ("images/s", "images_per_second", "{:,.1f}".format),
+    ("ideal", "ideal_cycles", "{:,}".format),
+    ("cycles / ideal", "cycles_over_ideal", "{:.3f}".format),
+    ("to dense", "ratio_to_dense", "{:.3f}".format),
+    ("ideal to dense", "ideal_ratio_to_dense", "{:.3f}".format),
+    ("quotient", "ratio_over_ideal_ratio", "{:.3f}".format),
+    ("bit exact", "bit_exact", lambda exact: "yes" if exact else "NO"),
+)
+
+#: Columns of the cost of one selector.
+_COST_COLUMNS: tuple[tuple[str, str, Callable], ...] = (
+    ("model", "model", str),
+    ("selector", "selector", str),
+    ("tokens", "tokens", str),
+    ("cycles", "cycles", "{:,}".format),
+    ("of the dense network", "of_dense", "{:.2%}".format),
+)
+
+
+class _Runs:
+    """Simulations of one configuration, each shown as it ends."""
+
+    def __init__(self, config: Config, bus: Bus, console: Console) -> None:
+        self.config, self.bus, self.console = config, bus, console
+        self.program = prepare(config, console)
+
+    def run(self, model: str, name: str, pruning: PruningConfig | None) -> Row:
+        with step(self.console, f"Golden model: {model}, {name}"):
+            workload = Workload.named(model, self.config, pruning=pruning)
+            cycles = self.bus.cycles(workload)
+        with progress_bar(self.console, f"{model}, {name}", cycles) as progress:
+            report = simulate(workload, self.program, self.bus, progress=progress)
+        row = Row(name=name, report=report,
+                  ideal=workload.ideal_cycles(self.bus.bytes_per_cycle))
+        exact = "bit exact" if report.comparison.exact else "NOT bit exact"
+        self.console.print(f"{model}, {name}: {report.cycles:,} cycles, ideal {row.ideal:,},"
+                           f" {exact}", highlight=False)
+        if not report.comparison.exact:
+            self.console.print(f"first mismatch: {report.comparison.first_mismatch}"
+                               f" {report.comparison.problems}", markup=False)
+        return row
+
+
+def _pruned(options: argparse.Namespace) -> Iterator[tuple[str, PruningConfig | None]]:
+    """Give name and settings of the networks in the table of pruning, the dense one first."""
+    yield "none", None
+    shared = PruningConfig(blocks=options.blocks, package=options.package)
+    for rate in options.keep:
+        yield f"topk {rate:g}", replace(shared, selector="topk",
+                                        rates=cumulative_rates(rate, len(options.blocks)))
+    yield "threshold", shared
+
+
+def _cost(runs: _Runs, model: str, dense: Row, options: argparse.Namespace) -> list[dict]:
+    """Measure one selector of each kind before the last block, where all tokens are still there.
+
+    ``topk`` keeps everything: what it adds to the dense network is its cost. What ``threshold``
+    adds to ``topk`` that keeps as many is the cost of its classifier.
+    """
+    depth = dense.report.workload.qvit.model.depth
+    patches = dense.report.workload.qvit.model.grid ** 2
+    shared = PruningConfig(blocks=(depth - 1,), package=options.package)
+    last = f"before block {depth - 1}"
+    everything = runs.run(model, f"topk {last}, all kept",
+                          replace(shared, selector="topk", counts=(patches,)))
+    threshold = runs.run(model, f"threshold {last}", shared)
+    kept = len(threshold.report.steps[0].kept)
+    same = runs.run(model, f"topk {last}, {kept} kept",
+                    replace(shared, selector="topk", counts=(kept,)))
+    base = everything.report.cycles - dense.report.cycles
+    costs = {"topk": base,
+             "threshold": base + threshold.report.cycles - same.report.cycles}
+    return [{"model": model, "selector": name, "tokens": dense.tokens[0], "cycles": cycles,
+             "of_dense": cycles / dense.report.cycles,
+             "bit_exact": all(row.report.comparison.exact for row in (everything, threshold, same))}
+            for name, cycles in costs.items()]
+
+
+def _markdown(rows: Sequence[dict], columns: Sequence[tuple[str, str, Callable]]) -> str:
+    lines = [[title for title, _, _ in columns], ["---"] * len(columns),
+             *([show(row[key]) for _, key, show in columns] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _show(console: Console, rows: Sequence[dict],
+          columns: Sequence[tuple[str, str, Callable]]) -> None:
+    table = Table()
+    for title, _, _ in columns:
+        table.add_column(title)
+    for row in rows:
+        table.add_row(*(show(row[key]) for _, key, show in columns))
+    console.print(table)
+
+
+def _update(page: Path, name: str, text: str) -> None:
+    """Put ``text`` between the marks of the table ``name``."""
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    old = page.read_text()
+    new, count = re.subn(rf"(?s){re.escape(begin)}.*?{re.escape(end)}",
+                         lambda _: f"{begin}\n{text}\n{end}", old)
+    if count != 1:
+        raise ValueError(f"{page} has {count} places for the table {name}, must have 1")
+    page.write_text(new)
+
+
+def _run(options: argparse.Namespace, console: Console) -> bool:
+    if options.json is not None:
+        check_writable(options.json)
+    config, bus = named(options.config), bus_of(options)
+    runs = _Runs(config, bus, console)
+    rows: list[dict] = []
+    costs: list[dict] = []
+    for model in options.models:
+        measured = [runs.run(model, name, pruning) for name, pruning in _pruned(options)]
+        dense = measured[0]
+        rows += [row.to_dict(dense) for row in measured]
+        costs += _cost(runs, model, dense, options)
+    tables = {_PRUNING: (rows, _COLUMNS), _COST: (costs, _COST_COLUMNS)}
+    for name, (lines, columns) in tables.items():
+        _show(console, lines, columns)
+        if options.update:
+            _update(_PAGE, name, _markdown(lines, columns))
+    if options.json is not None:
+        options.json.write_text(json.dumps({
+            "config": config.name, "clock_mhz": config.clock_mhz,
+            "bytes_per_cycle": bus.bytes_per_cycle, "latency": bus.latency,
+            "stalls": bus.stalls, "package": options.package, "blocks": list(options.blocks),
+            **{name: lines for name, (lines, _) in tables.items()}}, indent=2) + "\n")
+    return all(line["bit_exact"] for line in (*rows, *costs))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status: 0 only if every run is bit exact."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sim.benchmark", description="Simulate networks for a table of measured"
+        " cycles beside ideal ones.")
+    parser.add_argument("--pruning", action="store_true", required=True,
+                        help="the tables of token pruning: topk at several rates and threshold,"
+                        " beside the dense network, and the cost of one selector")
+    parser.add_argument("--models", nargs="+", default=_MODELS, metavar="MODEL",
+                        help=f"without it {' '.join(_MODELS)}")
+    parser.add_argument("--config", default="zcu102", help=f"one of {', '.join(CONFIGS)}")
+    parser.add_argument("--keep", type=numbers(float, "numbers"), default=_KEEP, metavar="RATES",
+                        help="for topk: what each selector keeps of its patches, a row each;"
+                        f" without it {','.join(map(str, _KEEP))}")
+    parser.add_argument("--blocks", type=numbers(int, "whole numbers"), default=BLOCKS,
+                        help="blocks before which there is a selector, counted from 0; without it"
+                        f" {','.join(map(str, BLOCKS))}")
+    parser.add_argument("--package", default="merged", help=f"one of {', '.join(PACKAGES)}")
+    add_bus_options(parser)
+    parser.add_argument("--update", action="store_true", help=f"write the tables into {_PAGE.name}")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the tables here, too")
+    options = parser.parse_args(arguments)
+    return command("sim.benchmark", lambda: _run(options, Console()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
