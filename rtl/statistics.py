@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """LayerNorm statistics of the residual, taken as its rows leave the epilogue."""
 
-from amaranth.hdl import Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
@@ -15,6 +15,7 @@ from rtl.isa import (
     NORM_SUM_BITS,
     NORM_SUMSQ_BITS,
     RSQRT_ROWS,
+    SHARE_BITS,
     SHIFT_BITS,
     WIDE_BITS,
     PolyRow,
@@ -32,38 +33,88 @@ _BLOCK_SUMSQ = unsigned(SQUARE_BITS + exact_log2(BLOCK))
 _SUMS = data.StructLayout({"sum": signed(NORM_SUM_BITS), "sumsq": unsigned(NORM_SUMSQ_BITS)})
 _NORM = data.StructLayout({"mean": signed(MEAN_BITS), "scale": RowScale})
 _DISTRIBUTED = {"ram_style": "distributed"}
+#: LayerNorms that are kept of a row.
+_NORM_SLOTS = 4
+_FACTOR = signed(SHARE_BITS + 1)
+#: Sum of a channel times all shares, which sum to 2**16, and one half.
+_PACKAGE_SUM = signed(WIDE_BITS + SHARE_BITS)
+_ONE_HALF = SHARE_BITS - 2
+_STEP = data.StructLayout({"enable": 1, "accumulate": 1, "half": 1})
+#: Bits of ``sum(a * s)`` and ``sum(a)`` of the heads of a token.
+_WEIGHTED_BITS = 20
+_IMPORTANCE_BITS = 12
 
 
 class Square(Component):
     """``o = i * i``, one a cycle, no flow control: one DSP, its three registers.
 
+    With ``package`` the factors are two, and the DSP sums its products:
+    ``o = i * factor + (o if accumulate else 2**15 if half else 0)``.
+
+    Parameters
+    ----------
+    package
+        Whether it serves packages as well.
+
     Members
     -------
     i : In(signed(16))
         Number.
-    o : Out(31)
+    o : Out(31), with ``package`` Out(signed(33))
         Its square, ``LATENCY`` cycles later.
+    factor : In(signed(18))
+        Second factor, with ``i``.
+    step : In
+        What is added. ``o`` changes with ``enable`` only. ``STEP_DELAY`` cycles after ``i``.
     """
 
-    LATENCY = 3
+    STEP_DELAY = 2
+    LATENCY = STEP_DELAY + 1
 
-    i: In(signed(WIDE_BITS))
-    o: Out(unsigned(SQUARE_BITS))
+    def __init__(self, *, package: bool = False) -> None:
+        self.package = package
+        ports = {"i": In(signed(WIDE_BITS)), "o": Out(unsigned(SQUARE_BITS))}
+        if package:
+            ports |= {"factor": In(_FACTOR), "step": In(_STEP), "o": Out(_PACKAGE_SUM)}
+        super().__init__(ports)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         operand = Signal(signed(WIDE_BITS), reset_less=True)
-        product = Signal(signed(SQUARE_BITS + 1), reset_less=True)
-        m.d.sync += [operand.eq(self.i), product.eq(operand * operand)]
-        m.d.comb += self.o.eq(delay(m, product, 1, name="result"))
+        m.d.sync += operand.eq(self.i)
+        if not self.package:
+            product = Signal(signed(SQUARE_BITS + 1), reset_less=True)
+            m.d.sync += product.eq(operand * operand)
+            m.d.comb += self.o.eq(delay(m, product, 1, name="result"))
+            return m
+
+        factor = Signal(_FACTOR, reset_less=True)
+        product = Signal(signed(WIDE_BITS + _FACTOR.width), reset_less=True)
+        addend = Signal(_PACKAGE_SUM)
+        total = Signal(_PACKAGE_SUM, reset_less=True)
+        m.d.sync += [factor.eq(self.factor), product.eq(operand * factor)]
+        m.d.comb += [
+            addend.eq(Mux(self.step.accumulate, total, self.step.half << _ONE_HALF)),
+            self.o.eq(total),
+        ]
+        with m.If(self.step.enable):
+            m.d.sync += total.eq(product + addend)
         return m
 
 
 class BlockSums(Component):
     """``sum = sum(x)`` and ``sumsq = sum(x * x)`` of a block of 16 channels, zero if not enabled.
 
+    With ``package`` the squares are ``x * factor`` of another ``x``, each summed over the rows by
+    itself as well.
+
     No flow control. Latency: ``LATENCY``: square, adder tree, mask.
     Resources: 16 DSPs, 15 adders of about 18 bits and 15 of about 33.
+
+    Parameters
+    ----------
+    package
+        Whether it serves packages as well.
 
     Members
     -------
@@ -75,26 +126,48 @@ class BlockSums(Component):
         Sum of the channels.
     sumsq : Out(35)
         Sum of their squares.
+    i, factor, step : In
+        As of :class:`Square`, one ``i`` and ``factor`` for each channel.
+    o : Out(ArrayLayout(signed(33), 16))
+        Squares, or what is summed, ``Square.LATENCY`` cycles later.
     """
 
     LATENCY = Square.LATENCY + tree_latency(BLOCK) + 1
 
-    x: In(data.ArrayLayout(signed(WIDE_BITS), BLOCK))
-    enable: In(1)
-    sum: Out(_BLOCK_SUM)
-    sumsq: Out(_BLOCK_SUMSQ)
+    def __init__(self, *, package: bool = False) -> None:
+        self.package = package
+        ports = {
+            "x": In(data.ArrayLayout(signed(WIDE_BITS), BLOCK)),
+            "enable": In(1),
+            "sum": Out(_BLOCK_SUM),
+            "sumsq": Out(_BLOCK_SUMSQ),
+        }
+        if package:
+            ports |= {
+                "i": In(data.ArrayLayout(signed(WIDE_BITS), BLOCK)),
+                "factor": In(data.ArrayLayout(_FACTOR, BLOCK)),
+                "step": In(_STEP),
+                "o": Out(data.ArrayLayout(_PACKAGE_SUM, BLOCK)),
+            }
+        super().__init__(ports)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.sum_tree = sums = AdderTree(inputs=BLOCK, shape=signed(WIDE_BITS))
         m.submodules.sumsq_tree = squares = AdderTree(inputs=BLOCK, shape=unsigned(SQUARE_BITS))
-        for i in range(BLOCK):
-            m.submodules[f"square_{i}"] = square = Square()
+        for k in range(BLOCK):
+            m.submodules[f"square_{k}"] = square = Square(package=self.package)
             m.d.comb += [
-                square.i.eq(self.x[i]),
-                sums.i[i].eq(self.x[i]),
-                squares.i[i].eq(square.o),
+                square.i.eq(self.i[k] if self.package else self.x[k]),
+                sums.i[k].eq(self.x[k]),
+                squares.i[k].eq(square.o[:SQUARE_BITS]),
             ]
+            if self.package:
+                m.d.comb += [
+                    square.factor.eq(self.factor[k]),
+                    square.step.eq(self.step),
+                    self.o[k].eq(square.o),
+                ]
         enable = delay(m, self.enable, self.LATENCY - 1, name="enable")
         total = Signal.like(self.sum, reset_less=True)
         total_squares = Signal.like(self.sumsq, reset_less=True)
@@ -113,15 +186,24 @@ class Statistics(Component):
     No flow control: a row enters every cycle; the same row returns no sooner than 16 cycles after
     (its sums are read and written back within 3). Q stays below ``2**40``.
 
+    With ``config.pruning`` a row has four slots for mean and scale, and the multipliers of the
+    squares are lent to the token selector: ``pairs`` gives ``sum(a)`` and ``sum(a * s)`` of a row
+    with ``a`` in its lower and ``s`` in its upper half, and ``package``, over the rows from
+    ``first_row`` to ``last_row``, ``(2**15 + sum(share * x)) >> 16`` of each of ``package_lanes``
+    channels. The shares of all rows are not negative and sum to ``2**16``. Neither has running
+    sums, mean or scale; between the rows of a package no other row enters.
+
     Latency: ``latency`` cycles until a read sees mean and scale: block sums, adder tree, running
-    sums, NormScale, write. The outputs for tracing come one cycle earlier.
+    sums, NormScale, write. The outputs for tracing come one cycle earlier. Sums of pairs come after
+    ``pair_latency`` cycles, a package ``PACKAGE_LATENCY`` cycles after its last row, for one cycle.
     Resources: ``columns`` DSPs and those of :class:`NormScale`, ``113 * max_tokens`` bits of
-    distributed memory.
+    distributed memory; with ``pruning`` ``66 * max_tokens`` and 47 of four times as many rows of
+    block RAM, and 66 LUTs a package lane.
 
     Parameters
     ----------
     config
-        Configuration; ``columns`` and ``max_tokens`` are used.
+        Configuration; ``columns``, ``max_tokens`` and ``pruning`` are used.
 
     Members
     -------
@@ -130,7 +212,7 @@ class Statistics(Component):
     enable : In(columns / 16)
         Blocks that count.
     valid : In(1)
-        A row of the residual enters.
+        A row enters: of the residual, of pairs, or of a package.
     row : In(range(max_tokens))
         Which one, physically.
     first, last : In(1)
@@ -145,16 +227,33 @@ class Statistics(Component):
         A finished row, for tracing.
     write_en, write_row, write_data : In
         Writes one row of the table of the reciprocal square root.
+    norm_slot, read_slot : In(2)
+        Which mean and scale of the row are written and read.
+    pairs : In(1)
+        The row is one of pairs, whatever ``enable``, ``first`` and ``last`` are.
+    package : In(1)
+        The row is one of a package, whatever ``enable``, ``first`` and ``last`` are.
+    part, share, first_row, last_row : In
+        Which ``package_lanes`` channels, times what; first and last row, which may be one.
+    pair_valid, pair_row, pair_weighted, pair_importance : Out
+        Sums of a row of pairs: ``sum(a * s)`` and ``sum(a)``.
+    package_valid, package_data : Out
+        Channels of a package.
     """
 
+    PACKAGE_LATENCY = Square.LATENCY
+
     def __init__(self, config: Config) -> None:
+        self.pruning = config.pruning
+        self.package_lanes = config.package_lanes if self.pruning else 0
         self.blocks = config.column_blocks
         self.max_tokens = config.max_tokens
         #: Cycles until the running sums are there.
         self._sum_latency = BlockSums.LATENCY + tree_latency(self.blocks) + 1
         self.latency = self._sum_latency + NormScale.LATENCY + 1
+        self.pair_latency = self._sum_latency
         row = range(self.max_tokens)
-        super().__init__({
+        ports = {
             "data": In(data.ArrayLayout(signed(WIDE_BITS), config.columns)),
             "enable": In(self.blocks),
             "valid": In(1),
@@ -179,31 +278,54 @@ class Statistics(Component):
             "write_en": In(1),
             "write_row": In(range(RSQRT_ROWS)),
             "write_data": In(PolyRow),
-        })
+        }
+        if self.pruning:
+            ports |= {
+                "norm_slot": In(range(_NORM_SLOTS)),
+                "read_slot": In(range(_NORM_SLOTS)),
+                "pairs": In(1),
+                "package": In(1),
+                "part": In(1),
+                "share": In(SHARE_BITS),
+                "first_row": In(1),
+                "last_row": In(1),
+                "pair_valid": Out(1),
+                "pair_row": Out(row),
+                "pair_weighted": Out(_WEIGHTED_BITS),
+                "pair_importance": Out(_IMPORTANCE_BITS),
+                "package_valid": Out(1),
+                "package_data": Out(data.ArrayLayout(signed(WIDE_BITS), self.package_lanes)),
+            }
+        super().__init__(ports)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.sum_tree = sum_tree = AdderTree(inputs=self.blocks, shape=_BLOCK_SUM)
         m.submodules.sumsq_tree = sumsq_tree = AdderTree(inputs=self.blocks, shape=_BLOCK_SUMSQ)
-        for b in range(self.blocks):
-            m.submodules[f"block_{b}"] = block = BlockSums()
-            for i in range(BLOCK):
-                m.d.comb += block.x[i].eq(self.data[b * BLOCK + i])
+        blocks = [BlockSums(package=b * BLOCK < self.package_lanes) for b in range(self.blocks)]
+        for b, block in enumerate(blocks):
+            m.submodules[f"block_{b}"] = block
             m.d.comb += [
+                block.x.eq(Cat(self.data[b * BLOCK + k] for k in range(BLOCK))),
                 block.enable.eq(self.enable[b]),
                 sum_tree.i[b].eq(block.sum),
                 sumsq_tree.i[b].eq(block.sumsq),
             ]
+        if self.pruning:
+            self._lend(m, blocks)
 
         # Running sums
+        counts, first = self.valid, self.first
+        if self.pruning:
+            counts, first = self.valid & ~self.package & ~self.pairs, self.first | self.pairs
         m.submodules.sums = sums = Memory(shape=_SUMS, depth=self.max_tokens, init=[],
                                           attrs=_DISTRIBUTED)
         read, write = sums.read_port(), sums.write_port()
         cycles = self._sum_latency
         read_row = delay(m, self.row, cycles - 2, name="row")
         row = delay(m, read_row, 2, name="row_written")
-        first = delay(m, self.first, cycles - 1, name="first")
-        valid = delay(m, self.valid, cycles, name="valid", reset=True)
+        first = delay(m, first, cycles - 1, name="first")
+        valid = delay(m, counts, cycles, name="valid", reset=True)
         total = Signal(_SUMS, reset_less=True)
         m.d.sync += [
             total.sum.eq(sum_tree.o + Mux(first, 0, read.data.sum)),
@@ -215,8 +337,55 @@ class Statistics(Component):
             write.data.eq(total),
             write.en.eq(valid),
         ]
+        if self.pruning:
+            m.d.comb += [
+                self.pair_valid.eq(
+                    delay(m, self.valid & self.pairs, cycles, name="pairs", reset=True)),
+                self.pair_row.eq(row),
+                self.pair_weighted.eq(total.sumsq),
+                self.pair_importance.eq(total.sum),
+            ]
+        self._norms(m, row, total, valid)
+        return m
 
-        # Mean and scale
+    def _lend(self, m: Module, blocks: list[BlockSums]) -> None:
+        """Give multipliers the factors of pairs and packages, besides squares."""
+        half = len(self.data) // 2
+        upper = Signal()
+        step = Signal(_STEP)
+        late = Signal(_STEP)
+        m.d.comb += [
+            upper.eq(self.pairs | (self.package & self.part)),
+            step.enable.eq(self.valid),
+            step.accumulate.eq(self.package & ~self.first_row),
+            step.half.eq(self.package & self.first_row),
+            late.eq(delay(m, step, Square.STEP_DELAY, name="step")),
+        ]
+        for c in range(self.package_lanes):
+            block, k = blocks[c // BLOCK], c % BLOCK
+            # Where both halves are in one block there are no parts, and its own upper half is left
+            # out of pairs.
+            other = self.data[c + half] if c < half else 0
+            if c >= half:
+                with m.If(self.pairs):
+                    m.d.comb += block.x[k].eq(0)
+            m.d.comb += [
+                block.i[k].eq(Mux(upper, other, self.data[c])),
+                block.factor[k].eq(Mux(self.package, self.share, self.data[c])),
+                self.package_data[c].eq(block.o[k] >> (SHARE_BITS - 1)),
+            ]
+        for block in blocks:
+            if block.package:
+                m.d.comb += block.step.eq(late)
+            with m.If(self.pairs):
+                m.d.comb += block.enable.eq(block.package)
+        package = self.valid & self.package & self.last_row
+        m.d.comb += self.package_valid.eq(
+            delay(m, package, self.PACKAGE_LATENCY, name="package", reset=True))
+
+    def _norms(self, m: Module, row: Value, total: data.View, valid: Value) -> None:
+        """Mean and scale of finished rows, and their memory."""
+        cycles = self._sum_latency
         m.submodules.norm_scale = scale = NormScale()
         m.d.comb += [scale.sum.eq(total.sum), scale.sumsq.eq(total.sumsq)]
         for name in ("channels", "mean_m", "mean_s", "scale_m", "scale_s", "epsilon"):
@@ -229,8 +398,15 @@ class Statistics(Component):
         finished = Signal()
         m.d.comb += finished.eq(valid & delay(m, self.last, cycles, name="last"))
 
-        m.submodules.norms = norms = Memory(shape=_NORM, depth=self.max_tokens, init=[],
-                                            attrs=_DISTRIBUTED)
+        depth, attrs = self.max_tokens, _DISTRIBUTED
+        write_slot, read_slot = Const(0, 0), Const(0, 0)
+        if self.pruning:
+            # The slot is the upper part of the address: rows of a slot begin at a power of two.
+            depth = ((_NORM_SLOTS - 1) << len(self.row)) + self.max_tokens
+            attrs = {"ram_style": "block"}
+            write_slot = delay(m, self.norm_slot, self.latency - 1, name="slot")
+            read_slot = self.read_slot
+        m.submodules.norms = norms = Memory(shape=_NORM, depth=depth, init=[], attrs=attrs)
         read_norm, write_norm = norms.read_port(), norms.write_port()
         late_total = _SUMS(delay(m, total, NormScale.LATENCY, name="total"))
         m.d.comb += [
@@ -241,12 +417,11 @@ class Statistics(Component):
             self.norm_sumsq.eq(late_total.sumsq),
             self.norm_mean.eq(scale.mean),
             self.norm_scale.eq(scale.o),
-            write_norm.addr.eq(self.norm_row),
+            write_norm.addr.eq(Cat(self.norm_row, write_slot)),
             write_norm.data.mean.eq(scale.mean),
             write_norm.data.scale.eq(scale.o),
             write_norm.en.eq(self.norm_valid),
-            read_norm.addr.eq(self.read_row),
+            read_norm.addr.eq(Cat(self.read_row, read_slot)),
             self.read_mean.eq(read_norm.data.mean),
             self.read_scale.eq(read_norm.data.scale),
         ]
-        return m
