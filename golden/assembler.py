@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """A program under construction: instructions, block lists, and weights in their order of use."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from amaranth.lib import data
 from numpy.typing import NDArray
 
+from golden.fixed import Int
 from golden.program import PassLabel
 from golden.quantize import Linear, Scale
 from rtl.config import BLOCK, Config, ConfigError
@@ -20,10 +21,12 @@ from rtl.isa import (
     Rows,
     Table,
     pass_layout,
+    prune_layout,
     table_layout,
 )
 
-__all__ = ["PAD_SCALE", "Assembler", "BlockList", "block_list", "instruction", "table"]
+__all__ = ["PAD_SCALE", "Assembler", "BlockList", "block_list", "instruction", "placed",
+           "table"]
 
 #: The scale where none matters: the hardware refuses a shift of zero.
 PAD_SCALE = Scale(m=1 << 16, s=17)
@@ -53,24 +56,55 @@ def table(memory: Any, first: int, rows: Sequence[int], *, under_way: int = 1) -
 
 
 def block_list(blocks: Sequence[int], config: Config) -> BlockList:
-    """Return the shortest list that streams ``blocks``: bank b takes every block b mod banks."""
+    """Return the shortest list that streams ``blocks``: bank b takes every block b mod banks.
+
+    Of no blocks it is one K tile of zeros.
+    """
     count = config.row_blocks
     banks = [[block // count for block in blocks if block % count == bank]
              for bank in range(count)]
-    tiles = max(map(len, banks))
+    tiles = max(1, *map(len, banks))
     return [tuple(bank[k] if k < len(bank) else None for bank in banks) for k in range(tiles)]
 
 
-def _list_row(entry: tuple[int | None, ...]) -> int:
-    """Return one K tile of a block list as the 64 bits of a table row, a byte for each bank."""
+def _list_row(entry: tuple[int | None, ...], broadcast: int) -> int:
+    """Return one K tile of a block list as the 64 bits of a table row, a byte for each bank.
+
+    Blocks before block ``broadcast`` are those of row 0.
+    """
     most = (1 << ListEntry["index"].width) - 1
     row = 0
     for bank, index in enumerate(entry):
         if index is not None:
             if index > most:
                 raise ConfigError(f"block list index is {index}, an entry holds at most {most}")
-            row |= ListEntry.const({"index": index, "valid": 1}).as_bits() << (8 * bank)
+            item = ListEntry.const({"index": index, "valid": 1,
+                                    "broadcast": int(index * len(entry) + bank < broadcast)})
+            row |= item.as_bits() << (8 * bank)
     return row
+
+
+def placed(parts: Iterable[tuple[Linear, Int, Int]], outputs: int, inputs: int, *,
+           bias: int = 0) -> Linear:
+    """Return one layer that computes several at once, and zero (or ``bias``) in other outputs.
+
+    Parameters
+    ----------
+    parts
+        Layers, each with the places of its outputs and of its inputs.
+    outputs, inputs
+        Of the whole.
+    bias
+        Of outputs that belong to no layer, their scale is ``PAD_SCALE``.
+    """
+    whole = Linear(weight=np.zeros((outputs, inputs), np.int8),
+                   bias=np.full(outputs, bias, np.int64),
+                   m=np.full(outputs, PAD_SCALE.m, np.int64),
+                   s=np.full(outputs, PAD_SCALE.s, np.int64))
+    for layer, rows, columns in parts:
+        whole.weight[np.ix_(rows, columns)] = layer.weight
+        whole.bias[rows], whole.m[rows], whole.s[rows] = layer.bias, layer.m, layer.s
+    return whole
 
 
 def _resized(array: NDArray, count: int, fill: int = 0) -> NDArray:
@@ -108,7 +142,8 @@ class Assembler:
         self.labels: list[PassLabel] = []
         self.lists: list[int] = []
         self.weights: list[NDArray[np.uint8]] = []
-        self._writers: dict[str, int] = {}
+        #: The pass that wrote a tensor last, None if it is certainly over.
+        self._writers: dict[str, int | None] = {}
         self._waited: set[int] = set()
 
     def list_tables(self) -> list[int]:
@@ -119,17 +154,20 @@ class Assembler:
                               f" than list_depth of configuration {self.config.name}, {limit}")
         return table(Table.LIST, 0, self.lists)
 
-    def _list_base(self, entries: BlockList) -> int:
+    def _list_base(self, entries: BlockList, broadcast: int) -> int:
         """Return where a list is in the list memory; it is added unless it is part of another."""
-        rows = [_list_row(entry) for entry in entries]
+        rows = [_list_row(entry, broadcast) for entry in entries]
         for base in range(len(self.lists) - len(rows) + 1):
             if self.lists[base:base + len(rows)] == rows:
                 return base
         self.lists += rows
         return len(self.lists) - len(rows)
 
-    def _stream(self, layer: Linear, entries: BlockList) -> int:
-        """Append a layer to the weight stream; return its column tiles."""
+    def _stream(self, layer: Linear, entries: BlockList, stride: int) -> int:
+        """Append a layer to the weight stream; return its column tiles.
+
+        The list of column tile t starts at entry ``t * stride``.
+        """
         columns, row_blocks = self.config.columns, self.config.row_blocks
         tiles = -(-len(layer.bias) // columns)
         parameters = _parameters(layer, tiles * columns)
@@ -140,20 +178,27 @@ class Assembler:
             [-1] * BLOCK if index is None
             else [(index * row_blocks + bank) * BLOCK + c for c in range(BLOCK)]
             for entry in entries for bank, index in enumerate(entry)]).reshape(-1)
+        channel = np.stack([channel] * tiles) if not stride else channel.reshape(tiles, -1)
         weight = np.pad(_resized(layer.weight, tiles * columns), ((0, 0), (0, 1)))
-        rows = weight[:, channel].T.reshape(len(channel), tiles, columns).transpose(1, 0, 2)
+        weight = weight.reshape(tiles, columns, -1)
+        rows = np.take_along_axis(weight, channel[:, None], axis=2).transpose(0, 2, 1)
         stream = np.concatenate([parameters, rows.view(np.uint8)], axis=1)
         self.weights.append(stream.reshape(-1, columns))
         return tiles
+
+    def prune(self) -> None:
+        """Append PRUNE. It waits for all passes: none after it has one before it to wait for."""
+        self.body.append(instruction(prune_layout, Opcode.PRUNE))
+        self._writers = dict.fromkeys(self._writers)
 
     def _distance(self, tensor: str | None) -> int:
         """Return how many passes back ``tensor`` was written, 0 if that is certainly over.
 
         Passes are issued in order: what an earlier pass has waited for needs no waiting.
         """
-        if tensor is None:
+        writer = None if tensor is None else self._writers[tensor]
+        if writer is None:
             return 0
-        writer = self._writers[tensor]
         distance = len(self.labels) - writer
         if distance >= 1 << pass_layout["row_dependency"].width:
             assert writer in self._waited, f"{tensor} is too far back to wait for"
@@ -162,8 +207,9 @@ class Assembler:
         return distance
 
     def add_pass(self, label: PassLabel, *, reads: str | None, writes: str,
-                 operand: str | None = None, entries: BlockList, layer: Linear | None = None,
-                 scale: Scale = PAD_SCALE, **fields: Any) -> None:
+                 operand: str | None = None, entries: BlockList, broadcast: int = 0,
+                 layer: Linear | None = None, scale: Scale = PAD_SCALE, list_stride: int = 0,
+                 **fields: Any) -> None:
         """Append a pass over all tokens.
 
         Parameters
@@ -173,22 +219,27 @@ class Assembler:
         reads, operand, writes
             Names of the tensors that it streams, holds and writes, for the dependencies.
         entries
-            Its block list.
+            Its block list: one for all column tiles, or one after another.
+        broadcast
+            Blocks before this one are those of row 0, whatever row is streamed.
         layer
             What comes through the weight stream.
         scale
             Scale in the instruction.
+        list_stride
+            Entries of the block list of one column tile, if each has its own.
         fields
             The other fields of the instruction, where they are not zero.
         """
         values: dict[str, Any] = {
             "row_dependency": self._distance(reads), "operand_dependency": self._distance(operand),
-            "list_base": self._list_base(entries), "k_tiles": len(entries),
+            "list_base": self._list_base(entries, broadcast), "list_stride": list_stride,
+            "k_tiles": list_stride or len(entries),
             "rows_from": Rows.TOKENS, "destination_mask": (1 << self.config.column_blocks) - 1,
             "scale_m": scale.m, "scale_s": scale.s, "exp_m": PAD_SCALE.m, "exp_s": PAD_SCALE.s,
             "mean_m": PAD_SCALE.m, "mean_s": PAD_SCALE.s}
         if layer is not None:
-            values["column_tiles"] = self._stream(layer, entries)
+            values["column_tiles"] = self._stream(layer, entries, list_stride)
         values |= fields
         self._writers[writes] = len(self.labels)
         self.labels.append(label)

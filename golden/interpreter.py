@@ -15,7 +15,17 @@ from amaranth.lib import data
 from numpy.typing import NDArray
 
 from golden.fixed import Int, round_shift, saturate
-from golden.functions import exponential, gelu_int, norm_scale, normalised, reciprocal
+from golden.functions import (
+    exponential,
+    gelu_int,
+    inverse,
+    norm_scale,
+    normalised,
+    power,
+    reciprocal,
+)
+from golden.integer_selector import package
+from golden.interpreter_selector import Selection, TokenSelector
 from golden.program import LAYOUTS
 from rtl.config import BLOCK, Config
 from rtl.isa import (
@@ -26,6 +36,7 @@ from rtl.isa import (
     LANE_ROWS,
     LANE_X_BITS,
     MAGIC,
+    MEAN_FRAC,
     RECIPROCAL_ROWS,
     RSQRT_ROWS,
     ColumnScale,
@@ -62,12 +73,29 @@ class Execution:
     rows
         For each pass its row statistics by their last name: ``rowmax``; ``rowsum``,
         ``rowscale.m``, ``rowscale.s``; or ``sum``, ``sumsq``, ``mean``, ``m``, ``s``.
+    selections
+        What each selector did.
+    dropped_by
+        For each physical row the selector that dropped the patch in it, 15 if none did.
     """
 
     logits: Int
     top1: int
     words: list[Int] = field(default_factory=list)
     rows: list[dict[str, Int]] = field(default_factory=list)
+    selections: list[Selection] = field(default_factory=list)
+    dropped_by: Int = field(default_factory=lambda: np.zeros(0, np.int64))
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of a pass: positions, and rows of the residual."""
+
+    position: Int
+    physical: Int
+
+    def __len__(self) -> int:
+        return len(self.position)
 
 
 def _unpack(word: int) -> tuple[int, int, int]:
@@ -101,16 +129,19 @@ class _Machine:
         self.value = memory(c.value_depth, c.columns, -127, 127)
         self.logit = memory(c.class_tiles, c.columns, -100, 100)
         self.rowmax = memory(2, c.max_tokens, -32768, 32767)
-        self.norms = memory(3, c.max_tokens, 1, 47)
+        self.norms = memory(4 * 3, c.max_tokens, 1, 47).reshape(4, 3, -1)
         self.tables = {Table.LANE: memory(LANE_ROWS, 3, 0, 9),
                        Table.RECIPROCAL: memory(RECIPROCAL_ROWS, 3, 0, 9),
                        Table.RSQRT: memory(RSQRT_ROWS, 3, 0, 9)}
         self.lists = np.full((c.list_depth, c.row_blocks), -1, np.int64)
+        self.broadcast = np.zeros((c.list_depth, c.row_blocks), bool)
         self.weight_row = 0
         self.result = Execution(logits=np.zeros(0, np.int64), top1=0)
         self.handlers: dict[Any, Callable[[data.Const], None]] = {
             Opcode.TABLE: self.table, Opcode.LOAD: self.load, Opcode.PASS: self.run_pass,
             Opcode.END: self.end}
+        if config.pruning:
+            self.handlers |= {Opcode.SELECT: self.select, Opcode.PRUNE: self.prune}
 
     # Program
 
@@ -129,7 +160,8 @@ class _Machine:
         if begin.version != ISA_VERSION:
             raise ProgramError(f"the program is of version {begin.version} of the instruction set,"
                                f" must be {ISA_VERSION}")
-        self.tokens = begin.tokens
+        self.selector = TokenSelector(self.config.max_tokens, begin.tokens)
+        self.result.dropped_by = self.selector.dropped_by
         self.weights = self._weights(begin)
         for index in range(1, begin.instructions):
             fields = self.instruction(index)
@@ -137,7 +169,11 @@ class _Machine:
             if fields.opcode == Opcode.BEGIN or (fields.opcode == Opcode.END) != is_last:
                 raise ProgramError(f"instruction {index} of {begin.instructions} is"
                                    f" {Opcode(fields.opcode).name}")
-            self.handlers[Opcode(fields.opcode)](fields)
+            opcode = Opcode(fields.opcode)
+            if opcode not in self.handlers:
+                raise ProgramError(f"instruction {index} is {opcode.name}, configuration"
+                                   f" {self.config.name} has no selector")
+            self.handlers[opcode](fields)
         if self.weight_row != len(self.weights):
             raise ProgramError(f"the program used {self.weight_row} rows of weights, there are"
                                f" {len(self.weights)}")
@@ -167,8 +203,22 @@ class _Machine:
                 for bank in range(self.config.row_blocks):
                     entry = ListEntry.from_bits(fields.rows[i] >> (8 * bank) & 0xFF)
                     self.lists[fields.first + i, bank] = entry.index if entry.valid else -1
+                    self.broadcast[fields.first + i, bank] = entry.broadcast
             else:
                 self.tables[table][fields.first + i] = _unpack(fields.rows[i])
+
+    def select(self, fields: data.Const) -> None:
+        try:
+            self.result.selections.append(
+                self.selector.select(fields, self.tables[Table.RECIPROCAL]))
+        except ValueError as error:
+            raise ProgramError(str(error)) from error
+
+    def prune(self, fields: data.Const) -> None:
+        try:
+            self.selector.prune()
+        except ValueError as error:
+            raise ProgramError(str(error)) from error
 
     def end(self, fields: data.Const) -> None:
         self.result.logits = self.logit.reshape(-1)[:fields.classes].copy()
@@ -176,19 +226,21 @@ class _Machine:
 
     # Streaming buffers: blocks of 16 channels
 
-    def blocks(self, source: Any, base: int, stride: int, rows: Int, blocks: Int) -> Int:
-        """Return ``blocks`` of ``rows``, [rows, blocks, 16]."""
-        banks = self.config.banks
-        memory = self.stream[source].reshape(-1, banks, BLOCK)
-        word = base + rows[:, None] * stride + blocks // banks
-        return memory[word, blocks % banks]
+    def place(self, source: Any, base: int, stride: int, rows: _Rows, blocks: Int,
+              broadcast: NDArray[np.bool_] | bool = False) -> tuple[Int, Int]:
+        """Return word and bank of ``blocks`` of ``rows``, each [rows, blocks]."""
+        row = rows.physical if source == Source.RESIDUAL else rows.position
+        word = np.where(broadcast, 0, row[:, None] * stride) + base + blocks // self.config.banks
+        return word, np.broadcast_to(blocks % self.config.banks, word.shape)
 
-    def store(self, source: Any, base: int, stride: int, rows: Int, blocks: Int,
+    def memory(self, source: Any) -> Int:
+        """Return a buffer as [words, banks, 16]."""
+        return self.stream[source].reshape(-1, self.config.banks, BLOCK)
+
+    def store(self, source: Any, base: int, stride: int, rows: _Rows, blocks: Int,
               values: Int) -> None:
-        banks = self.config.banks
-        memory = self.stream[source].reshape(-1, banks, BLOCK)
-        word = base + rows[:, None] * stride + blocks // banks
-        memory[word, blocks % banks] = values.reshape(len(rows), len(blocks), BLOCK)
+        place = self.place(source, base, stride, rows, blocks)
+        self.memory(source)[place] = values.reshape(len(rows), len(blocks), BLOCK)
 
     def load(self, fields: data.Const) -> None:
         frame = fields.kind == LoadKind.FRAME
@@ -198,7 +250,8 @@ class _Machine:
         pitch = fields.count * fields.row_bytes
         for line in range(fields.lines):
             for i in range(fields.count):
-                row = np.array([fields.first + line * fields.count + i])
+                at = np.array([fields.first + line * fields.count + i])
+                row = _Rows(at, at)
                 for y in range(fields.patch_rows):
                     if frame:
                         start = (line * fields.patch_rows + y) * pitch + i * fields.row_bytes
@@ -213,18 +266,32 @@ class _Machine:
 
     # Passes
 
+    def rows_of(self, f: data.Const) -> _Rows:
+        if f.rows_from == Rows.DROPPED:
+            physical = self.selector.dropped
+            if physical is None:
+                raise ProgramError("a pass is over dropped rows, there is no selector before it")
+            return _Rows(np.arange(len(physical)), physical)
+        count, tokens = f.rows_from == Rows.COUNT, self.selector.tokens
+        position = f.row_first + np.arange(f.row_count) if count else np.arange(tokens)
+        if f.rows_from == Rows.LAST:
+            position = position[-1:]
+        return _Rows(position, self.selector.rows[position])
+
     def run_pass(self, f: data.Const) -> None:
-        c = self.config
-        rows = (np.arange(self.tokens) if f.rows_from == Rows.TOKENS
-                else f.row_first + np.arange(f.row_count))
-        column_tiles = -(-self.tokens // c.columns) if f.columns_from_tokens else f.column_tiles
-        k_tiles = -(-self.tokens // c.rows) if f.k_from_tokens else f.k_tiles
+        c, tokens = self.config, self.selector.tokens
+        rows = self.rows_of(f)
+        column_tiles = -(-tokens // c.columns) if f.columns_from_tokens else f.column_tiles
+        k_tiles = -(-tokens // c.rows) if f.k_from_tokens else f.k_tiles
         self.result.rows.append({})
         words = []
+        self.sums = np.zeros((2, len(rows)), np.int64)
         for ct in range(column_tiles):
             if ct == 0 or f.list_stride:
-                entries = self.lists[f.list_base + ct * f.list_stride:][:k_tiles]
-                x = self.prologue(f, rows, entries).astype(np.float64)
+                at = slice(f.list_base + ct * f.list_stride,
+                           f.list_base + ct * f.list_stride + k_tiles)
+                entries = self.lists[at]
+                x = self.prologue(f, rows, entries, self.broadcast[at]).astype(np.float64)
             bias, m, s = self.scales(f)
             acc = (x @ self.stationary(f, ct, entries)).astype(np.int64)
             if np.abs(acc).max() + np.abs(bias).max() >= 1 << (ACC_BITS - 1):
@@ -253,6 +320,8 @@ class _Machine:
         count = len(entries) * c.rows
         if f.stationary == Stationary.WEIGHT:
             return self.take(count).view(np.int8).astype(np.float64)
+        if f.stationary == Stationary.NONE:
+            return np.zeros((count, c.columns), np.int64)
         if f.stationary == Stationary.VALUE:
             words = np.arange(count) * f.operand_stride + f.operand_base + ct
             return self.value[words]
@@ -268,84 +337,120 @@ class _Machine:
         block = index * self.config.row_blocks + np.arange(self.config.row_blocks)
         return (block[..., None] * BLOCK + np.arange(BLOCK)).reshape(-1)
 
-    def prologue(self, f: data.Const, rows: Int, entries: Int) -> Int:
+    def prologue(self, f: data.Const, rows: _Rows, entries: Int,
+                 broadcast: NDArray[np.bool_]) -> Int:
         """Return what enters the array, [rows, k_tiles * array rows]."""
         channel = self.channels(entries)
-        x = self.blocks(Source(f.source), f.source_base, f.source_stride, rows,
-                        channel[::BLOCK] // BLOCK).reshape(len(rows), -1)
+        source = Source(f.source)
+        x = self.memory(source)[self.place(source, f.source_base, f.source_stride, rows,
+                                           channel[::BLOCK] // BLOCK, broadcast.reshape(-1))]
+        x = x.reshape(len(rows), -1)
+        first = 0 if f.prologue == Prologue.EXP else f.zero_rows
         if f.prologue == Prologue.NORM:
-            x = normalised(x, *(column[:, None] for column in self.norms[:, rows]))
+            norms = self.norms[f.norm_slot][:, rows.physical]
+            x = normalised(x, *(column[:, None] for column in norms))
         elif f.prologue == Prologue.EXP:
             x = self.exponentials(f, rows, x, channel)
+        elif f.prologue == Prologue.SCALE:
+            x = saturate(round_shift((x << MEAN_FRAC) * f.exp_m, f.exp_s), 8)
         x = np.where(np.repeat(entries.reshape(-1) < 0, BLOCK), 0, x)
-        return np.where((rows < f.zero_rows)[:, None], 0, x)
+        return np.where((rows.position < first)[:, None], 0, x)
 
-    def exponentials(self, f: data.Const, rows: Int, x: Int, column: Int) -> Int:
+    def exponentials(self, f: data.Const, rows: _Rows, x: Int, column: Int) -> Int:
         first, count = LANE_LAYOUT_ROWS["exp"]
         table = self.tables[Table.LANE][first:first + count]
-        top = self.rowmax[f.source_slot, rows][:, None]
-        e = np.where(column < self.tokens, exponential(table, x, top, f.exp_m, f.exp_s), 0)
+        top = self.rowmax[f.source_slot, rows.position][:, None]
+        tokens = self.selector.tokens
+        e = np.where((column < tokens) & (column >= f.zero_rows),
+                     exponential(table, x, top, f.exp_m, f.exp_s), 0)
         total = e.sum(axis=1)
         m, s = reciprocal(self.tables[Table.RECIPROCAL], total, f.scale_m, f.scale_s)
         self.result.rows[-1] = {"rowsum": total, "rowscale.m": m, "rowscale.s": s}
+        if f.class_attention:
+            e16, z = power(table, x[0, :tokens], top[0], f.exp_m, f.exp_s)
+            r, n = inverse(self.tables[Table.RECIPROCAL], total[0])
+            self.selector.attend(e16, z, r, n, f.score_s, bool(f.first_head))
         return e
 
-    def write(self, f: data.Const, rows: Int, ct: int, v: Int, mask: int) -> Int:
+    def write(self, f: data.Const, rows: _Rows, ct: int, v: Int, mask: int) -> Int:
         """Finish ``v`` for its destination and write it; return the data that is written.
 
         ``mask`` says which blocks of the tile are written.
         """
         c = self.config
         destination = Destination(f.destination)
+        written = mask >> np.arange(c.column_blocks) & 1 == 1
+        lanes = np.repeat(written, BLOCK)
         lane = np.arange(c.columns)
+        part = 0
+        if f.package:
+            ct, part = divmod(ct, c.package_parts)
         # A word holds whole column tiles: that of the operand says where in the word it starts.
         tile = f.operand_base % (c.banks // c.column_blocks) + ct
         block = tile * c.column_blocks + np.arange(c.column_blocks)
-        written = mask >> np.arange(c.column_blocks) & 1 == 1
-        lanes = np.repeat(written, BLOCK)
         place = (f.destination_base, f.destination_stride, rows)
+        if f.gelu:
+            v = gelu_int(self.tables[Table.LANE][:LANE_LAYOUT_ROWS["gelu_high"][0] + 1],
+                         saturate(v, LANE_X_BITS))
         if destination == Destination.LOGIT:
             if f.accumulate:
                 v = saturate(v + self.logit[f.destination_base + ct], ACC_BITS)
             self.logit[f.destination_base + ct] = v[0]
         elif destination == Destination.KEY:
             v = saturate(v, 8, symmetric=True)
-            address = ((rows // c.columns * f.destination_stride + ct) * c.columns
-                       + rows % c.columns)
-            self.key[address[:, None], (lane + rows[:, None]) % c.columns] = v
+            group, token = np.divmod(rows.position, c.columns)
+            address = (group * f.destination_stride + ct) * c.columns + token
+            self.key[address[:, None], (lane + token[:, None]) % c.columns] = v
         elif destination == Destination.VALUE:
             v = saturate(v, 8, symmetric=True)
-            address = f.destination_base + rows * f.destination_stride + ct
+            address = f.destination_base + rows.position * f.destination_stride + ct
             self.value[address[:, None], lane[lanes]] = v[:, lanes]
         elif destination == Destination.SCORE:
             v = saturate(v, 16)
             self.store(Source.SCORE, *place, block, v)
             self._row_maximum(f, rows, ct, v)
         elif destination == Destination.RESIDUAL:
-            old = self.blocks(Source.RESIDUAL, *place, block).reshape(v.shape)
-            v = saturate(old + saturate(v, LANE_X_BITS), 16)
-            self.store(Source.RESIDUAL, *place, block[written], v[:, lanes])
+            old = self.memory(Source.RESIDUAL)[self.place(Source.RESIDUAL, *place, block)]
+            v = saturate(old.reshape(v.shape) + saturate(v, LANE_X_BITS), 16)
+            if f.package:
+                self._package(place, tile, part, v)
+            else:
+                self.store(Source.RESIDUAL, *place, block[written], v[:, lanes])
+            self.sums += v[:, lanes].sum(axis=1), np.square(v[:, lanes]).sum(axis=1)
+        elif destination == Destination.SELECTOR:
+            v = saturate(v, 8)
+            if ct == 0:
+                importance, score = np.split(v, 2, axis=1)
+                self.selector.weighted = (importance * score).sum(axis=1)
+                self.selector.importance = importance.sum(axis=1)
         else:
-            v = (gelu_int(self.tables[Table.LANE][:LANE_LAYOUT_ROWS["gelu_high"][0] + 1],
-                          saturate(v, LANE_X_BITS)) if f.gelu else saturate(v, 8))
+            v = saturate(v, 8)
             self.store(Source.ACT, *place, block[written], v[:, lanes])
         return v
 
-    def _row_maximum(self, f: data.Const, rows: Int, ct: int, v: Int) -> None:
-        columns = ct * self.config.columns + np.arange(self.config.columns)
-        top = np.where(columns < self.tokens, v, -32768).max(axis=1)
-        slot = self.rowmax[f.destination_slot]
-        slot[rows] = top if ct == 0 else np.maximum(slot[rows], top)
-        self.result.rows[-1] = {"rowmax": slot[rows].copy()}
+    def _package(self, place: tuple[int, int, _Rows], tile: int, part: int, v: Int) -> None:
+        """Write the package of some channels of all rows to the first of them."""
+        base, stride, rows = place
+        blocks = self.config.package_lanes // BLOCK
+        lanes = slice(part * self.config.package_lanes, (part + 1) * self.config.package_lanes)
+        first = _Rows(rows.position[:1], rows.physical[:1])
+        block = tile * self.config.column_blocks + part * blocks + np.arange(blocks)
+        self.store(Source.RESIDUAL, base, stride, first, block,
+                   package(self.selector.share, v[:, lanes]))
 
-    def statistics(self, f: data.Const, rows: Int) -> None:
-        blocks = np.arange(-(-f.channels // BLOCK))
-        x = self.blocks(Source.RESIDUAL, f.destination_base, f.destination_stride, rows,
-                        blocks).reshape(len(rows), -1)
-        total, squares = x.sum(axis=1), np.square(x).sum(axis=1)
+    def _row_maximum(self, f: data.Const, rows: _Rows, ct: int, v: Int) -> None:
+        columns = ct * self.config.columns + np.arange(self.config.columns)
+        top = np.where(columns < self.selector.tokens, v, -32768).max(axis=1)
+        slot = self.rowmax[f.destination_slot]
+        slot[rows.position] = top if ct == 0 else np.maximum(slot[rows.position], top)
+        self.result.rows[-1] = {"rowmax": slot[rows.position].copy()}
+
+    def statistics(self, f: data.Const, rows: _Rows) -> None:
+        """Finish the statistics of what was written to the residual."""
+        total, squares = self.sums
         mean, m, s = norm_scale(self.tables[Table.RSQRT], total, squares, f.channels, f.mean_m,
                                 f.mean_s, f.scale_m, f.scale_s, f.epsilon)
-        self.norms[:, rows] = mean, m, s
+        self.norms[f.norm_slot][:, rows.physical] = mean, m, s
         self.result.rows[-1] = {"sum": total, "sumsq": squares, "mean": mean, "m": m, "s": s}
 
 

@@ -4,7 +4,8 @@
 Order of the passes::
 
     patch embedding
-    for each block: Q, K, V, score 0, score 1, attention 0, score 2, attention 1, ...,
+    for each block: (what golden.lower_selector says, where a selector is before it)
+                    Q, K, V, score 0, score 1, attention 0, score 2, attention 1, ...,
                     projection, MLP 1, MLP 2
     head (CLS row), second head (distillation row)
 
@@ -18,12 +19,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from golden.assembler import PAD_SCALE, Assembler, BlockList, block_list, instruction, table
+from golden.assembler import PAD_SCALE, block_list, instruction, table
 from golden.fit import pack
+from golden.lower_common import Lowering
+from golden.lower_selector import check_pruning, lower_classifier, lower_package, select
 from golden.model import ModelConfig
 from golden.program import PassKind, PassLabel, Program, head_slot
+from golden.pruning import PruningConfig
 from golden.quantize import Linear, Norm, QuantizedBlock, QuantizedViT, patch_bytes
-from rtl.config import BLOCK, Config, ConfigError
+from golden.quantize_selector import SCORE_SHIFT
+from rtl.config import Config, ConfigError
 from rtl.isa import (
     INSTRUCTION_BYTES,
     ISA_VERSION,
@@ -35,6 +40,7 @@ from rtl.isa import (
     Prologue,
     Rows,
     ScaleSource,
+    SelectorKind,
     Source,
     Stationary,
     Table,
@@ -54,7 +60,8 @@ def _align(value: int, granule: int) -> int:
     return -(-value // granule) * granule
 
 
-def check_sizes(model: ModelConfig, config: Config) -> None:
+def check_sizes(model: ModelConfig, config: Config,
+                pruning: PruningConfig | None = None) -> None:
     """Raise ConfigError, naming the limit and by how much, if ``model`` is too large."""
     slot = head_slot(model)
     for what, need, limit in (
@@ -69,34 +76,21 @@ def check_sizes(model: ModelConfig, config: Config) -> None:
         if need > most:
             raise ConfigError(f"{model.name} needs {need} {what}, {need - most} more than {limit}"
                               f" of configuration {config.name}, {most}")
+    if pruning is not None:
+        check_pruning(model, pruning, config)
 
 
-class _Lowering:
+class _Network(Lowering):
     """The network, pass after pass, into an assembler."""
 
     def __init__(self, qvit: QuantizedViT, config: Config) -> None:
-        check_sizes(qvit.model, config)
-        self.qvit, self.config = qvit, config
-        model = self.model = qvit.model
-        self.out = Assembler(config)
-        self.slot = head_slot(model)
-        self.head_blocks = [[h * self.slot // BLOCK + b for b in range(model.head_size // BLOCK)]
-                            for h in range(model.heads)]
-        self.residual_list = self._dense(model.width)
-        self.residual_words = config.words(model.width)
-        self.hidden_words = config.words(model.hidden)
-        self.patch_words = config.words(patch_bytes(model))
-        #: Q and attention output, by row; and K and V, by token (tile).
-        self.heads_words = config.words(model.heads * self.slot)
-        self.heads_tiles = -(-model.heads * self.slot // config.columns)
-        self.attention_base = model.tokens * self.heads_words
-
-    def _dense(self, channels: int) -> BlockList:
-        return block_list(range(-(-channels // BLOCK)), self.config)
-
-    def _last_mask(self, blocks: int) -> int:
-        """Return which blocks of the last of the column tiles of ``blocks`` there are."""
-        return (1 << (blocks - 1) % self.config.column_blocks + 1) - 1
+        check_sizes(qvit.model, config, qvit.pruning)
+        super().__init__(qvit, config, patch_bytes(qvit.model))
+        pruning = qvit.pruning
+        #: Index of the selector before a block, whether they are classifiers, patches that stay.
+        self.selectors = {} if pruning is None else {b: s for s, b in enumerate(pruning.active)}
+        self.threshold = pruning is not None and pruning.selector == "threshold"
+        self.keep = () if pruning is None else pruning.keep_counts(qvit.model.grid ** 2)
 
     def _spread(self, array: NDArray, fill: int = 0) -> NDArray:
         """Return an array whose first axis is all heads, each padded to its slot."""
@@ -106,37 +100,33 @@ class _Lowering:
         array = np.pad(array, pad, constant_values=fill)
         return array.reshape(-1, *array.shape[2:])
 
-    def _from_residual(self) -> dict[str, Any]:
-        return {"reads": "residual", "source": Source.RESIDUAL, "prologue": Prologue.NORM,
-                "source_stride": self.residual_words, "entries": self.residual_list}
-
-    def _to_residual(self, norm: Norm) -> dict[str, Any]:
-        return {"writes": "residual", "destination": Destination.RESIDUAL,
-                "destination_stride": self.residual_words,
-                "destination_mask": self._last_mask(self.model.width // BLOCK),
-                "statistics": 1, "scale": norm.scale,
-                "mean_m": norm.mean.m, "mean_s": norm.mean.s, "channels": norm.channels,
-                "epsilon": norm.epsilon}
-
     def _patch(self) -> None:
         label = PassLabel(kind=PassKind.PATCH, stage="embed.residual", norm="block0.norm1")
         self.out.add_pass(
             label, reads=None, layer=self.qvit.patch, source=Source.PATCH,
             source_stride=self.patch_words, zero_rows=self.model.special_tokens,
-            entries=self._dense(patch_bytes(self.model)),
-            **self._to_residual(self.qvit.blocks[0].norm1))
+            entries=self.dense(patch_bytes(self.model)),
+            **self.to_residual(self.qvit.blocks[0].norm1))
 
     def _block(self, i: int, block: QuantizedBlock, norm: Norm, norm_stage: str) -> None:
         """Add one block; ``norm`` is the LayerNorm that follows it."""
         out, stage = self.out, f"block{i}"
-        # MLP 1 of the block before has finished with the table: MLP 2 has waited for it.
-        out.body += table(Table.LANE, LANE_LAYOUT_ROWS["gelu"][0], pack(block.gelu))
+        selector = self.selectors.get(i)
+        sigmoid = False
+        if selector is not None and self.threshold:
+            sigmoid = True
+            lower_classifier(self, selector, i)
+        # MLP 1 of the block before has finished with the table: MLP 2 has waited for it. The
+        # classes of a classifier may still be under way.
+        self.lane_table(block.gelu, under_way=0 if sigmoid else 1)
+        if selector is not None:
+            lower_package(self, selector, block.norm1)
         self._queries_keys_values(block, stage)
         for head in range(self.model.heads + 1):
             if head < self.model.heads:
                 self._score(block, stage, head)
             if head > 0:
-                self._attention(block, stage, head - 1)
+                self._attention(block, stage, head - 1, self._scores(i))
 
         projection = Linear(weight=self._spread(block.projection.weight.T).T,
                             bias=block.projection.bias, m=block.projection.m, s=block.projection.s)
@@ -145,15 +135,18 @@ class _Lowering:
             reads="attention", layer=projection, source=Source.ACT,
             source_base=self.attention_base, source_stride=self.heads_words,
             entries=block_list([b for head in self.head_blocks for b in head], self.config),
-            **self._to_residual(block.norm2))
+            **self.to_residual(block.norm2))
         out.add_pass(
             PassLabel(kind=PassKind.MLP1, stage=f"{stage}.hidden"),
             writes="hidden", layer=block.mlp1, destination=Destination.ACT, gelu=1,
-            destination_stride=self.hidden_words, **self._from_residual())
+            destination_stride=self.hidden_words, **self.from_residual())
+        if self._scores(i):
+            # All but the projection and MLP 1 is over, and with it the attention.
+            select(self, SelectorKind.TOPK, keep=self.keep[self.selectors[i + 1]], under_way=2)
         out.add_pass(
             PassLabel(kind=PassKind.MLP2, stage=f"{stage}.residual2", norm=norm_stage),
             reads="hidden", layer=block.mlp2, source=Source.ACT, source_stride=self.hidden_words,
-            entries=self._dense(self.model.hidden), **self._to_residual(norm))
+            entries=self.dense(self.model.hidden), **self.to_residual(norm))
 
     def _queries_keys_values(self, block: QuantizedBlock, stage: str) -> None:
         for kind, layer, destination, stride in (
@@ -166,7 +159,7 @@ class _Lowering:
                             s=self._spread(layer.s, PAD_SCALE.s))
             self.out.add_pass(
                 PassLabel(kind=kind, stage=f"{stage}.{kind}"), writes=kind, layer=padded,
-                destination=destination, destination_stride=stride, **self._from_residual())
+                destination=destination, destination_stride=stride, **self.from_residual())
 
     def _score_place(self, head: int, role: str) -> dict[str, Any]:
         """Return the fields for the scores of a head: two heads take turns in the buffer."""
@@ -185,22 +178,27 @@ class _Lowering:
             scale_source=ScaleSource.CONSTANT, scale=block.score,
             destination=Destination.SCORE, **self._score_place(head, "destination"))
 
-    def _attention(self, block: QuantizedBlock, stage: str, head: int) -> None:
+    def _scores(self, i: int) -> bool:
+        """Whether the attention of block ``i`` decides which patches stay."""
+        return i + 1 in self.selectors and not self.threshold
+
+    def _attention(self, block: QuantizedBlock, stage: str, head: int, scores: bool) -> None:
         blocks, column_blocks = self.head_blocks[head], self.config.column_blocks
         first = blocks[0] // column_blocks
         self.out.add_pass(
             PassLabel(kind=PassKind.ATTENTION, stage=f"{stage}.attention", head=head),
             reads=f"scores{head}", operand="v", writes="attention",
-            # As many whole K tiles as the tokens take at the start; pruning only shortens it.
-            entries=self._dense(_align(self.model.tokens, self.config.rows)),
-            k_from_tokens=1, k_tiles=0, source=Source.SCORE, **self._score_place(head, "source"),
+            entries=self.tokens_list(), k_from_tokens=1, k_tiles=0, source=Source.SCORE,
+            **self._score_place(head, "source"),
             prologue=Prologue.EXP, exp_m=block.exp.m, exp_s=block.exp.s,
             stationary=Stationary.VALUE, operand_base=first,
             operand_stride=self.heads_tiles, column_tiles=-(-len(blocks) // column_blocks),
             scale_source=ScaleSource.ROW, scale=block.value, destination=Destination.ACT,
-            destination_base=self.attention_base + first * column_blocks // self.config.banks,
+            destination_base=self.attention_base + self.tile_word(first),
             destination_stride=self.heads_words,
-            destination_mask=self._last_mask(len(blocks)) << blocks[0] % column_blocks)
+            destination_mask=self.last_mask(len(blocks)) << blocks[0] % column_blocks,
+            class_attention=int(scores), first_head=int(scores and head == 0),
+            score_s=SCORE_SHIFT - self.qvit.score_frac if scores else 0)
 
     def _heads(self) -> None:
         last = len(self.qvit.heads) - 1
@@ -208,7 +206,7 @@ class _Lowering:
             label = PassLabel(kind=PassKind.HEAD, stage="logits" if row == last else "logits.cls")
             self.out.add_pass(label, writes="logits", layer=head, destination=Destination.LOGIT,
                               rows_from=Rows.COUNT, row_first=row, row_count=1,
-                              accumulate=int(row > 0), **self._from_residual())
+                              accumulate=int(row > 0), **self.from_residual())
 
     def _image(self) -> bytes:
         """Return the memory image of the passes so far."""
@@ -253,7 +251,7 @@ class _Lowering:
         self._heads()
         return Program(config=self.config, model=self.model, weights=self.qvit.weights,
                        logit_step=self.qvit.steps["logits"], image=self._image(),
-                       labels=tuple(self.out.labels))
+                       pruning=self.qvit.pruning, labels=tuple(self.out.labels))
 
 
 def lower(qvit: QuantizedViT, config: Config) -> Program:
@@ -262,4 +260,4 @@ def lower(qvit: QuantizedViT, config: Config) -> Program:
     Raises ConfigError, naming the limit and by how much, where the network does not fit.
     """
     norms = [(block.norm1, f"block{i}.norm1") for i, block in enumerate(qvit.blocks)]
-    return _Lowering(qvit, config).program([*norms[1:], (qvit.head_norm, "head.norm")])
+    return _Network(qvit, config).program([*norms[1:], (qvit.head_norm, "head.norm")])

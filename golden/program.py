@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """A lowered network: its memory image, and which stage every pass writes (docs/program.md)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from golden.fixed import Int
 from golden.model import ModelConfig
+from golden.pruning import PruningConfig
 from rtl.config import BLOCK, Config
 from rtl.isa import (
     INSTRUCTION_BYTES,
@@ -23,14 +24,17 @@ from rtl.isa import (
     end_layout,
     load_layout,
     pass_layout,
+    prune_layout,
+    select_layout,
     table_layout,
 )
 
-__all__ = ["LAYOUTS", "PassInfo", "PassKind", "PassLabel", "Program", "expected_rows",
-           "expected_words", "head_slot"]
+__all__ = ["LAYOUTS", "PassInfo", "PassKind", "PassLabel", "Program", "classifier_slots",
+           "expected_rows", "expected_words", "head_slot", "tokens_of"]
 
 LAYOUTS = {Opcode.BEGIN: begin_layout, Opcode.TABLE: table_layout, Opcode.LOAD: load_layout,
-           Opcode.PASS: pass_layout, Opcode.END: end_layout}
+           Opcode.PASS: pass_layout, Opcode.SELECT: select_layout, Opcode.PRUNE: prune_layout,
+           Opcode.END: end_layout}
 
 #: Lanes of a column tile that hold no channel: written as zero, or not defined.
 _ZERO, _UNDEFINED = -1, -2
@@ -49,9 +53,23 @@ class PassKind(StrEnum):
     MLP1 = "mlp1"
     MLP2 = "mlp2"
     HEAD = "head"
+    IMPORTANCE = "importance1"
+    HEAD_NORM = "head_norm"
+    LOCAL = "local"
+    GLOBAL = "global"
+    MEAN = "mean"
+    SCORE1 = "score1"
+    SCORE2 = "score2"
+    CLASSES = "classes"
+    PACKAGE = "package"
+    PACKAGE_NORM = "package_norm"
 
 
 _IN_SLOTS = (PassKind.Q, PassKind.K, PassKind.V, PassKind.ATTENTION)
+_OF_ONE_HEAD = (PassKind.LOCAL, PassKind.GLOBAL, PassKind.SCORE1)
+#: They lie one head further on.
+_TURNED = (PassKind.GLOBAL, PassKind.MEAN)
+_SUM = ("rowsum", "rowscale.m", "rowscale.s")
 _STATISTICS = ("sum", "sumsq", "mean", "m", "s")
 
 
@@ -64,7 +82,7 @@ class PassLabel:
     kind, stage
         What it computes, and the name of the stage that it writes.
     head
-        The attention head, of SCORE and ATTENTION.
+        The attention head, of SCORE and ATTENTION, and of what a classifier does head by head.
     norm
         Name of the row statistics that it takes (``block0.norm1``), of passes to the residual.
     """
@@ -81,19 +99,24 @@ class PassInfo(PassLabel):
 
     Members
     -------
-    instruction
-        Index in the program.
+    index, instruction
+        Index among the passes, and among all instructions.
+    tokens
+        Tokens that there are.
     rows, row_first
-        Number of rows, and the first.
+        Number of rows, and the first: a position among the tokens, or in what was dropped.
     column_tiles, k_tiles
-        Tiles: ``rows * column_tiles * k_tiles`` rows enter the array.
+        Tiles: ``rows * column_tiles * k_tiles`` rows enter the array. Of a package, parts of
+        column tiles.
     column_first
         First column tile of the destination.
     destination, destination_mask
         Buffer, and which blocks of the last column tile are written.
     """
 
+    index: int
     instruction: int
+    tokens: int
     rows: int
     row_first: int
     column_tiles: int
@@ -119,6 +142,8 @@ class Program:
         The memory image: program, initial residual, weight streams.
     labels
         What each pass computes, in order.
+    pruning
+        Where patches are dropped, and by which rule; None where they are not.
     """
 
     config: Config
@@ -127,6 +152,7 @@ class Program:
     logit_step: float
     image: bytes
     labels: tuple[PassLabel, ...]
+    pruning: PruningConfig | None = None
 
     @cached_property
     def instructions(self) -> tuple[data.Const, ...]:
@@ -138,25 +164,48 @@ class Program:
         return tuple(decode(i) for i in range(decode(0).instructions))
 
     @cached_property
-    def passes(self) -> tuple[PassInfo, ...]:
-        """The passes, in order."""
-        found = [(i, fields) for i, fields in enumerate(self.instructions)
-                 if fields.opcode == Opcode.PASS]
-        return tuple(self._info(label, i, fields)
-                     for label, (i, fields) in zip(self.labels, found, strict=True))
+    def selectors(self) -> int:
+        """Number of token selectors."""
+        return sum(fields.opcode == Opcode.PRUNE for fields in self.instructions)
 
-    def _info(self, label: PassLabel, index: int, fields: data.Const) -> PassInfo:
-        columns = -(-self.tokens // self.config.columns)
-        k_tiles = -(-self.tokens // self.config.rows)
+    def passes_for(self, tokens: Sequence[int]) -> tuple[PassInfo, ...]:
+        """Return the passes, in order.
+
+        Parameters
+        ----------
+        tokens
+            Tokens at the start, and after each selector, see :func:`tokens_of`.
+        """
+        if len(tokens) != self.selectors + 1 or tokens[0] != self.tokens:
+            raise ValueError(f"the numbers of tokens are {', '.join(map(str, tokens))}, must be"
+                             f" {self.tokens} and one for each of {self.selectors} selectors")
+        passes: list[PassInfo] = []
+        selector = 0
+        for i, fields in enumerate(self.instructions):
+            if fields.opcode == Opcode.PRUNE:
+                selector += 1
+            elif fields.opcode == Opcode.PASS:
+                before, now = tokens[max(0, selector - 1)], tokens[selector]
+                passes.append(self._info(len(passes), i, fields, now, before - now + 1))
+        return tuple(passes)
+
+    def _info(self, index: int, instruction: int, fields: data.Const, tokens: int,
+              dropped: int) -> PassInfo:
+        label, config = self.labels[index], self.config
+        first, rows = {Rows.COUNT: (fields.row_first, fields.row_count), Rows.TOKENS: (0, tokens),
+                       Rows.DROPPED: (0, dropped), Rows.LAST: (tokens - 1, 1)}[
+                           Rows(fields.rows_from)]
+        destination = Destination(fields.destination)
         return PassInfo(
-            kind=label.kind, stage=label.stage, head=label.head, norm=label.norm,
-            instruction=index,
-            rows=self.tokens if fields.rows_from == Rows.TOKENS else fields.row_count,
-            row_first=fields.row_first,
-            column_tiles=columns if fields.columns_from_tokens else fields.column_tiles,
-            k_tiles=k_tiles if fields.k_from_tokens else fields.k_tiles,
-            column_first=fields.operand_base, destination=Destination(fields.destination),
-            destination_mask=fields.destination_mask)
+            kind=label.kind, stage=label.stage, head=label.head, norm=label.norm, index=index,
+            instruction=instruction, tokens=tokens, rows=rows, row_first=first,
+            column_tiles=(-(-tokens // config.columns) if fields.columns_from_tokens
+                          else fields.column_tiles),
+            k_tiles=-(-tokens // config.rows) if fields.k_from_tokens else fields.k_tiles,
+            # Words of V are column tiles.
+            column_first=(fields.destination_base if destination == Destination.VALUE
+                          else fields.operand_base),
+            destination=destination, destination_mask=fields.destination_mask)
 
     @property
     def tokens(self) -> int:
@@ -190,56 +239,98 @@ def head_slot(model: ModelConfig) -> int:
     return next(slot for slot in (16, 32, 64) if slot >= model.head_size)
 
 
+def classifier_slots(model: ModelConfig) -> tuple[int, int]:
+    """Return the channels that a head takes where it has half and a quarter of its own."""
+    half, quarter = (-(-model.head_size // part // BLOCK) * BLOCK for part in (2, 4))
+    return half, quarter
+
+
+def tokens_of(program: Program, stages: Mapping[str, Int]) -> tuple[int, ...]:
+    """Return the tokens at the start, and after each selector."""
+    return (program.tokens, *(int(stages[f"selector{s}.tokens"][0])
+                              for s in range(program.selectors)))
+
+
+def _in_slots(channel: Int, slot: int, size: int, heads: Sequence[int]) -> Int:
+    """Return the channel of the stage, in which heads of ``size`` follow each other.
+
+    In the buffer each takes ``slot`` channels, of which the rest is zero; ``heads`` are written.
+    """
+    head, offset = np.divmod(channel, slot)
+    place = np.where(offset < size, head * size + offset, _ZERO)
+    return np.where(np.isin(head, list(heads)), place, _UNDEFINED)
+
+
+def _limited(channel: Int, limit: int, beyond: int) -> Int:
+    return np.where((channel >= 0) & (channel < limit), channel, beyond)
+
+
+def _stage_channels(program: Program, info: PassInfo, channel: Int) -> Int:
+    """Return the channel of the stage that is at each channel of the destination."""
+    model, columns, kind = program.model, program.config.columns, info.kind
+    size, heads = model.head_size, range(model.heads)
+    half, quarter = classifier_slots(model)
+    if kind in _IN_SLOTS:
+        place = _in_slots(channel, head_slot(model), size, heads)
+        return np.where(place == _UNDEFINED, _ZERO, place)
+    if kind in _OF_ONE_HEAD or kind == PassKind.MEAN:
+        channel = channel - (half if kind in _TURNED else 0)
+        return _in_slots(channel, half, size // 2, heads if info.head is None else [info.head])
+    if kind == PassKind.SCORE2:
+        return _in_slots(channel, quarter, size // 4, heads)
+    if kind == PassKind.IMPORTANCE:
+        return _limited(channel - model.heads * quarter, max(1, model.heads // 2), _ZERO)
+    if kind == PassKind.CLASSES:
+        upper, head = np.divmod(channel, columns // 2)
+        return np.where(head < model.heads, upper * model.heads + head, _ZERO)
+    if info.destination == Destination.SCORE:
+        return _limited(channel, info.tokens, _UNDEFINED)
+    if info.destination == Destination.RESIDUAL:
+        return _limited(channel, model.width, _UNDEFINED)
+    return _limited(channel, model.hidden if kind == PassKind.MLP1 else model.classes, _ZERO)
+
+
 def _channels(program: Program, info: PassInfo) -> Int:
     """Return for each lane of all column tiles the channel of the stage that it writes."""
-    model, columns = program.model, program.config.columns
-    lane = np.arange(info.column_tiles * columns)
-    channel = info.column_first * columns + lane
-    if info.kind in _IN_SLOTS:
-        head, offset = np.divmod(channel, head_slot(model))
-        inside = (offset < model.head_size) & (head < model.heads)
-        channel = np.where(inside, head * model.head_size + offset, _ZERO)
-    elif info.destination == Destination.SCORE:
-        channel = np.where(channel < program.tokens, channel, _UNDEFINED)
-    elif info.destination == Destination.RESIDUAL:
-        channel = np.where(channel < model.width, channel, _UNDEFINED)
+    config, columns = program.config, program.config.columns
+    tile, lane = np.divmod(np.arange(info.column_tiles * columns), columns)
+    if info.kind == PassKind.PACKAGE:
+        # Other parts of the first row may have got their package already.
+        tile, part = np.divmod(tile, config.package_parts)
+        written = lane // config.package_lanes == part
     else:
-        limit = model.hidden if info.kind == PassKind.MLP1 else model.classes
-        channel = np.where(channel < limit, channel, _ZERO)
-    last = lane >= (info.column_tiles - 1) * columns
-    written = ~last | (info.destination_mask >> (lane % columns // BLOCK) & 1 == 1)
+        mask = info.destination_mask >> lane // BLOCK & 1 == 1
+        written = mask | (tile < info.column_tiles - 1)
+    channel = _stage_channels(program, info, (info.column_first + tile) * columns + lane)
     return np.where(written, channel, _UNDEFINED)
 
 
 def expected_words(program: Program, stages: Mapping[str, Int],
-                   index: int) -> tuple[Int, NDArray[np.bool_]]:
-    """Return what pass ``index`` writes, and which lanes of it are defined.
+                   info: PassInfo) -> tuple[Int, NDArray[np.bool_]]:
+    """Return what a pass writes, and which lanes of it are defined.
 
     Parameters
     ----------
     program
-        The program; ``program.passes[index]`` is the pass.
+        The program.
     stages
         Named stages of ``golden.integer.run``.
-    index
-        Number of the pass.
+    info
+        The pass, one of ``program.passes_for(tokens_of(program, stages))``.
 
     Returns
     -------
     words
         int64 [column tiles, rows, columns]: the data of every write, in the order of the writes.
     mask
-        [column tiles, columns]: lanes to compare. The others are not written (other heads), or
-        hold what nothing reads (scores beyond the tokens, residual channels beyond the width).
+        [column tiles, columns]: lanes to compare. The others are not written (other heads, other
+        parts of a package), or hold what nothing reads (scores beyond the tokens, residual
+        channels beyond the width).
     """
-    info = program.passes[index]
     stage = np.asarray(stages[info.stage], np.int64)
-    if info.destination == Destination.LOGIT:
-        stage = stage[None]
-    else:
-        if info.kind == PassKind.SCORE:
-            stage = stage[info.head]
-        stage = stage[info.row_first:info.row_first + info.rows]
+    if info.kind == PassKind.SCORE:
+        stage = stage[info.head]
+    stage = stage[info.row_first:info.row_first + info.rows] if stage.ndim > 1 else stage[None]
     channel = _channels(program, info)
     # Zero and undefined lanes take the column of zeros behind the last channel.
     words = np.pad(stage, ((0, 0), (0, 1)))[:, np.maximum(channel, _ZERO)]
@@ -248,19 +339,21 @@ def expected_words(program: Program, stages: Mapping[str, Int],
     return words, (channel != _UNDEFINED).reshape(shape)
 
 
-def expected_rows(program: Program, stages: Mapping[str, Int], index: int) -> dict[str, Int]:
-    """Return the row statistics of pass ``index`` under their stage names, each [rows].
+def expected_rows(program: Program, stages: Mapping[str, Int], info: PassInfo) -> dict[str, Int]:
+    """Return the row statistics of a pass under their stage names, each [rows].
 
-    SCORE passes give the row maximum; ATTENTION passes the row sum and the scale made of it;
-    passes to the residual the statistics of the LayerNorm that follows.
+    SCORE passes give the row maximum; ATTENTION and MEAN passes the row sum and the scale made of
+    it; passes to the residual, but to package tokens, the statistics of the LayerNorm that follows.
     """
-    info = program.passes[index]
     block = info.stage.split(".")[0]
     if info.kind == PassKind.SCORE:
         return {f"{block}.rowmax": stages[f"{block}.rowmax"][info.head]}
     if info.kind == PassKind.ATTENTION:
-        names = [f"{block}.{name}" for name in ("rowsum", "rowscale.m", "rowscale.s")]
+        names = [f"{block}.{name}" for name in _SUM]
         return {name: stages[name][info.head] for name in names}
+    if info.kind == PassKind.MEAN:
+        names = [f"{info.stage}.{name}" for name in _SUM]
+        return {name: stages[name] for name in names}
     if info.norm is not None:
         names = [f"{info.norm}.{name}" for name in _STATISTICS]
         return {name: stages[name] for name in names}

@@ -15,7 +15,15 @@ from networks import NETWORKS, Network, network
 from golden.assembler import block_list, instruction
 from golden.interpreter import ProgramError, execute
 from golden.lower import lower
-from golden.program import PassKind, Program, expected_rows, expected_words, head_slot
+from golden.program import (
+    PassInfo,
+    PassKind,
+    Program,
+    expected_rows,
+    expected_words,
+    head_slot,
+    tokens_of,
+)
 from golden.quantize import patch_bytes
 from rtl.config import BLOCK, CONFIGS, Config, ConfigError, named
 from rtl.isa import (
@@ -46,17 +54,23 @@ _CASES += [(name, config) for name in ("small_test", "head16", "heads16", "head3
            for config in _SKEWED]
 
 
+def dense_passes(program: Program) -> tuple[PassInfo, ...]:
+    return program.passes_for([program.tokens])
+
+
 def compare(net: Network, program: Program) -> None:
     result = execute(program.image, program.config, net.frame, seed=7)
-    assert len(result.words) == len(program.passes)
-    for index, info in enumerate(program.passes):
-        words, mask = expected_words(program, net.stages, index)
+    passes = program.passes_for(tokens_of(program, net.stages))
+    assert len(result.words) == len(passes)
+    for index, info in enumerate(passes):
+        assert info.index == index
+        words, mask = expected_words(program, net.stages, info)
         got = result.words[index]
         assert got.shape == words.shape == (info.column_tiles, info.rows, program.config.columns)
         bad = np.argwhere((got != words) & mask[:, None])
         assert not len(bad), (f"{info.stage} pass {index} at {bad[0].tolist()}: expected"
                               f" {words[tuple(bad[0])]}, got {got[tuple(bad[0])]}")
-        rows = expected_rows(program, net.stages, index)
+        rows = expected_rows(program, net.stages, info)
         assert len(rows) == len(result.rows[index])
         for (stage, values), (name, found) in zip(rows.items(), result.rows[index].items(),
                                                   strict=True):
@@ -77,10 +91,10 @@ def test_every_element_of_every_stage_is_expected_once() -> None:
     # Number the elements, so that what is expected tells where it comes from.
     numbers = {stage: np.arange(1, v.size + 1).reshape(v.shape) for stage, v in net.stages.items()}
     seen = {stage: np.zeros(v.size + 1, int) for stage, v in net.stages.items()}
-    for index, info in enumerate(program.passes):
-        words, mask = expected_words(program, numbers, index)
+    for info in dense_passes(program):
+        words, mask = expected_words(program, numbers, info)
         np.add.at(seen[info.stage], words[np.broadcast_to(mask[:, None], words.shape)], 1)
-        for stage, values in expected_rows(program, numbers, index).items():
+        for stage, values in expected_rows(program, numbers, info).items():
             np.add.at(seen[stage], values, 1)
     for stage, count in seen.items():
         assert (count[1:] == 1).all(), stage
@@ -89,7 +103,7 @@ def test_every_element_of_every_stage_is_expected_once() -> None:
 def test_lanes_that_are_compared() -> None:
     net = network("small_test")  # two heads of 48 in slots of 64, width 96
     program = lower(net.qvit, named("kv260"))  # 64 columns
-    at = {(p.kind, p.head): i for i, p in reversed(list(enumerate(program.passes)))}
+    at = {(p.kind, p.head): p for p in reversed(dense_passes(program))}
 
     def lanes(kind: PassKind, head: int | None = None) -> list[int]:
         words, mask = expected_words(program, net.stages, at[kind, head])
@@ -110,11 +124,11 @@ def test_lanes_that_are_compared() -> None:
 
 def test_order_of_the_passes() -> None:
     program = lower(network("head32").qvit, named("small"))
-    kinds = [f"{p.kind}{'' if p.head is None else p.head}" for p in program.passes]
+    kinds = [f"{p.kind}{'' if p.head is None else p.head}" for p in dense_passes(program)]
     assert kinds == ["patch", "q", "k", "v", "score0", "score1", "attention0", "score2",
                      "attention1", "score3", "attention2", "score4", "attention3", "attention4",
                      "projection", "mlp1", "mlp2", "head"]
-    distilled = lower(network("small_test").qvit, named("small")).passes
+    distilled = dense_passes(lower(network("small_test").qvit, named("small")))
     assert [(p.stage, p.row_first, p.rows) for p in distilled[-2:]] == [
         ("logits.cls", 0, 1), ("logits", 1, 1)]
     assert [p.norm for p in distilled if p.norm] == [
@@ -127,7 +141,7 @@ def test_dependencies_name_the_last_writer(name: str) -> None:
     program = lower(network(name).qvit, named("zcu102"))
     writers: dict[object, int] = {}
     waited: set[int] = set()
-    for index, info in enumerate(program.passes):
+    for index, info in enumerate(dense_passes(program)):
         f = program.instructions[info.instruction]
         source: object = (f.source, f.source_slot) if f.source == Source.SCORE else f.source
         needs = {"row": writers.get(source, -1) if f.source != Source.PATCH else -1}
@@ -159,7 +173,7 @@ def test_fields_of_the_passes() -> None:
     program = lower(net.qvit, named("kv260"))
     model, block = net.qvit.model, net.qvit.blocks[0]
     fields = {(p.kind, p.head): program.instructions[p.instruction]
-              for p in reversed(program.passes)}
+              for p in reversed(dense_passes(program))}
     for f in fields.values():
         # The hardware refuses shifts of zero, wherever they are.
         assert f.opcode == Opcode.PASS and f.scale_s and f.exp_s and f.mean_s
@@ -183,7 +197,7 @@ def test_fields_of_the_passes() -> None:
     assert attention.destination_base == model.tokens * 2 + 1
     mlp1 = fields[PassKind.MLP1, None]
     assert mlp1.gelu == 1 and mlp1.destination_base == 0
-    heads = [program.instructions[p.instruction] for p in program.passes[-2:]]
+    heads = [program.instructions[p.instruction] for p in dense_passes(program)[-2:]]
     assert [(h.accumulate, h.row_dependency, h.rows_from) for h in heads] == [
         (0, 1, Rows.COUNT), (1, 2, Rows.COUNT)]
 
@@ -191,7 +205,7 @@ def test_fields_of_the_passes() -> None:
 def test_gelu_tables_come_before_the_queries() -> None:
     net = network("small_test")
     program = lower(net.qvit, named("small"))
-    queries = [p.instruction for p in program.passes if p.kind == PassKind.Q]
+    queries = [p.instruction for p in dense_passes(program) if p.kind == PassKind.Q]
     for i, at in enumerate(queries):
         rows: dict[int, int] = {}
         for f in program.instructions[at - 5:at]:
@@ -252,7 +266,7 @@ def test_block_lists() -> None:
     entries = [[ListEntry.from_bits(rows[i] >> (8 * b) & 0xFF) for b in range(4)]
                for i in range(len(rows))]
     heads = []
-    for info in program.passes:
+    for info in dense_passes(program):
         f = program.instructions[info.instruction]
         assert f.list_stride == 0
         used = [e.index * 4 + bank for entry in entries[f.list_base:f.list_base + info.k_tiles]
@@ -272,7 +286,7 @@ def test_slots_of_heads() -> None:
     assert slots == {"head16": 16, "head32": 32, "head48": 64, "head64": 64}
     # Padding a head does not cost K tiles: three blocks of four are streamed.
     program = lower(network("head48").qvit, named("tiny"))
-    tiles = {p.kind: p.k_tiles for p in program.passes}
+    tiles = {p.kind: p.k_tiles for p in dense_passes(program)}
     assert tiles[PassKind.SCORE] == tiles[PassKind.PROJECTION] == 48 // BLOCK
 
 
