@@ -9,62 +9,118 @@ import pytest
 
 from golden.images import calibration_frames
 from golden.model import FloatViT, model_named
-from golden.program import PassKind, Program, expected_rows, expected_words
+from golden.program import PassKind, Program, expected_rows, expected_words, tokens_of
+from golden.pruning import PruningConfig
 from golden.quantize import quantize
 from golden.synthetic import synthetic
+from golden.synthetic_selector import synthetic_selectors
 from rtl.config import named
-from sim.compare import Comparison, Mismatch, compare, compare_output
-from sim.device import Result
+from sim.compare import Comparison, Mismatch, compare, compare_output, compare_selections
+from sim.device import Result, Selections
 from sim.workload import Workload
 
-CASES = [("tiny_test", "tiny"), ("small_test", "small")]
+TOPK = PruningConfig(selector="topk", blocks=(1,), counts=(4,))
+KEEP_ALL = PruningConfig(selector="topk", blocks=(1,), counts=(9,))
+THRESHOLD = PruningConfig(selector="threshold", blocks=(1,), package="merged")
+CASES = {"tiny": ("tiny_test", "tiny", None), "small": ("small_test", "small", None),
+         "topk": ("tiny_test", "tiny", TOPK), "all": ("tiny_test", "tiny", KEEP_ALL),
+         "threshold": ("tiny_test", "tiny", THRESHOLD)}
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: case[0])
+@pytest.fixture(scope="module", params=CASES)
 def workload(request: pytest.FixtureRequest) -> Workload:
-    model = model_named(request.param[0])
+    name, config, pruning = CASES[request.param]
+    model = model_named(name)
     frames = calibration_frames(model.image_size)
-    qvit = quantize(FloatViT(model, synthetic(model, 0)), frames, weights="synthetic")
-    return Workload(qvit, named(request.param[1]), frames[0])
+    twin = FloatViT(model, synthetic(model, 0))
+    selectors = (synthetic_selectors(twin, pruning.blocks, 0)
+                 if pruning is not None and pruning.selector == "threshold" else [])
+    qvit = quantize(twin, frames, weights="synthetic", pruning=pruning, selectors=selectors)
+    return Workload(qvit, named(config), frames[0])
+
+
+def selections(workload: Workload) -> Selections:
+    """What the registers of a correct accelerator would show."""
+    model, stages = workload.qvit.model, workload.expected[2]
+    dropped = np.full(model.tokens, 15)
+    kept = stages["selector0.kept"]
+    dropped[model.special_tokens:] = 0
+    dropped[model.special_tokens + kept] = 15
+    return Selections((int(stages["selector0.tokens"][0]),), (len(kept),), dropped)
+
+
+def selected(stages: dict) -> dict:
+    """What a correct accelerator would show of its selector."""
+    rows, keep = stages["selector0.rows"], stages["selector0.keep"]
+    # Before and after the patches stay special and package tokens.
+    stays = np.ones(len(rows), np.int64)
+    stays[1:1 + len(keep)] = keep
+    share = stages["selector0.share"]
+    # The first share comes last.
+    order = np.roll(np.arange(len(share)), -1)
+    streams = {"scan": {"tap_scan_row": rows, "tap_scan_keep": stays},
+               "weight": {"tap_weight": stages["selector0.weight"]},
+               "share": {"tap_share_index": order, "tap_share": share[order]},
+               "score": {"tap_score_row": np.zeros(0, int), "tap_score": np.zeros(0, int)},
+               "pair": {"tap_pair_weighted": np.zeros(0, int),
+                        "tap_pair_importance": np.zeros(0, int)}}
+    if "selector0.attention" in stages:
+        heads, tokens = stages["selector0.attention"].shape
+        streams["score"] = {"tap_score_row": np.tile(np.arange(tokens), heads),
+                            "tap_score": stages["selector0.attention"].reshape(-1)}
+    else:
+        streams["pair"] = {f"tap_pair_{name}": stages[f"selector0.{name}"]
+                           for name in ("weighted", "importance")}
+    return streams
 
 
 def recorded(program: Program, stages: dict) -> dict:
     """What a correct accelerator would show."""
     words, maxima, sums, norms = [], [], [], []
-    for index, info in enumerate(program.passes):
-        tiles, mask = expected_words(program, stages, index)
+    for info in program.passes_for(tokens_of(program, stages)):
+        tiles, mask = expected_words(program, stages, info)
         # Lanes that are not written hold anything.
         words.append(np.where(mask[:, None], tiles, 12345).reshape(-1, mask.shape[1]))
-        rows = [np.asarray(v, np.int64) for v in expected_rows(program, stages, index).values()]
+        rows = [np.asarray(v, np.int64) for v in expected_rows(program, stages, info).values()]
         if info.kind == PassKind.SCORE:
             tile_max = np.where(mask[:, None], tiles, -32768).max(2)
             maxima.append(np.maximum.accumulate(tile_max, axis=0).reshape(-1))
-        elif info.kind == PassKind.ATTENTION:
+        elif info.kind in (PassKind.ATTENTION, PassKind.MEAN):
             sums.append(np.stack([rows[0], rows[1] | rows[2] << 17]))
-        elif info.norm is not None:
+        elif rows:
             norms.append(np.stack([*rows[:3], rows[3] | rows[4] << 17]))
     totals, statistics = np.concatenate(sums, 1), np.concatenate(norms, 1)
     names = ("sum", "sumsq", "mean", "scale")
     return {"write": {"tap_data": np.concatenate(words)},
             "max": {"tap_max": np.concatenate(maxima)},
             "sum": {"tap_sum": totals[0], "tap_rowscale": totals[1]},
-            "norm": {f"tap_norm_{name}": row for name, row in zip(names, statistics, strict=True)}}
+            "norm": {f"tap_norm_{name}": row for name, row in zip(names, statistics, strict=True)},
+            **(selected(stages) if program.selectors else {})}
 
 
 def test_equal(workload: Workload) -> None:
     _, _, stages = workload.expected
     result = compare(workload.program, stages, recorded(workload.program, stages))
     assert result.exact and result.first_mismatch is None
+    # The registers show these; scores are in the attention, or in the weights.
+    elsewhere = [f"selector0.{name}" for name in ("tokens", "kept", "score")]
     assert {stage.stage: stage.elements for stage in result.stages} == {
-        name: value.size for name, value in stages.items()}
+        name: value.size for name, value in stages.items() if name not in elsewhere}
 
 
 @pytest.mark.parametrize("stage", [
     "embed.residual", "block0.q", "block0.scores", "block1.rowmax", "block1.rowsum",
     "block0.rowscale.m", "block0.rowscale.s", "block1.attention", "block0.norm2.sum",
-    "block1.norm1.mean", "head.norm.s", "block0.hidden", "block1.residual2", "logits"])
+    "block1.norm1.mean", "head.norm.s", "block0.hidden", "block1.residual2", "logits",
+    *(f"selector0.{name}" for name in (
+        "attention", "importance1", "head_norm1.sumsq", "local", "global", "mean",
+        "mean.rowscale.m", "score1", "score2", "classes", "weighted", "importance", "rows", "keep",
+        "weight", "share", "dropped", "package", "package.norm.m"))])
 def test_any_element_counts(workload: Workload, stage: str) -> None:
     _, _, stages = workload.expected
+    if stage not in stages or not stages[stage].size:
+        assert stage.startswith("selector0.")
+        return
     recording = recorded(workload.program, stages)
     value = stages[stage]
     for flat in {0, value.size // 2, value.size - 1}:
@@ -83,7 +139,7 @@ def test_missing_and_surplus_events(workload: Workload) -> None:
     complete = recorded(workload.program, stages)
     for stream, signals in complete.items():
         count = len(next(iter(signals.values())))
-        for change in (-1, 1):
+        for change in (-1, 1) if count else ():
             recording = copy.deepcopy(complete)
             recording[stream] = {name: np.resize(value, (count + change, *value.shape[1:]))
                                  for name, value in signals.items()}
@@ -104,12 +160,12 @@ def test_stage_that_no_pass_writes(workload: Workload) -> None:
 
 
 def test_padding_must_be_zero(workload: Workload) -> None:
-    _, _, stages = workload.expected
-    recording = recorded(workload.program, stages)
+    program, (_, _, stages) = workload.program, workload.expected
+    recording = recorded(program, stages)
     at = 0
     numbers = {name: np.arange(1, v.size + 1).reshape(v.shape) for name, v in stages.items()}
-    for index, info in enumerate(workload.program.passes):  # noqa: B007, the first with padding
-        words, mask = expected_words(workload.program, numbers, index)
+    for info in program.passes_for(tokens_of(program, stages)):
+        words, mask = expected_words(program, numbers, info)
         padding = np.argwhere((words == 0) & mask[:, None])
         if len(padding):
             break
@@ -119,9 +175,51 @@ def test_padding_must_be_zero(workload: Workload) -> None:
         return
     tile, row, lane = padding[0]
     recording["write"]["tap_data"][at + tile * info.rows + row, lane] = 7
-    result = compare(workload.program, stages, recording)
+    result = compare(program, stages, recording)
     position = (int(row), int(tile * mask.shape[1] + lane))
     assert result.first_mismatch == Mismatch(f"{info.stage} padding", position, 0, 7)
+
+
+def test_events_of_a_selector_in_the_wrong_place(workload: Workload) -> None:
+    program, (_, _, stages) = workload.program, workload.expected
+    if not program.selectors:
+        assert "selector0.rows" not in stages
+        return
+    recording = recorded(program, stages)
+    recording["share"]["tap_share_index"] = recording["share"]["tap_share_index"] + 1
+    result = compare(program, stages, recording)
+    count = stages["selector0.share"].size
+    assert f"selector0: share {count} is written, must be below {count}" in result.problems
+    if "selector0.attention" in stages:
+        recording = recorded(program, stages)
+        recording["score"]["tap_score_row"][5] = 4
+        result = compare(program, stages, recording)
+        assert result.problems == ("selector0: score 5 is of position 4, must be of 5",)
+
+
+def test_selections(workload: Workload) -> None:
+    model, (_, _, stages) = workload.qvit.model, workload.expected
+    if not workload.blocks:
+        assert "selector0.rows" not in stages
+        return
+    seen = selections(workload)
+    tokens = seen.tokens[0]
+    assert seen.kept(0, model.special_tokens) == tuple(stages["selector0.kept"])
+
+    def first(seen: Selections, register: int = tokens) -> Mismatch | None:
+        return compare_selections(stages, seen, model.special_tokens, register).first_mismatch
+
+    assert compare_selections(stages, seen, model.special_tokens, tokens).exact
+    assert first(replace(seen, tokens=(tokens + 1,))) == Mismatch(
+        "register.selector0.tokens", (0,), tokens, tokens + 1)
+    assert first(replace(seen, patches=(0,))) == Mismatch(
+        "register.selector0.patches", (0,), seen.patches[0], 0)
+    assert first(seen, 1) == Mismatch("register.tokens", (0,), tokens, 1)
+    for row in (0, 1, len(seen.dropped) - 1):
+        changed = seen.dropped.copy()
+        changed[row] ^= 1
+        assert first(replace(seen, dropped=changed)) == Mismatch(
+            "register.dropped", (row,), int(seen.dropped[row]), int(changed[row]))
 
 
 def test_output() -> None:
