@@ -2,6 +2,7 @@
 """Configuration of the accelerator: every size is given here or derived from what is given here."""
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from rtl.isa import ListEntry, pass_layout
 
@@ -236,7 +237,7 @@ class Config:
         return asdict(self)
 
 
-def _config(name: str, rows: int, columns: int, ports: int, port_bits: int, **sizes: int) -> Config:
+def _config(name: str, rows: int, columns: int, ports: int, port_bits: int, **sizes: Any) -> Config:
     return Config(name=name, rows=rows, columns=columns, ports=ports, port_bits=port_bits, **sizes)
 
 

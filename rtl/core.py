@@ -13,6 +13,7 @@ from rtl.arith import delay
 from rtl.array import SystolicArray
 from rtl.axi import request_layout, write_layout
 from rtl.buffers import DelayBuffer, KeyBuffer, StreamBuffer, ValueBuffer
+from rtl.class_attention import ClassAttention
 from rtl.config import BLOCK, Config
 from rtl.dispatch import Activity, Dispatcher
 from rtl.epilogue import Epilogue
@@ -25,8 +26,11 @@ from rtl.poly import PolyLanes
 from rtl.prologue import Prologue, PrologueLane
 from rtl.rowmax import RowMax
 from rtl.rowsum import RowSum
+from rtl.selection import connect_package, connect_selector
+from rtl.selector import Selector
 from rtl.statistics import Statistics
 from rtl.taps import Taps
+from rtl.token_list import TokenList
 from rtl.watchdog import Watchdog
 from rtl.weights import WeightStream
 from rtl.writeback import WriteBack
@@ -43,6 +47,9 @@ class Core(wiring.Component):
                                         v
         buffer -> prologue ----------> array -> accumulator -> epilogue -> buffer
 
+    Beside them the token selector takes scores from what passes by, searches with the comparators
+    of the row maximum, and writes the next list of tokens, by which rows are issued.
+
     Rows are issued by ``RowIssue`` and then move through a pipeline of fixed latency without
     back-pressure. Control bits (``row_layout``) travel beside them; ``pipeline.row(k)`` is the row
     that was issued k cycles ago.
@@ -55,6 +62,7 @@ class Core(wiring.Component):
     output_request, output : streams to the write master
     written : In, all that was given to the write master is in memory
     done, error, error_index, top_class, tokens, stall : Out, status
+    readback_at : In; readback : Out, as ``Selector``, one register later on both sides
     taps : Out
     """
 
@@ -74,6 +82,7 @@ class Core(wiring.Component):
             "output": Out(stream.Signature(write_layout(config.port_bits))), "written": In(1),
             "done": Out(1), "error": Out(isa.Error), "error_index": Out(32),
             "top_class": Out(32), "tokens": Out(16), "stall": Out(isa.Stall),
+            **({"readback_at": In(10), "readback": Out(32)} if config.pruning else {}),
             "taps": Out(Taps(config)),
         })
 
@@ -97,6 +106,10 @@ class Core(wiring.Component):
         self.frame = LoadUnit(config)
         self.weights = WeightStream(config)
         self.writeback = WriteBack(config)
+        if config.pruning:
+            self.token_list = TokenList(config)
+            self.class_attention = ClassAttention(config)
+            self.selector = Selector(config)
 
         self.at_prologue = StreamBuffer.LATENCY + 1
         self.at_array = self.at_prologue + self.prologue.LATENCY
@@ -118,6 +131,9 @@ class Core(wiring.Component):
                      "accumulator", "rowsum", "epilogue", "rowmax", "statistics", "lanes", "keys",
                      "values", "logits", "writeback", "act", "patch", "residual", "score"):
             m.submodules[name] = getattr(self, name)
+        if self.config.pruning:
+            for name in ("token_list", "class_attention", "selector"):
+                m.submodules[name] = getattr(self, name)
         pipeline = RowPipeline(m, self.issue.valid, self.issue.row, self.dispatcher.descriptors,
                                depth=self.at_retire)
         self._sequencer(m)
@@ -129,6 +145,11 @@ class Core(wiring.Component):
         self._write(m, pipeline)
         self._retire(m, pipeline)
         self._outside(m)
+        if self.config.pruning:
+            connect_selector(m, self, pipeline)
+            connect_package(m, self, pipeline)
+        else:
+            m.d.comb += self.issue.list_row.eq(delay(m, self.issue.list_position, 1, name="row"))
         return m
 
     # Blocks, in the order of the diagram
@@ -145,8 +166,6 @@ class Core(wiring.Component):
             loader.tokens.eq(dispatcher.tokens),
             issue.descriptors.eq(dispatcher.descriptors),
             issue.tokens.eq(dispatcher.tokens),
-            issue.tokens_start.eq(dispatcher.tokens_start),
-            dispatcher.tokens_busy.eq(issue.tokens_busy),
             self.tokens.eq(dispatcher.tokens),
         ]
         state, cause = issue.state, self.stall
@@ -242,23 +261,27 @@ class Core(wiring.Component):
             prologue.unsigned_in.eq(source == isa.Source.PATCH),
             prologue.mode.eq(mode),
         ]
+        skipped = pipeline.field(k, "zero_rows")
         for lane in range(config.rows):
+            is_token = lane < row.tile.rows_valid
+            if lane < (1 << len(skipped)) - 1:
+                is_token &= ~row.tile.first_k | (lane >= skipped)
             m.d.sync += prologue.enable[lane].eq(
                 row.tile.blocks[lane // BLOCK].valid & ~row.zero
-                & ((mode != isa.Prologue.EXP) | (lane < row.tile.rows_valid)))
+                & ((mode != isa.Prologue.EXP) | is_token))
         exp_m, exp_s = pipeline.field(k, "exp_m"), pipeline.field(k, "exp_s")
-        with m.If(mode == isa.Prologue.EXP):
-            m.d.sync += [
-                prologue.ref.eq(self.rowmax.read_max << isa.MEAN_FRAC),
-                prologue.m.eq(exp_m),
-                prologue.s.eq(exp_s),
-            ]
-        with m.Else():
-            m.d.sync += [
-                prologue.ref.eq(self.statistics.read_mean),
-                prologue.m.eq(self.statistics.read_scale.m),
-                prologue.s.eq(self.statistics.read_scale.s),
-            ]
+        m.d.sync += [prologue.m.eq(exp_m), prologue.s.eq(exp_s)]
+        with m.Switch(mode):
+            with m.Case(isa.Prologue.EXP):
+                m.d.sync += prologue.ref.eq(self.rowmax.read_max << isa.MEAN_FRAC)
+            with m.Case(isa.Prologue.SCALE):
+                m.d.sync += prologue.ref.eq(0)
+            with m.Default():
+                m.d.sync += [
+                    prologue.ref.eq(self.statistics.read_mean),
+                    prologue.m.eq(self.statistics.read_scale.m),
+                    prologue.s.eq(self.statistics.read_scale.s),
+                ]
 
     def _array(self, m: Module, pipeline: RowPipeline) -> None:
         """Array, accumulators, and the row sum beside them."""
@@ -360,7 +383,7 @@ class Core(wiring.Component):
             back.word.eq(word),
             back.destination.eq(pipeline.field(k, "destination")),
             back.mask.eq(pipeline.field(k, "destination_mask")),
-            back.channels.eq(pipeline.field(k, "channels")),
+            back.package.eq(pipeline.field(k, "package")),
         ]
         to = {kind: back.to[kind.value] for kind in isa.Destination}
         for buffer, en, data_word in ((self.act, back.act_en, back.bytes_word),
@@ -388,9 +411,10 @@ class Core(wiring.Component):
             m.d.comb += self.patch.write_data[bank].eq(frame.write_data[1])
 
         # Stationary operands and logits
-        for unit, kind in ((self.keys, isa.Destination.KEY), (self.values, isa.Destination.VALUE),
-                           (self.logits, isa.Destination.LOGIT)):
-            m.d.comb += [unit.write_en.eq(to[kind]), unit.write_addr.eq(row.write_addr)]
+        for unit, en in ((self.keys, to[isa.Destination.KEY]),
+                         (self.values, Mux(to[isa.Destination.VALUE], back.enable, 0)),
+                         (self.logits, to[isa.Destination.LOGIT])):
+            m.d.comb += [unit.write_en.eq(en), unit.write_addr.eq(row.write_addr)]
             for c in range(config.columns):
                 m.d.comb += unit.write_data[c].eq(word[c])
 
