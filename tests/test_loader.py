@@ -18,7 +18,8 @@ from rtl.issue import RowIssue
 from rtl.loader import TileLoader, tile_layout
 from tests.stalls import KINDS, stalls
 
-SIZES = {f"{r}x{c}": replace(named("zcu104"), rows=r, columns=c, ports=1, port_bits=32, max_hidden=1024)
+SIZES = {f"{r}x{c}": replace(named("zcu104"), rows=r, columns=c, ports=1, port_bits=32,
+                             max_hidden=1024)
          for r, c in ((16, 16), (32, 16), (16, 64), (64, 32))}
 TINY = named("tiny")
 COLUMN, CONSTANT = isa.ScaleSource.COLUMN, isa.ScaleSource.CONSTANT
