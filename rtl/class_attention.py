@@ -106,7 +106,7 @@ class ClassAttention(Component):
         reading = Signal()
         position = Signal(position_bits, reset_less=True)
         read_bank = Signal(reset_less=True)
-        last = Signal(16, reset_less=True)
+        last = Signal(position_bits, reset_less=True)
         head_first, head_s = (Signal(reset_less=True, name="head_first"),
                               Signal(SHIFT_BITS, reset_less=True, name="head_s"))
         first, amount, mantissa = (Signal(reset_less=True, name="first"),
