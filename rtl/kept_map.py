@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """What the host reads of the selectors: how much each of them left, and who dropped which patch."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import bits_for
 
 from rtl.arith import delay
 from rtl.config import Config
@@ -63,7 +64,10 @@ class KeptMap(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         words = -(-self.max_tokens // _NIBBLES)
-        counts = Memory(shape=32, depth=1 << _NIBBLE, init=[], attrs={"ram_style": "distributed"})
+        left = data.StructLayout({"patches": bits_for(self.max_tokens),
+                                  "tokens": bits_for(self.max_tokens)})
+        counts = Memory(shape=left, depth=1 << _NIBBLE, init=[],
+                        attrs={"ram_style": "distributed"})
         rows = Memory(shape=data.ArrayLayout(_NIBBLE, _NIBBLES), depth=words, init=[],
                       attrs={"ram_style": "distributed"})
         m.submodules.counts, m.submodules.rows = counts, rows
@@ -84,12 +88,18 @@ class KeptMap(wiring.Component):
             row_write.addr.eq(Mux(filling, place, self.drop_row[3:])),
             count_write.en.eq(filling | self.count),
             count_write.addr.eq(Mux(filling, place, self.index)),
-            count_write.data.eq(Mux(filling, 0, Cat(self.count_patches, self.count_tokens))),
+            count_write.data.tokens.eq(Mux(filling, 0, self.count_tokens)),
+            count_write.data.patches.eq(Mux(filling, 0, self.count_patches)),
             count_read.addr.eq(self.at),
             row_read.addr.eq(self.at),
         ]
         for i in range(_NIBBLES):
             m.d.comb += row_write.data[i].eq(self.index | filling.replicate(_NIBBLE))
         in_map = delay(m, self.at[_MAP_BIT], self.LATENCY, name="in_map")
-        m.d.comb += self.word.eq(Mux(in_map, row_read.data.as_value(), count_read.data))
+        count_word = Signal(data.StructLayout({"patches": 16, "tokens": 16}))
+        m.d.comb += [
+            count_word.patches.eq(count_read.data.patches),
+            count_word.tokens.eq(count_read.data.tokens),
+            self.word.eq(Mux(in_map, row_read.data.as_value(), count_word.as_value())),
+        ]
         return m

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """What a selector drops becomes one package token: the weights of the rows, and their shares."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -65,8 +65,8 @@ class Shares(wiring.Component):
         What is written, for tracing: weights in order, the first share after all others.
     """
 
-    #: Operands, M, P, two steps of the shift.
-    _MULTIPLY_CYCLES = 5
+    #: Operands, M, P, three steps of the shift.
+    _MULTIPLY_CYCLES = 6
     WEIGHT_LATENCY = 1 + Reciprocal.LATENCY + _MULTIPLY_CYCLES
     #: Cycles of a read of the memory.
     _READ_CYCLES = 1
@@ -95,16 +95,14 @@ class Shares(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        # How many weights there are, then the share that is taken; the sums.
-        count = Signal(range(self.max_tokens + 1))
-        read_index = Signal(range(self.max_tokens + 1))
-        total = Signal(isa.WEIGHT_BITS)
+        sharing = Signal()                  # first weights are taken, then shares
+        count = Signal(range(self.max_tokens + 1))       # the next of them
+        read_index = Signal(range(self.max_tokens + 1))  # weight that becomes a share
+        take = Signal()                                  # it is read
+        sums = Signal(isa.WEIGHT_BITS)      # sum of the weights; what the shares leave of one
         carried = Signal(isa.WEIGHT_BITS)   # weight of the package there is
         shifted = Signal(isa.WEIGHT_BITS, reset_less=True)
-        left = Signal(isa.SHARE_BITS)       # of one, by the shares so far
         scale_s = Signal(isa.SHIFT_BITS, reset_less=True)
-        sharing = Signal()                  # the second phase
-        take = Signal()                     # a weight is read, to become a share
 
         weights = Memory(shape=isa.WEIGHT_BITS, depth=self.max_tokens, init=[],
                          attrs={"ram_style": "block"})
@@ -129,14 +127,14 @@ class Shares(wiring.Component):
 
         last_share = Signal()
         m.d.comb += [
-            self.weight.eq(result | ~result.any()),
+            self.weight.eq(result | (~sharing & ~result.any())),
             self.weight_valid.eq(result_valid & ~sharing),
             self.share_valid.eq((result_valid & sharing) | last_share),
             self.share_index.eq(Mux(last_share, 0, count)),
-            self.share_value.eq(Mux(last_share, left, result)),
-            write.en.eq(self.weight_valid | self.share_valid),
+            self.share_value.eq(write.data),
+            write.en.eq(result_valid | last_share),
             write.addr.eq(self.share_index),
-            write.data.eq(Mux(sharing, self.share_value, self.weight)),
+            write.data.eq(Mux(last_share, sums, self.weight)),
             read.addr.eq(Mux(self.busy, read_index, self.share_row)),
             self.share.eq(read.data),
             self.request_sum.eq(shifted),
@@ -144,11 +142,10 @@ class Shares(wiring.Component):
             self.request_scale_s.eq(scale_s),
         ]
         with m.If(result_valid):
-            m.d.sync += count.eq(count + 1)
-        with m.If(self.weight_valid):
-            m.d.sync += total.eq(total + self.weight)
-        with m.If(result_valid & sharing):
-            m.d.sync += left.eq(left - result)
+            # One carry chain: with the lowest bits, it adds the one of the complement.
+            addend = self.weight ^ sharing.replicate(isa.WEIGHT_BITS)
+            m.d.sync += [count.eq(count + 1),
+                         sums.eq((Cat(sharing, sums) + Cat(sharing, addend)) >> 1)]
 
         # The phases. While weights come, the sum that is asked for is an importance.
         dropped = Signal(range(self.max_tokens + 1))
@@ -159,8 +156,7 @@ class Shares(wiring.Component):
         with m.FSM():
             with m.State("IDLE"):
                 with m.If(self.start):
-                    m.d.sync += [self.busy.eq(1), count.eq(0), total.eq(0),
-                                 left.eq(1 << (isa.SHARE_BITS - 1)), scale_s.eq(_QUOTIENT_S)]
+                    m.d.sync += [self.busy.eq(1), count.eq(0), sums.eq(0), scale_s.eq(_QUOTIENT_S)]
                     m.next = "WEIGHTS"
             with m.State("WEIGHTS"):
                 m.d.sync += shifted.eq(self.importance)
@@ -169,13 +165,14 @@ class Shares(wiring.Component):
                     m.next = "LAST_WEIGHT"
             with m.State("LAST_WEIGHT"):
                 with m.If(wait == 0):
-                    m.d.sync += [sharing.eq(1), shifted.eq(total), scale_s.eq(_SHARE_S),
+                    m.d.sync += [sharing.eq(1), shifted.eq(sums), scale_s.eq(_SHARE_S),
+                                 sums.eq(1 << (isa.SHARE_BITS - 1)),
                                  dropped.eq(count), count.eq(1), read_index.eq(1)]
                     m.next = "NORMALISE"
                     with m.If(count == 0):
                         m.next = "FIRST"
                     with m.Else():
-                        m.d.sync += carried.eq(total)
+                        m.d.sync += carried.eq(sums)
             with m.State("NORMALISE"):
                 with m.If(shifted[isa.SUM_BITS:].any()):
                     m.d.sync += [shifted.eq(shifted >> 1), scale_s.eq(scale_s + 1)]
@@ -207,13 +204,14 @@ class Shares(wiring.Component):
         """Return ``value * m >> s`` of the reciprocal, or ``value`` itself; what is lost is cut.
 
         The shift is at most 23: 17 and the six places of the sum, or 18 and that of an importance
-        of twelve bits. It is by eights first.
+        of twelve bits. It is by eights, then by twos, then by one.
         """
         a = Signal(isa.WEIGHT_BITS, reset_less=True)
         b = Signal(isa.MANTISSA_BITS, reset_less=True)
         s = Signal(5, reset_less=True)
         product = Signal(isa.WEIGHT_BITS + isa.MANTISSA_BITS, reset_less=True)
         eights = Signal(isa.WEIGHT_BITS + 7, reset_less=True)
+        twos = Signal(isa.WEIGHT_BITS + 1, reset_less=True)
         result = Signal(isa.WEIGHT_BITS, reset_less=True)
         m.d.sync += [
             a.eq(value),
@@ -222,8 +220,12 @@ class Shares(wiring.Component):
             product.eq(a * b),
         ]
         total = delay(m, product, 1, name="total")
-        s = delay(m, s, 2, name="s")
-        m.d.sync += eights.eq(total >> (s[3:] << 3))
-        fine = delay(m, s[:3], 1, name="fine")
-        m.d.sync += result.eq(eights >> fine)
+        s_eights = delay(m, s, 2, name="s_eights")
+        s_twos = delay(m, s_eights[:3], 1, name="s_twos")
+        s_one = delay(m, s_twos[0], 1, name="s_one")
+        m.d.sync += [
+            eights.eq(total >> (s_eights[3:] << 3)),
+            twos.eq(eights >> (s_twos[1:] << 1)),
+            result.eq(twos >> s_one),
+        ]
         return result
