@@ -212,7 +212,7 @@ class Statistics(Component):
     enable : In(columns / 16)
         Blocks that count.
     valid : In(1)
-        A row enters: of the residual, of pairs, or of a package.
+        A row of the residual enters.
     row : In(range(max_tokens))
         Which one, physically.
     first, last : In(1)
@@ -230,9 +230,9 @@ class Statistics(Component):
     norm_slot, read_slot : In(2)
         Which mean and scale of the row are written and read.
     pairs : In(1)
-        The row is one of pairs, whatever ``enable``, ``first`` and ``last`` are.
+        A row of pairs enters instead; ``enable``, ``first`` and ``last`` have no effect.
     package : In(1)
-        The row is one of a package, whatever ``enable``, ``first`` and ``last`` are.
+        A row of a package enters instead; they have no effect either.
     part, share, first_row, last_row : In
         Which ``package_lanes`` channels, times what; first and last row, which may be one.
     pair_valid, pair_row, pair_weighted, pair_importance : Out
@@ -315,9 +315,7 @@ class Statistics(Component):
             self._lend(m, blocks)
 
         # Running sums
-        counts, first = self.valid, self.first
-        if self.pruning:
-            counts, first = self.valid & ~self.package & ~self.pairs, self.first | self.pairs
+        first = self.first | self.pairs if self.pruning else self.first
         m.submodules.sums = sums = Memory(shape=_SUMS, depth=self.max_tokens, init=[],
                                           attrs=_DISTRIBUTED)
         read, write = sums.read_port(), sums.write_port()
@@ -325,7 +323,7 @@ class Statistics(Component):
         read_row = delay(m, self.row, cycles - 2, name="row")
         row = delay(m, read_row, 2, name="row_written")
         first = delay(m, first, cycles - 1, name="first")
-        valid = delay(m, counts, cycles, name="valid", reset=True)
+        valid = delay(m, self.valid, cycles, name="valid", reset=True)
         total = Signal(_SUMS, reset_less=True)
         m.d.sync += [
             total.sum.eq(sum_tree.o + Mux(first, 0, read.data.sum)),
@@ -339,8 +337,7 @@ class Statistics(Component):
         ]
         if self.pruning:
             m.d.comb += [
-                self.pair_valid.eq(
-                    delay(m, self.valid & self.pairs, cycles, name="pairs", reset=True)),
+                self.pair_valid.eq(delay(m, self.pairs, cycles, name="pairs", reset=True)),
                 self.pair_row.eq(row),
                 self.pair_weighted.eq(total.sumsq),
                 self.pair_importance.eq(total.sum),
@@ -356,7 +353,7 @@ class Statistics(Component):
         late = Signal(_STEP)
         m.d.comb += [
             upper.eq(self.pairs | (self.package & self.part)),
-            step.enable.eq(self.valid),
+            step.enable.eq(self.valid | self.pairs | self.package),
             step.accumulate.eq(self.package & ~self.first_row),
             step.half.eq(self.package & self.first_row),
             late.eq(delay(m, step, Square.STEP_DELAY, name="step")),
@@ -379,9 +376,8 @@ class Statistics(Component):
                 m.d.comb += block.step.eq(late)
             with m.If(self.pairs):
                 m.d.comb += block.enable.eq(block.package)
-        package = self.valid & self.package & self.last_row
-        m.d.comb += self.package_valid.eq(
-            delay(m, package, self.PACKAGE_LATENCY, name="package", reset=True))
+        m.d.comb += self.package_valid.eq(delay(
+            m, self.package & self.last_row, self.PACKAGE_LATENCY, name="package", reset=True))
 
     def _norms(self, m: Module, row: Value, total: data.View, valid: Value) -> None:
         """Mean and scale of finished rows, and their memory."""

@@ -65,7 +65,7 @@ def test_rows(config, rows, count):
 def _mixed(config, rng):
     """Return rows of packages, of pairs and of the residual in turn, with gaps, and what each is.
 
-    The length of packages is that of their rows, one or many.
+    Packages are of one row or of many.
     """
     kinds, inputs = [], {name: [] for name in (
         "valid", "row", "first", "last", "pairs", "package", "part", "share", "first_row",
@@ -73,14 +73,16 @@ def _mixed(config, rng):
 
     def enter(kind, x, **given):
         # What is not given, and what enters in gaps, is random.
-        for valid in (*[0] * int(rng.choice((0, 0, 1, 3))), 1):
-            kinds.append(kind if valid else None)
-            values = {"valid": valid, "row": rng.integers(config.max_tokens),
-                      "share": rng.integers(1 << 17), "norm_slot": rng.integers(4),
-                      "enable": rng.integers(1 << config.column_blocks),
-                      "data": x if valid else rng.integers(-32768, 32768, config.columns)}
-            values |= {name: given[name] if valid and name in given else rng.integers(2)
-                       for name in inputs if name not in values}
+        for gap in (*[True] * int(rng.choice((0, 0, 1, 3))), False):
+            kinds.append(None if gap else kind)
+            values = {name: rng.integers(2) for name in inputs}
+            values |= {"row": rng.integers(config.max_tokens), "share": rng.integers(1 << 17),
+                       "norm_slot": rng.integers(4),
+                       "enable": rng.integers(1 << config.column_blocks),
+                       "data": rng.integers(-32768, 32768, config.columns)}
+            if not gap:
+                values |= {"data": x, **given}
+            values |= {name: kinds[-1] == name for name in ("valid", "pairs", "package")}
             for name, value in values.items():
                 inputs[name].append(value)
 
@@ -91,18 +93,16 @@ def _mixed(config, rng):
         lowest, highest = ((-32768, -32767), (32767, 32768), (-32768, 32768))[turn % 3]
         part = int(rng.integers(config.package_parts))
         for k in range(count):
-            enter("package", rng.integers(lowest, highest, config.columns), package=1, pairs=0,
-                  share=shares[k], first_row=k == 0, last_row=k == count - 1, part=part)
-            inputs["share"][-1] = shares[k]
+            enter("package", rng.integers(lowest, highest, config.columns), share=shares[k],
+                  first_row=k == 0, last_row=k == count - 1, part=part)
         for _ in range(int(rng.integers(3))):
             heads = int(rng.integers(1, config.columns // 2 + 1))
             x = np.zeros(config.columns, np.int64)
             x[:heads] = rng.integers(0, 128, heads)
             x[config.columns // 2:][:heads] = rng.integers(0, 128, heads)
-            enter("pairs", x, package=0, pairs=1)
+            enter("pairs", x)
         for _ in range(int(rng.integers(3))):
-            enter("residual", rng.integers(-32768, 32768, config.columns), package=0, pairs=0,
-                  first=1, last=1)
+            enter("valid", rng.integers(-32768, 32768, config.columns), first=1, last=1)
     return kinds, {name: np.array(values, np.int64) for name, values in inputs.items()}
 
 
@@ -142,10 +142,10 @@ def test_packages_and_pairs(config):
 
     masked = np.where(np.repeat(
         (inputs["enable"][:, None] >> np.arange(config.column_blocks)) & 1, 16, 1), x, 0)
-    assert_equal("norm_valid", at["residual"], np.flatnonzero(got["norm_valid"]))
-    assert_equal("norm_sum", masked.sum(1)[at["residual"]], got["norm_sum"][at["residual"]])
-    assert_equal("norm_sumsq", (masked ** 2).sum(1)[at["residual"]],
-                 got["norm_sumsq"][at["residual"]])
+    assert_equal("norm_valid", at["valid"], np.flatnonzero(got["norm_valid"]))
+    assert_equal("norm_sum", masked.sum(1)[at["valid"]], got["norm_sum"][at["valid"]])
+    assert_equal("norm_sumsq", (masked ** 2).sum(1)[at["valid"]],
+                 got["norm_sumsq"][at["valid"]])
 
 
 def test_norm_slots():
