@@ -86,7 +86,7 @@ param_data
         m.d.comb += destination.eq(
             delay(m, self.destination, self.GELU_DELAY, name="destination"))
         with m.Switch(destination):
-            with m.Case(Destination.ACT):
+            with m.Case(Destination.ACT, Destination.SELECTOR):
                 m.d.sync += narrow.eq(saturate(limited, 8))
             with m.Case(Destination.KEY, Destination.VALUE):
                 m.d.sync += narrow.eq(saturate(limited, 8, symmetric=True))
@@ -99,10 +99,15 @@ param_data
         waited = Signal(signed(ACC_BITS))
         m.d.comb += waited.eq(delay(m, narrow, PolyLanes.LATENCY, name="narrow"))
 
-        # Addition of what is there
+        # What is there is added; the polynomial is narrowed as its destination is
         residual = Signal()
         adds = Signal()
+        symmetric = Signal()
+        gelu = Signal(signed(8))
         m.d.comb += [
+            symmetric.eq(delay(m, self.destination == Destination.VALUE, self.OLD_DELAY,
+                               name="symmetric")),
+            gelu.eq(Mux(symmetric, saturate(rounded, 8, symmetric=True), saturate(rounded, 8))),
             residual.eq(self.destination == Destination.RESIDUAL),
             adds.eq(residual | (self.destination == Destination.LOGIT)),
         ]
@@ -112,7 +117,7 @@ param_data
         result = Signal(signed(ACC_BITS), reset_less=True)
         m.d.sync += [
             value.eq(Mux(delay(m, self.gelu, self.OLD_DELAY, name="gelu"),
-                         saturate(rounded, 8), waited)),
+                         gelu, waited)),
             old.eq(Mux(delay(m, adds, self.OLD_DELAY, name="adds"), self.old, 0)),
             total.eq(value + old),
             result.eq(Mux(delay(m, residual, self.LATENCY - 1, name="residual"),
@@ -153,8 +158,9 @@ param_data
 
 class Epilogue(wiring.Component):
     """``v = sat(round_shift((acc + bias) * m, s), 27)``, then by destination:
-    ACT ``sat(v, 8)``, or with ``gelu`` ``sat(round_shift(P(sat(v, 18)), 10), 8)``;
-    KEY, VALUE ``sat'(v, 8)``; SCORE ``sat(v, 16)``; RESIDUAL ``sat(old + sat(v, 18), 16)``;
+    ACT, SELECTOR ``sat(v, 8)``, or with ``gelu`` ``sat(round_shift(P(sat(v, 18)), 10), 8)``;
+    KEY, VALUE ``sat'(v, 8)``, and VALUE with ``gelu`` as ACT but ``sat'``; SCORE ``sat(v, 16)``;
+    RESIDUAL ``sat(old + sat(v, 18), 16)``;
     LOGIT ``sat(old + v, 27)``.
 
     ``(bias, m, s)`` are those of the column in ``slot``, or ``(0, const_scale)``, or

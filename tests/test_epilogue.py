@@ -14,6 +14,8 @@ from tests.pipeline import assert_equal, run
 TINY = named("tiny")
 WIDE = Config(**{**TINY.to_dict(), "columns": 32})
 LIMIT = (1 << 26) - 1
+#: Destinations of the lane polynomial.
+GELU = (Destination.ACT.value, Destination.VALUE.value, Destination.SELECTOR.value)
 
 
 def _gelu(x):
@@ -43,24 +45,24 @@ def _rows(config, rng, count):
     lanes = config.columns
     scales = [{"m": m, "s": s}
               for m, s in rng.integers((1 << 16, 8), (1 << 17, 40), (2 * count, 2)).tolist()]
-    destination = rng.integers(0, 6, count)
+    destination = rng.integers(0, len(Destination), count)
     acc = rng.integers(-(1 << 25), 1 << 25, (count, lanes)) >> rng.integers(0, 26, (count, 1))
     # An exact scale of 1: rounding, and every limit and its neighbours arrive as they are.
     edges = [0, 1, -1, 126, 127, 128, -127, -128, -129, 32767, 32768, -32768, -32769, 131071,
              131072, -131072, -131073, LIMIT, -LIMIT, 2, 3, 4, 5, 6, 7, 8, 9, -2, -3, 17, 100, -100]
     for row in range(24):
         acc[row] = [edges[(i + row * lanes) % len(edges)] for i in range(lanes)]
-        destination[row] = row % 6
+        destination[row] = row % len(Destination)
     old = rng.integers(-32768, 32768, (count, lanes))
     whole = destination == Destination.LOGIT.value
     old[whole] = rng.integers(-LIMIT, LIMIT, (whole.sum(), lanes))
     old[6:24, 0::2], old[6:24, 1::2] = 32767, -32768
     rows = {"acc": acc, "destination": destination,
-            "gelu": np.where(destination == 0, rng.integers(0, 2, count), 0),
+            "gelu": np.where(np.isin(destination, GELU), rng.integers(0, 2, count), 0),
             "scale_source": rng.integers(0, 3, count), "slot": rng.integers(0, SCALE_SLOTS, count),
             "const_scale": scales[:count], "row_scale": scales[count:], "old": old}
     rows["scale_source"][:24] = ScaleSource.CONSTANT.value
-    rows["gelu"][0:6], rows["gelu"][6] = 0, 1
+    rows["gelu"][0:7], rows["gelu"][[7, 10, 13]] = 0, 1
     for row in range(24):
         rows["const_scale"][row] = {"m": 1 << 16, "s": 16}
     return rows
@@ -76,14 +78,16 @@ def _expected(rows, columns):
     bias = np.where(source == ScaleSource.COLUMN.value, columns["bias"][slot], 0)
     v = saturate(round_shift((rows["acc"] + bias) * m, s), 27)
     x = saturate(v, 18)
-    gelu = saturate(round_shift(np.array([_gelu(row) for row in x.tolist()]), 10), 8)
+    gelu = round_shift(np.array([_gelu(row) for row in x.tolist()]), 10)
+    narrow = np.where(rows["gelu"][:, None] == 1, gelu, v)
     return x, np.choose(rows["destination"][:, None], [
-        np.where(rows["gelu"][:, None] == 1, gelu, saturate(v, 8)),
+        saturate(narrow, 8),
         saturate(rows["old"] + x, 16),
         saturate(v, 8, symmetric=True),
-        saturate(v, 8, symmetric=True),
+        saturate(narrow, 8, symmetric=True),
         saturate(v, 16),
         saturate(rows["old"] + v, 27),
+        saturate(narrow, 8),
     ])
 
 
@@ -103,10 +107,11 @@ def test_every_destination(config):
               loop=("gelu_x", "gelu_y", PolyLanes.LATENCY, _gelu), tables=_tables(columns))
     x, data = _expected(rows, columns)
     for destination in Destination:
-        written = data[rows["destination"] == destination.value]
-        bits = {"ACT": 8, "KEY": 8, "VALUE": 8, "LOGIT": 27}.get(destination.name, 16)
+        bits = {"RESIDUAL": 16, "SCORE": 16, "LOGIT": 27}.get(destination.name, 8)
         lowest = -(1 << (bits - 1)) + (destination.name in ("KEY", "VALUE"))
-        assert written.max() == (1 << (bits - 1)) - 1, f"{destination}: upper end is not reached"
-        assert written.min() == lowest, f"{destination}: lower end is not reached"
+        for gelu in range(1 + (destination.value in GELU)):
+            written = data[(rows["destination"] == destination.value) & (rows["gelu"] == gelu)]
+            assert written.max() == (1 << (bits - 1)) - 1, f"{destination}: no upper end"
+            assert written.min() == lowest, f"{destination}: no lower end"
     assert_equal("gelu_x", x, got["gelu_x"][:count])
     assert_equal("data", data, got["data"][:count])
