@@ -13,11 +13,12 @@ from rtl.config import BLOCK, Config
 __all__ = ["DelayBuffer", "KeyBuffer", "StreamBuffer", "ValueBuffer", "rotate_left"]
 
 
-def _memory(m: Module, name: str, shape: int, depth: int) -> tuple[ReadPort, WritePort]:
+def _memory(m: Module, name: str, shape: int, depth: int, *,
+            granularity: int | None = None) -> tuple[ReadPort, WritePort]:
     """Add a memory with one read and one write port, the simple dual port form of block RAM."""
     memory = Memory(shape=shape, depth=depth, init=[], attrs={"ram_style": "block"})
     m.submodules[name] = memory
-    return memory.read_port(), memory.write_port()
+    return memory.read_port(), memory.write_port(granularity=granularity)
 
 
 class StreamBuffer(wiring.Component):
@@ -181,11 +182,14 @@ class KeyBuffer(wiring.Component):
 class ValueBuffer(wiring.Component):
     """Values, written and read a token at a time: the channels of a column tile are one word.
 
+    Blocks of a word are written by themselves: two heads share it where they are narrower.
+
     No flow control; a read is answered ``LATENCY`` cycles after its address.
 
     Members
     -------
-    write_en, write_addr, write_data : In
+    write_en : In, one bit per block
+    write_addr, write_data : In
     read_addr : In
     read_data : Out
     """
@@ -197,13 +201,14 @@ class ValueBuffer(wiring.Component):
         self.addr_bits = ceil_log2(self.depth)
         word = data.ArrayLayout(signed(8), config.columns)
         super().__init__({
-            "write_en": In(1), "write_addr": In(self.addr_bits), "write_data": In(word),
-            "read_addr": In(self.addr_bits), "read_data": Out(word),
+            "write_en": In(config.column_blocks), "write_addr": In(self.addr_bits),
+            "write_data": In(word), "read_addr": In(self.addr_bits), "read_data": Out(word),
         })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        read, write = _memory(m, "words", 8 * len(self.read_data), self.depth)
+        read, write = _memory(m, "words", 8 * len(self.read_data), self.depth,
+                              granularity=8 * BLOCK)
         m.d.comb += [
             read.addr.eq(self.read_addr),
             self.read_data.eq(read.data),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
-from rtl.buffers import DelayBuffer, KeyBuffer, StreamBuffer
+from rtl.buffers import DelayBuffer, KeyBuffer, StreamBuffer, ValueBuffer
 from rtl.config import Config, named
 
 #: As narrow as an array row and of as few tokens: one tile of keys.
@@ -71,6 +71,35 @@ def test_stream_buffer_banks_are_independent():
         ctx.set(dut.read_addr, [3, 5])
         await ctx.tick()
         assert [ctx.get(dut.read_data[b]) for b in range(2)] == [300, 501]
+
+    _run(dut, bench)
+
+
+@pytest.mark.parametrize("name", ["tiny", "kv260"])
+def test_value_buffer_writes_blocks(name):
+    config = named(name)
+    dut = ValueBuffer(config)
+    rng = np.random.default_rng(3)
+    blocks = config.column_blocks
+    held = np.zeros((5, blocks, 16), np.int64)
+
+    async def bench(ctx):
+        for _ in range(60):
+            addr, enable = int(rng.integers(5)), int(rng.integers(1 << blocks))
+            word = rng.integers(-128, 128, (blocks, 16))
+            ctx.set(dut.write_addr, addr)
+            ctx.set(dut.write_en, enable)
+            ctx.set(dut.write_data, word.ravel().tolist())
+            ctx.set(dut.read_addr, addr)
+            await ctx.tick()
+            assert [ctx.get(v) for v in dut.read_data] == held[addr].ravel().tolist()
+            ctx.set(dut.write_en, 0)
+            await ctx.tick()
+            for block in range(blocks):
+                if enable >> block & 1:
+                    held[addr, block] = word[block]
+            got = np.reshape([ctx.get(v) for v in dut.read_data], (blocks, 16))
+            assert (got == held[addr]).all(), f"word {addr}, blocks {enable:b}: {got - held[addr]}"
 
     _run(dut, bench)
 
