@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from golden.cli import numbers
+from golden.lower import check_sizes
+from golden.model import model_named
 from golden.pruning import BLOCKS, PACKAGES, PruningConfig, cumulative_rates
 from rtl.config import CONFIGS, Config, named
 from sim.command import (
@@ -116,9 +118,8 @@ class _Runs:
         return row
 
 
-def _pruned(options: argparse.Namespace) -> Iterator[tuple[str, PruningConfig | None]]:
-    """Give name and settings of the networks in the table of pruning, the dense one first."""
-    yield "none", None
+def _pruned(options: argparse.Namespace) -> Iterator[tuple[str, PruningConfig]]:
+    """Give name and settings of the pruned networks in the table."""
     shared = PruningConfig(blocks=options.blocks, package=options.package)
     for rate in options.keep:
         yield f"topk {rate:g}", replace(shared, selector="topk",
@@ -182,13 +183,19 @@ def _run(options: argparse.Namespace, console: Console) -> bool:
     if options.json is not None:
         check_writable(options.json)
     config, bus = named(options.config), bus_of(options)
+    settings = list(_pruned(options))
+    # What is wrong is said before the long work.
+    for model in options.models:
+        check_sizes(model_named(model), config)
+        for _, pruning in settings:
+            pruning.check(model_named(model))
     runs = _Runs(config, bus, console)
     rows: list[dict] = []
     costs: list[dict] = []
     for model in options.models:
-        measured = [runs.run(model, name, pruning) for name, pruning in _pruned(options)]
-        dense = measured[0]
-        rows += [row.to_dict(dense) for row in measured]
+        dense = runs.run(model, "none", None)
+        rows += [row.to_dict(dense) for row in (
+            dense, *(runs.run(model, name, pruning) for name, pruning in settings))]
         costs += _cost(runs, model, dense, options)
     tables = {_PRUNING: (rows, _COLUMNS), _COST: (costs, _COST_COLUMNS)}
     for name, (lines, columns) in tables.items():

@@ -115,6 +115,33 @@ def test_bus_errors(program: Path, address: int, errors: int, response: str) -> 
         assert session.values["errors"] == errors
 
 
+def test_host_accesses_are_counted(program: Path) -> None:
+    with Session(program) as session:
+        prepare(session)
+        session.count("start.")
+        session.read(ERRORS_REG, "errors")
+        session.load(b"1234", SOURCE)
+        session.fill(SOURCE, 8, 0)
+        session.count("more.")
+        session.clear()
+        session.interrupt(100_000)
+        session.count("none.")
+        session.run()
+        counts = [session.values[f"{name}.host_accesses"] for name in ("start", "more", "none")]
+        assert counts == [1, 4, 0]
+
+
+def test_calls_in_the_run(program: Path) -> None:
+    with Session(program) as session:
+        seen = []
+        session.read(ERRORS_REG, "before")
+        session.call(lambda: seen.append(dict(session.values)))
+        session.read(ERRORS_REG, "after")
+        session.call(lambda: seen.append(dict(session.values)))
+        session.run()
+        assert seen == [{"before": 0}, {"before": 0, "after": 0}]
+
+
 def test_second_run_after_reset(program: Path) -> None:
     with Session(program) as session:
         prepare(session)

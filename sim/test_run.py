@@ -11,6 +11,7 @@ from PIL import Image
 
 from golden.model import model_named
 from golden.synthetic import synthetic
+from golden.synthetic_selector import composed
 from rtl.isa import Stall
 from sim import workload
 from sim.run import main
@@ -20,7 +21,9 @@ KEYS = {"model": str, "config": str, "weights": str, "image": str, "cycles": int
         "macs_per_cycle": int, "mac_utilization": float, "clock_mhz": int,
         "images_per_second": float, "dram_bytes_read": int, "dram_bytes_written": int,
         "stages_compared": int, "stages_equal": int, "first_mismatch": type(None),
-        "bit_exact": bool, "tokens": int, "top1": int, "stalls": dict}
+        "bit_exact": bool, "tokens": int, "top1": int, "stalls": dict, "selector": str,
+        "blocks": list, "package": type(None), "kept": list, "host_accesses": int,
+        "pictures": list, "images": list}
 TINY = ["--model", "tiny_test", "--config", "tiny"]
 #: Stages of tiny_test: after the patches; 12 in each block, and 5 statistics of each LayerNorm;
 #: those of the last LayerNorm; logits; what is in memory and in the register at the end.
@@ -58,6 +61,74 @@ def test_image_and_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert result["bit_exact"]
     assert result["image"] == str(image) and result["weights"] == str(checkpoint)
     assert "SYNTHETIC" not in capsys.readouterr().out
+
+
+def pictures(folder: Path, *covers: float) -> Path:
+    """Write composed pictures and a file that is none, and return their folder."""
+    folder.mkdir()
+    for i, cover in enumerate(covers):
+        Image.fromarray(composed(64, cover, 7)).save(folder / f"{i}.png")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def test_several_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = pictures(tmp_path / "in", 0, 0.5, 1)
+    result = report(tmp_path, "--images", str(folder), str(folder / "1.png"))
+    images = result["images"]
+    assert [Path(image["image"]).name for image in images] == ["0.png", "1.png", "2.png", "1.png"]
+    assert result["bit_exact"] and result["host_accesses"] == 0
+    for name in ("cycles", "macs", "dram_bytes_read", "stages_compared", "elements_compared"):
+        assert result[name] == sum(image[name] for image in images), name
+    assert result["images_per_second"] == pytest.approx(4 * 50e6 / result["cycles"])
+    assert result["stages_compared"] == 4 * STAGES
+    assert result["image"] == images[0]["image"] and result["top1"] == images[0]["top1"]
+    assert {**images[1], "image": ""} == {**images[3], "image": ""}
+    assert images[0]["top1"] != images[1]["top1"] or images[0] != images[1]
+    output = capsys.readouterr().out
+    assert "4, one program" in output and "0 accesses between start and interrupt" in output
+
+
+@pytest.mark.parametrize("selector", ["threshold", "topk"])
+@pytest.mark.parametrize("package", ["each", "merged"])
+def test_selectors(tmp_path: Path, selector: str, package: str,
+                   capsys: pytest.CaptureFixture[str]) -> None:
+    folder, output = pictures(tmp_path / "in", 0, 1), tmp_path / "out"
+    result = report(tmp_path, "--selector", selector, "--package", package, "--blocks", "1",
+                    "--images", str(folder), "--output", str(output))
+    assert result["bit_exact"] and result["selector"] == selector
+    assert result["blocks"] == [1] and result["package"] == package
+    assert result["selector_weights"] == ("synthetic" if selector == "threshold" else None)
+    images = result["images"]
+    assert result["tokens"] == [image["tokens"] for image in images]
+    assert result["kept"] == [image["kept"] for image in images]
+    for image in images:
+        (kept,), (tokens,) = image["kept"], image["tokens"]
+        assert kept == sorted(set(kept)) and set(kept) <= set(range(9))
+        assert tokens == 1 + len(kept) + (len(kept) < 9)
+        assert image["macs"] < model_named("tiny_test").macs() or len(kept) == 9
+        with Image.open(image["picture"]) as picture:
+            assert picture.format == "PNG"
+    assert result["pictures"] == [str(output / "1-0.png"), str(output / "2-1.png")]
+    if selector == "topk":
+        assert result["tokens"] == [[1 + 7 + 1]] * 2
+    else:
+        assert len(result["kept"][0][0]) < len(result["kept"][1][0])
+    text = capsys.readouterr().out
+    assert ("SYNTHETIC (fitted to keep dark patches)" in text) == (selector == "threshold")
+    assert "selector*.package" in text and "register.dropped" in text
+
+
+def test_one_image_with_selectors(tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = report(tmp_path, "--selector", "topk", "--keep-counts", "4", "--blocks", "1")
+    assert result["bit_exact"] and result["tokens"] == [[6]] and len(result["kept"][0][0]) == 4
+    assert result["pictures"] == ["build/run/1-china.png"]
+    assert (tmp_path / "build" / "run" / "1-china.png").exists()
+    output = capsys.readouterr().out
+    assert "before block" in output and "picture build/run/1-china.png" in output
+    assert "10, 6" in output
 
 
 def test_memory_options(tmp_path: Path) -> None:
@@ -104,6 +175,26 @@ def test_mismatch_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     (["--stalls", "4294967296"], "the seed of the stalls is 4294967296, must be between 0 and"),
     (["--json", "/nowhere/x.json"], "the folder of /nowhere/x.json does not exist"),
     (["--json", "/"], "/ is a folder, must be a file"),
+    (["--selector", "best"], "selector is 'best', must be one of threshold, topk, none"),
+    (["--selector", "topk", "--blocks", "1", "--keep", "0"],
+     "keep rate is 0.0, must be above 0 and at most 1"),
+    (["--selector", "topk", "--blocks", "1", "--keep", "1.5"],
+     "keep rate is 1.5, must be above 0 and at most 1"),
+    (["--selector", "topk", "--blocks", "1", "--keep-counts", "10"],
+     "keep count at block 1 is 10, must be at most the 9 patches there"),
+    (["--selector", "topk", "--blocks", "1", "--keep-counts", "3,2"],
+     "there are 2 keep counts, must be one for each of 1 selectors"),
+    (["--selector", "topk", "--blocks", "0"], "a selector is at block 0, must be at block 1"),
+    (["--selector", "threshold", "--blocks", "2"],
+     "a selector is at block 2, must be at block 1 or earlier in tiny_test"),
+    (["--selector", "threshold"], "a selector is at block 3, must be at block 1 or earlier"),
+    (["--selector", "threshold", "--blocks", "1", "--keep", "0.5"],
+     "keep rates are given for selector threshold, must be for topk only"),
+    (["--keep", "0.5"], "keep rates are given for selector none, must be for topk only"),
+    (["--package", "two"], "package is 'two', must be one of each, merged"),
+    (["--images", "/nowhere.jpg"], "image /nowhere.jpg cannot be read: No such file"),
+    (["--images", str(Path(__file__).parent)], "has 0 images, must have at least 1"),
+    (["--selector", "topk", "--blocks", "1", "--output", __file__], "File exists"),
 ])
 def test_bad_input(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*TINY, *arguments]) == 2
