@@ -13,10 +13,113 @@ from rtl.isa import SCORE_BITS
 from rtl.rowmax import RowMax
 from rtl.tree import AdderTree, tree_latency
 
-__all__ = ["TopKSearch"]
+__all__ = ["PatchLanes", "ScoreWords", "TopKSearch"]
 
-#: Special tokens, at most: only they are in front of the first patch.
-_SPECIAL = 3
+class ScoreWords(Component):
+    """Scores that come one by one, and are read a word at a time.
+
+    A word is written again with each of its scores: distributed memory that is written lane by
+    lane would be nearly twice as large. The last time all of its lanes are up to date, as scores
+    come in the order of the positions, from 0.
+
+    Latency: a score is there ``LATENCY`` cycles after it came; a word is read in one cycle.
+    Resources: a LUT and 16 flip-flops a lane, and the memory.
+
+    Parameters
+    ----------
+    config
+        Configuration; ``comparators``, the lanes of a word, and ``max_tokens`` are used.
+
+    Members
+    -------
+    score_en, score_row, score : In
+        Score of a position.
+    word : In
+        Word that is read.
+    scores : Out(ArrayLayout(16, comparators))
+        Its scores.
+    """
+
+    LATENCY = 2
+
+    def __init__(self, config: Config) -> None:
+        self.lanes = config.comparators
+        self.max_tokens = config.max_tokens
+        self.words = max(2, -(-self.max_tokens // self.lanes))
+        self.shape = data.ArrayLayout(unsigned(SCORE_BITS), self.lanes)
+        super().__init__({
+            "score_en": In(1),
+            "score_row": In(range(self.max_tokens)),
+            "score": In(SCORE_BITS),
+            "word": In(range(self.words)),
+            "scores": Out(self.shape),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.memory = memory = Memory(shape=self.shape, depth=self.words, init=[],
+                                              attrs={"ram_style": "distributed"})
+        read, write = memory.read_port(), memory.write_port()
+        lane_bits = exact_log2(self.lanes)
+        row = Signal(range(max(self.max_tokens, 2 * self.lanes)))
+        m.d.comb += row.eq(self.score_row)
+        for i in range(self.lanes):
+            lane = Signal(SCORE_BITS, name=f"lane_{i}", reset_less=True)
+            with m.If(self.score_en & (row[:lane_bits] == i)):
+                m.d.sync += lane.eq(self.score)
+            m.d.comb += write.data[i].eq(lane)
+        m.d.comb += [
+            write.addr.eq(delay(m, row[lane_bits:], 1, name="written")),
+            write.en.eq(delay(m, self.score_en, 1, name="score_en", reset=True)),
+            read.addr.eq(self.word),
+            self.scores.eq(read.data),
+        ]
+        return m
+
+
+class PatchLanes(Component):
+    """Lanes of the first and of the last word of scores that hold scores of patches.
+
+    Latency: one cycle. Resources: a LUT and a flip-flop a lane.
+
+    Parameters
+    ----------
+    config
+        Configuration; ``comparators``, the lanes of a word, and ``max_tokens`` are used.
+
+    Members
+    -------
+    first, count : In(2), In(16)
+        Position of the first patch, at least 1, and number of patches.
+    head, tail : Out(comparators)
+        Lanes not before the first patch, if they are in the first word; not behind the last one,
+        if they are in the last word.
+    last_word : Out
+        The last word.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.lanes = config.comparators
+        self.max_tokens = config.max_tokens
+        super().__init__({
+            "first": In(2),
+            "count": In(16),
+            "head": Out(self.lanes),
+            "tail": Out(self.lanes),
+            "last_word": Out(range(max(2, -(-self.max_tokens // self.lanes)))),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        lane_bits = exact_log2(self.lanes)
+        last = Signal(range(max(self.max_tokens, 2 * self.lanes)))
+        m.d.comb += last.eq(self.first + self.count - 1)
+        m.d.sync += [
+            self.last_word.eq(last[lane_bits:]),
+            self.head.eq(Cat(self.first <= i for i in range(self.lanes))),
+            self.tail.eq(Cat(last[:lane_bits] >= i for i in range(self.lanes))),
+        ]
+        return m
 
 
 class TopKSearch(Component):
@@ -69,13 +172,13 @@ class TopKSearch(Component):
     READ_LATENCY = 1
 
     def __init__(self, config: Config) -> None:
+        self.config = config
         self.comparators = config.comparators
-        self.max_tokens = config.max_tokens
         #: Cycles of a step beyond one for each word: comparison, hits, tree, total, decision.
         self.step_cycles = RowMax.COMPARE_LATENCY + 1 + tree_latency(self.comparators) + 1 + 1
         super().__init__({
             "score_en": In(1),
-            "score_row": In(range(self.max_tokens)),
+            "score_row": In(range(config.max_tokens)),
             "score": In(SCORE_BITS),
             "start": In(1),
             "keep": In(16),
@@ -88,63 +191,40 @@ class TopKSearch(Component):
             "done": Out(1),
             "threshold": Out(SCORE_BITS),
             "ties": Out(16),
-            "read_row": In(range(self.max_tokens)),
+            "read_row": In(range(config.max_tokens)),
             "read_score": Out(SCORE_BITS),
         })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        lane_bits = exact_log2(self.comparators)
-        words = max(2, -(-self.max_tokens // self.comparators))
-
         # Scores: as wide as the comparators, and one by one
-        m.submodules.wide = wide = Memory(
-            shape=data.ArrayLayout(unsigned(SCORE_BITS), self.comparators), depth=words, init=[],
-            attrs={"ram_style": "distributed"})
+        m.submodules.words = words = ScoreWords(self.config)
         m.submodules.narrow = narrow = Memory(
-            shape=unsigned(SCORE_BITS), depth=self.max_tokens, init=[],
+            shape=unsigned(SCORE_BITS), depth=self.config.max_tokens, init=[],
             attrs={"ram_style": "block"})
-        wide_write, wide_read = wide.write_port(), wide.read_port()
-        narrow_write, narrow_read = narrow.write_port(), narrow.read_port()
-        row = Signal(range(max(self.max_tokens, 2 * self.comparators)))
-        m.d.comb += row.eq(self.score_row)
-        # A word is written again with each of its scores: distributed memory that is written lane
-        # by lane would be nearly twice as large. The last time all of its lanes are up to date.
-        for i in range(self.comparators):
-            lane = Signal(SCORE_BITS, name=f"lane_{i}", reset_less=True)
-            with m.If(self.score_en & (row[:lane_bits] == i)):
-                m.d.sync += lane.eq(self.score)
-            m.d.comb += wide_write.data[i].eq(lane)
+        write, read = narrow.write_port(), narrow.read_port()
+        m.submodules.lanes = lanes = PatchLanes(self.config)
         m.d.comb += [
-            wide_write.addr.eq(delay(m, row[lane_bits:], 1, name="written")),
-            wide_write.en.eq(delay(m, self.score_en, 1, name="score_en", reset=True)),
-            narrow_write.addr.eq(self.score_row),
-            narrow_write.data.eq(self.score),
-            narrow_write.en.eq(self.score_en),
-            narrow_read.addr.eq(self.read_row),
-            self.read_score.eq(narrow_read.data),
-        ]
-
-        # The patches within their first and their last word
-        last_row = Signal(range(self.max_tokens))
-        last_word = Signal(range(words), reset_less=True)
-        tail = Signal(self.comparators, reset_less=True)
-        head = Signal(_SPECIAL, reset_less=True)
-        m.d.comb += last_row.eq(self.first + self.count - 1)
-        m.d.sync += [
-            last_word.eq(last_row >> lane_bits),
-            tail.eq(Cat(last_row[:lane_bits] >= i for i in range(self.comparators))),
-            head.eq(Cat(self.first <= i for i in range(_SPECIAL))),
+            words.score_en.eq(self.score_en),
+            words.score_row.eq(self.score_row),
+            words.score.eq(self.score),
+            write.addr.eq(self.score_row),
+            write.data.eq(self.score),
+            write.en.eq(self.score_en),
+            read.addr.eq(self.read_row),
+            self.read_score.eq(read.data),
+            lanes.first.eq(self.first),
+            lanes.count.eq(self.count),
         ]
 
         # A step: all words against the threshold with one more bit
         sweeping, at_end, decide = Signal(), Signal(), Signal()
-        word = Signal(range(words), reset_less=True)
+        word = Signal.like(words.word, reset_less=True)
         bit = Signal(SCORE_BITS, reset_less=True)
         m.d.comb += [
-            at_end.eq(sweeping & (word == last_word)),
-            wide_read.addr.eq(word),
-            self.compare_scores.eq(wide_read.data),
+            at_end.eq(sweeping & (word == lanes.last_word)),
+            words.word.eq(word),
+            self.compare_scores.eq(words.scores),
         ]
         m.d.sync += [
             word.eq(word + 1),
@@ -160,13 +240,11 @@ class TopKSearch(Component):
         in_last = delay(m, at_end, cycles, name="in_last", reset=True)
         m.submodules.tree = tree = AdderTree(inputs=self.comparators, shape=unsigned(1))
         for i in range(self.comparators):
-            inside = tail[i] | ~in_last
-            if i < _SPECIAL:
-                inside &= head[i] | ~in_first
+            inside = (lanes.head[i] | ~in_first) & (lanes.tail[i] | ~in_last)
             hit = Signal(name=f"hit_{i}", reset_less=True)
             m.d.sync += hit.eq(~self.compare_below[i] & inside & valid)
             m.d.comb += tree.i[i].eq(hit)
-        total = Signal(range(self.max_tokens + 1))
+        total = Signal(range(self.config.max_tokens + 1))
         missing = Signal(16)
         m.d.comb += [
             decide.eq(delay(m, in_last, 1 + tree.latency + 1, name="in_last_late", reset=True)),
