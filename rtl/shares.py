@@ -11,7 +11,7 @@ from rtl.arith import delay
 from rtl.config import Config
 from rtl.rowscale import Reciprocal
 
-__all__ = ["SCORE_INPUT_BITS", "IMPORTANCE_BITS", "Shares"]
+__all__ = ["IMPORTANCE_BITS", "SCORE_INPUT_BITS", "Shares"]
 
 #: Bits of A, the sum over the heads of importance times score, and so of any score that comes in.
 SCORE_INPUT_BITS = 20
@@ -150,7 +150,7 @@ class Shares(wiring.Component):
         # The phases. While weights come, the sum that is asked for is an importance.
         dropped = Signal(range(self.max_tokens + 1))
         wait = Signal(range(max(self.WEIGHT_LATENCY, Reciprocal.LATENCY) + 1))
-        m.d.sync += self.request.eq(sharing | (self.dropped & self.quotient & ~self.package))
+        m.d.sync += self.request.eq(sharing | (self.dropped & self.quotient))
         with m.If(wait != 0):
             m.d.sync += wait.eq(wait - 1)
         with m.FSM():
