@@ -6,15 +6,17 @@ import json
 import struct
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from golden.model import ModelConfig
 from golden.program import PassKind, PassLabel, Program
+from golden.pruning import PruningConfig
 from rtl.config import Config
 from rtl.isa import ISA_VERSION
 
 __all__ = ["FORMAT_VERSION", "ProgramFileError", "load", "save"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _MAGIC = b"HEATVIT\x1a"
 #: Magic, format version, header bytes, image bytes, SHA-256 of header and image, reserved.
@@ -37,6 +39,7 @@ def save(path: str | Path, program: Program) -> None:
         "logit_step": program.logit_step,
         "tokens": program.tokens,
         "frame_bytes": program.frame_bytes,
+        "pruning": None if program.pruning is None else asdict(program.pruning),
         "passes": [[label.kind, label.stage, label.head, label.norm] for label in program.labels],
     }
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -44,6 +47,13 @@ def save(path: str | Path, program: Program) -> None:
     digest = hashlib.sha256(text + program.image).digest()
     fixed = _FIXED.pack(_MAGIC, FORMAT_VERSION, len(text), len(program.image), digest)
     Path(path).write_bytes(fixed + text + program.image)
+
+
+def _pruning(fields: dict[str, Any] | None) -> PruningConfig | None:
+    if fields is None:
+        return None
+    return PruningConfig(**{name: tuple(value) if isinstance(value, list) else value
+                            for name, value in fields.items()})
 
 
 def load(path: str | Path) -> Program:
@@ -76,7 +86,7 @@ def load(path: str | Path) -> Program:
         return Program(
             config=Config(**header["config"]), model=ModelConfig(**header["model"]),
             weights=header["weights"], logit_step=header["logit_step"],
-            image=raw[_FIXED.size + header_bytes:],
+            image=raw[_FIXED.size + header_bytes:], pruning=_pruning(header["pruning"]),
             labels=tuple(PassLabel(kind=PassKind(kind), stage=stage, head=head, norm=norm)
                          for kind, stage, head, norm in header["passes"]))
     # Written by a version with other sizes of configurations and models, or other passes.

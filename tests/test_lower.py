@@ -13,7 +13,7 @@ import pytest
 from networks import NETWORKS, Network, network
 
 from golden.assembler import block_list, instruction
-from golden.interpreter import ProgramError, execute
+from golden.interpreter import Execution, ProgramError, execute
 from golden.lower import lower
 from golden.program import (
     PassInfo,
@@ -58,7 +58,8 @@ def dense_passes(program: Program) -> tuple[PassInfo, ...]:
     return program.passes_for([program.tokens])
 
 
-def compare(net: Network, program: Program) -> None:
+def compare(net: Network, program: Program) -> Execution:
+    """Compare all that the passes write with the stages; return all that the program did."""
     result = execute(program.image, program.config, net.frame, seed=7)
     passes = program.passes_for(tokens_of(program, net.stages))
     assert len(result.words) == len(passes)
@@ -77,6 +78,7 @@ def compare(net: Network, program: Program) -> None:
             assert stage.endswith(f".{name}")
             assert np.array_equal(values, found), f"{stage} of pass {index}"
     assert np.array_equal(result.logits, net.logits) and result.top1 == net.top1
+    return result
 
 
 @pytest.mark.parametrize(("name", "config"), _CASES, ids=lambda v: getattr(v, "name", v))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from networks import network
+from pruned_networks import pruned_network
 
 from golden.interpreter import execute
 from golden.lower import lower
@@ -33,12 +34,27 @@ def test_round_trip(tmp_path: Path) -> None:
     assert execute(got.image, got.config, net.frame).top1 == net.top1
 
 
+def test_round_trip_with_selectors(tmp_path: Path) -> None:
+    for selector, what in (("topk", (5, 2)), ("threshold", (0, 0))):
+        net = pruned_network("tiny_test", selector, "merged", (1, 2), what)
+        program = lower(net.qvit, named("small"))
+        save(tmp_path / "p", program)
+        got = load(tmp_path / "p")
+        assert got.pruning == net.qvit.pruning and got.selectors == 2
+        assert got.labels == program.labels and got.image == program.image
+    raw = (tmp_path / "p").read_bytes()
+    rest = raw[64:].replace(b'"selector":"threshold"', b'"selector":"undecided"')
+    (tmp_path / "p").write_bytes(raw[:24] + hashlib.sha256(rest).digest() + raw[56:64] + rest)
+    with pytest.raises(ProgramFileError, match="software: selector is 'undecided', must be one of"):
+        load(tmp_path / "p")
+
+
 def test_layout_of_the_file(tmp_path: Path) -> None:
     program = small_program()
     path = tmp_path / "p"
     save(path, program)
     raw = path.read_bytes()
-    assert raw[:8] == b"HEATVIT\x1a" and int.from_bytes(raw[8:12], "little") == 1
+    assert raw[:8] == b"HEATVIT\x1a" and int.from_bytes(raw[8:12], "little") == 2
     header_bytes = int.from_bytes(raw[12:16], "little")
     start = 64 + header_bytes
     assert start % 4096 == 0 and raw[start:] == program.image
@@ -80,7 +96,7 @@ def test_broken_files(tmp_path: Path) -> None:
         (raw[:7], "is no program file"),
         (b"PK" + raw, "is no program file"),
         (raw[:40], "is truncated: it has 40 bytes, must have at least 64"),
-        (version(2), "is of format 2, must be of format 1"),
+        (version(1), "is of format 1, must be of format 2"),
         (raw[:-1], f"is truncated: it has {size - 1} bytes, must have {size}"),
         (raw[:100], f"is truncated: it has 100 bytes, must have {size}"),
         (raw + b"x", f"is too long: it has {size + 1} bytes, must have {size}"),
