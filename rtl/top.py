@@ -134,6 +134,9 @@ class HeatViT(wiring.Component):
         for name in ("model_addr", "frame_addr", "output_addr", "model_bytes", "frame_bytes",
                      "output_bytes"):
             m.d.comb += getattr(core, name).eq(getattr(control, name))
+        if config.pruning:
+            m.d.comb += [core.readback_at.eq(control.readback_at),
+                         control.readback.eq(core.readback)]
         self._taps(m, core)
         return m
 
