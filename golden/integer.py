@@ -3,7 +3,7 @@
 
 Integer arithmetic only; matrix products are taken in float64, where all of these are exact.
 
-Named stages, all int32 but the sums of squares (int64), in channel order without padding:
+Named stages, all int32 but sums of squares and weights (int64), in channel order without padding:
 
 =====================================  ==========================================================
 ``embed.residual``                     residual after the patch embedding [tokens, width]
@@ -20,6 +20,30 @@ Named stages, all int32 but the sums of squares (int64), in channel order withou
 ``logits.cls``                         distilled models: the first head alone [classes]
 ``logits``                             [classes]
 =====================================  ==========================================================
+
+Tokens are those that are left. Of selector s, for T tokens before it, T' after it, d dropped rows:
+
+=======================================  ========================================================
+``selector{s}.rows``                     row of the residual in memory of each token before [T]
+``selector{s}.tokens``                   T' [1]
+``selector{s}.score``, ``.keep``         of the patches before
+``selector{s}.kept``                     places in the image of the patches after
+``selector{s}.weight``                   [d]; empty if nothing is dropped
+``selector{s}.share``, ``.dropped``      [d], residual [d, width]; if nothing is dropped, those of
+                                         the last token, which then takes its own place
+``selector{s}.package``                  residual of the last token after it [width]
+``selector{s}.package.norm.sum``, ...    its statistics for the LayerNorm of the next block [1]
+``selector{s}.attention``                ``topk``: scores after each head [heads, T]
+``selector{s}.importance1``              ``threshold``: [T, max(1, heads // 2)]
+``selector{s}.head_norm{h}.sum``, ...    statistics of the channels of one head [T]
+``selector{s}.local``, ``.global``,      head after head [T, width / 2], [T, width / 2],
+``.score1``, ``.score2``                 [T, width / 2], [T, width / 4]
+``selector{s}.mean``                     [width / 2]; also ``.mean.rowsum``,
+                                         ``.mean.rowscale.m``, ``.s`` [1]
+``selector{s}.classes``                  a, then s of all heads [T, 2 heads]
+``selector{s}.weighted``,                A, B [T]
+``.importance``
+=======================================  ========================================================
 """
 
 import numpy as np

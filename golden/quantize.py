@@ -294,14 +294,10 @@ def quantize(twin: FloatViT, frames: Sequence[NDArray[np.uint8]], *, weights: st
         raise ValueError(f"percentile is {percentile}, must be between 50 and 100")
     if functions is not None:
         twin = FloatViT(twin.model, twin.state, functions)
-    vit = None
-    if pruning is not None:
-        # It checks the settings, which without a selector are then those of the dense network.
-        vit = PrunedViT(twin, pruning, selectors)
-        check_weights(pruning, twin.model)
-    if not (pruning and pruning.active):
-        vit = None
-    return _Quantizer(twin, frames, percentile, vit).run(weights)
+    # Settings and parameters are checked there.
+    vit = PrunedViT(twin, pruning or PruningConfig(selector="none"), selectors)
+    check_weights(vit.pruning, twin.model)
+    return _Quantizer(twin, frames, percentile, vit if vit.pruning.active else None).run(weights)
 
 
 def sqnr(qvit: QuantizedViT, float_stages: Mapping[str, object],

@@ -1,71 +1,22 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Tests of golden.integer: every stage follows from those before it by docs/arithmetic.md.
 
-The formulas are written out here once more, in plain Python integers, element by element.
+The formulas are those of tests/plain.py, in plain Python integers, element by element.
 """
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from networks import NETWORKS, Network, network, noise
+from plain import Row, exponent, gelu, inverse, linear, norm_row, normal, rounded, sat, scaled
 
 from golden.images import load_image, normalise
 from golden.integer import matmul, patches, requantise, run
 from golden.model import FloatViT, model_named
-from golden.quantize import Linear, Norm, Scale, quantize, sqnr
+from golden.quantize import Linear, Norm, quantize, sqnr
 from golden.synthetic import synthetic
-
-Row = Sequence[int]
-Table = Sequence[Sequence[int]]
-
-
-def rounded(x: int, s: int) -> int:
-    return (x + (1 << (s - 1))) >> s
-
-
-def sat(x: int, width: int, symmetric: bool = False) -> int:
-    high = (1 << (width - 1)) - 1
-    return max(-high - (not symmetric), min(high, x))
-
-
-def poly(table: Table, row: int, t: int, shift: int) -> int:
-    c0, c1, c2 = table[row]
-    return c0 + rounded((c1 + rounded(c2 * t, shift)) * t, shift)
-
-
-def linear(layer: Linear, x: Row, j: int) -> int:
-    acc = sum(w * a for w, a in zip(layer.weight[j].tolist(), x, strict=True))
-    return sat(rounded((acc + int(layer.bias[j])) * int(layer.m[j]), int(layer.s[j])), 27)
-
-
-def scaled(r16: int, scale: Scale) -> int:
-    r = min(rounded(r16, 4), 2 ** 17 - 1)
-    return min(rounded(r * scale.m, 17), 2 ** 17 - 1)
-
-
-def norm_row(x: Row, norm: Norm, rsqrt: Table) -> tuple[int, ...]:
-    """Return sum, sum of squares, mean, m and s of one row."""
-    total, squares = sum(x), sum(v * v for v in x)
-    mean = sat(rounded(total * norm.mean.m, norm.mean.s), 24)
-    variance = len(x) * squares - total * total + norm.epsilon
-    n = next(n for n in range(0, 54, 2) if 2 ** 52 <= variance << n)
-    a = variance << n
-    assert a < 2 ** 54
-    b = a >> 53
-    f = (a >> 37 if b else a >> 36) & 0xFFFF
-    r = poly(rsqrt, 16 * b + (f >> 12), f & 0xFFF, 12)
-    return total, squares, mean, scaled(r, norm.scale), norm.scale.s - n // 2
-
-
-def gelu(table: Table, x: int) -> int:
-    if -2 ** 14 <= x < 2 ** 14:
-        y = poly(table, (x + 2 ** 14) >> 10, x % 2 ** 10, 10)
-    else:
-        y = poly(table, 32 if x < 0 else 33, x, 10)
-    return sat(rounded(y, 10), 8)
 
 
 class Reference:
@@ -80,7 +31,7 @@ class Reference:
 
     def normalised(self, residual: str, stage: str, row: int) -> list[int]:
         mean, m, s = (self.stages[f"{stage}.{name}"][row] for name in ("mean", "m", "s"))
-        return [sat(rounded(((x << 8) - mean) * m, s), 8) for x in self.stages[residual][row]]
+        return normal(self.stages[residual][row], mean, m, s)
 
     def check(self, stage: str, at: tuple[int, ...], expected: int) -> None:
         got = self.stages[stage]
@@ -123,17 +74,12 @@ class Reference:
         self.check(f"{stage}.rowmax", (h, row), top)
         e = []
         for x in scores:
-            p = rounded(((x << 8) - (top << 8)) * block.exp.m, block.exp.s)
-            assert p <= 0
-            u = min(-p, 2 ** 17 - 1)
-            z, f = u >> 13, u % 2 ** 13
-            e16 = max(0, min(65535, poly(self.qvit.exp.tolist(), f >> 10, f % 2 ** 10, 10)))
+            e16, z = exponent(self.qvit.exp.tolist(), x, top, block.exp)
             e.append(0 if z > 8 else rounded(e16, 8 + z))
         total = sum(e)
         self.check(f"{stage}.rowsum", (h, row), total)
-        n = next(n for n in range(18) if 2 ** 17 <= total << n)
-        f = (total << n) >> 1 & 0xFFFF
-        m = scaled(poly(self.qvit.reciprocal.tolist(), f >> 12, f & 0xFFF, 12), block.value)
+        r, n = inverse(self.qvit.reciprocal.tolist(), total)
+        m = scaled(r, block.value)
         self.check(f"{stage}.rowscale.m", (h, row), m)
         self.check(f"{stage}.rowscale.s", (h, row), block.value.s - n)
         channel = part.start + c
@@ -152,8 +98,8 @@ class Reference:
                       self.stages[f"{stage}.attention"][row], row, j)
         self.norm(f"{stage}.residual1", f"{stage}.norm2", block.norm2, row)
         y = self.normalised(f"{stage}.residual1", f"{stage}.norm2", row)
-        x = sat(linear(block.mlp1, y, hidden), 18)
-        self.check(f"{stage}.hidden", (row, hidden), gelu(block.gelu.tolist(), x))
+        self.check(f"{stage}.hidden", (row, hidden),
+                   gelu(block.gelu.tolist(), linear(block.mlp1, y, hidden)))
         self.residual(f"{stage}.residual2", self.stages[f"{stage}.residual1"][row][j], block.mlp2,
                       self.stages[f"{stage}.hidden"][row], row, j)
 
