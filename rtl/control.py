@@ -12,14 +12,24 @@ from rtl.isa import Error, Stall
 from rtl.registers import (
     ADDRESS_BITS,
     ARGUMENTS,
+    READBACK,
     REGISTERS,
     STATUS,
     Register,
     RunState,
     constants,
+    readback_words,
 )
 
 __all__ = ["Control", "ControlRegisters", "RunControl"]
+
+
+#: Bits of a word address.
+_WORD_BITS = ADDRESS_BITS - 2
+
+
+def _readback_ports(config: Config) -> dict[str, wiring.Member]:
+    return {"readback_at": Out(_WORD_BITS), "readback": In(32)} if config.pruning else {}
 
 
 def _ports(registers: tuple[Register, ...], flow: wiring.Flow) -> dict[str, wiring.Member]:
@@ -33,8 +43,8 @@ class ControlRegisters(wiring.Component):
     writes to them and to arguments during a run change nothing; every answer is OKAY. No ready
     depends on a valid in the same cycle.
 
-    Latency: a read is answered two cycles after its address, a write one cycle after the later of
-    address and data has been taken.
+    Latency: a read is answered two cycles after its address, from the core ``READBACK_CYCLES``
+    later; a write one cycle after the later of address and data has been taken.
 
     Resources: 352 flip-flops of arguments, a multiplexer of one word per register.
 
@@ -59,11 +69,20 @@ class ControlRegisters(wiring.Component):
         Out: value of every argument.
     status, ...
         In: value of every status register.
+    readback_at
+        Out: word address that is read, which stays until the next read. With ``config.pruning``.
+    readback
+        In: what is there, where it is one of ``readback_words``; ``READBACK_CYCLES`` cycles later,
+        or sooner.
     """
+
+    #: A memory that is read, and up to three registers on the way there and back.
+    READBACK_CYCLES = 4
 
     def __init__(self, config: Config) -> None:
         self.config = config
         super().__init__({
+            **_readback_ports(config),
             "bus": In(AXILiteSignature(addr_bits=ADDRESS_BITS)), "interrupt": Out(1),
             "start": Out(1), "soft_reset": Out(1), "done": In(1), "idle": In(1), "aborting": In(1),
             **_ports(ARGUMENTS, Out), **_ports(STATUS, In),
@@ -75,6 +94,7 @@ class ControlRegisters(wiring.Component):
         read, read_at, read_data = self._build_read_port(m)
         bits = Cat(s.replicate(8) for s in strobe)
 
+        held = [r for r in REGISTERS if r not in READBACK]
         gie = Signal()
         ier = Signal(2)
         isr = Signal(2)
@@ -94,7 +114,7 @@ class ControlRegisters(wiring.Component):
         toggle = Signal(2)
         with m.If(write):
             with m.Switch(write_at):
-                for register in REGISTERS:
+                for register in held:
                     target = stored.get(register.name)
                     for i, at in enumerate(register.words):
                         with m.Case(at // 4):
@@ -116,7 +136,7 @@ class ControlRegisters(wiring.Component):
         with m.If(read):
             m.d.sync += read_data.eq(0)
             with m.Switch(read_at):
-                for register in REGISTERS:
+                for register in held:
                     for i, at in enumerate(register.words):
                         with m.Case(at // 4):
                             value = values[register.name]
@@ -136,7 +156,7 @@ class ControlRegisters(wiring.Component):
         have_address = Signal()
         have_data = Signal()
         write = Signal()
-        address = Signal(ADDRESS_BITS - 2, reset_less=True, name="write_at")
+        address = Signal(_WORD_BITS, reset_less=True, name="write_at")
         value = Signal(32, reset_less=True, name="write_data")
         strobe = Signal(4, reset_less=True)
         m.d.comb += [bus.awready.eq(~have_address), bus.wready.eq(~have_data),
@@ -155,13 +175,35 @@ class ControlRegisters(wiring.Component):
         """Return (enable, word address, register of the answer) of reads."""
         bus = self.bus
         read = Signal()
-        address = Signal(ADDRESS_BITS - 2, reset_less=True, name="read_at")
+        waits = Signal()    # for the core
+        answered = Signal()
+        address = Signal(_WORD_BITS, reset_less=True, name="read_at")
         value = Signal(32, reset_less=True, name="read_data")
-        m.d.comb += [bus.arready.eq(~read & ~bus.rvalid), bus.rdata.eq(value)]
+        m.d.comb += [
+            bus.arready.eq(~read & ~waits & ~bus.rvalid),
+            bus.rdata.eq(value),
+            answered.eq(read),
+        ]
         m.d.sync += read.eq(bus.arvalid & bus.arready)
         with m.If(bus.arvalid & bus.arready):
             m.d.sync += address.eq(bus.araddr[2:])
-        with m.If(read):
+        if self.config.pruning:
+            inside = Signal()
+            timer = Signal(range(self.READBACK_CYCLES))
+            m.d.comb += [
+                self.readback_at.eq(address),
+                inside.eq(Cat((address >= words.start) & (address < words.stop)
+                              for words in readback_words(self.config)).any()),
+            ]
+            with m.If(read & inside):
+                m.d.comb += answered.eq(0)
+                m.d.sync += [waits.eq(1), timer.eq(self.READBACK_CYCLES - 1)]
+            with m.Elif(waits):
+                m.d.sync += timer.eq(timer - 1)
+                with m.If(timer == 0):
+                    m.d.comb += answered.eq(1)
+                    m.d.sync += [waits.eq(0), value.eq(self.readback)]
+        with m.If(answered):
             m.d.sync += bus.rvalid.eq(1)
         with m.Elif(bus.rready):
             m.d.sync += bus.rvalid.eq(0)
@@ -348,7 +390,7 @@ class Control(wiring.Component):
 
     Members
     -------
-    bus, interrupt, model_addr, ...
+    bus, interrupt, model_addr, ..., readback_at, readback
         As of ``ControlRegisters``.
     core_reset, core_start, ...
         The ports of ``RunControl.core_ports``.
@@ -358,7 +400,7 @@ class Control(wiring.Component):
         self.config = config
         super().__init__({
             "bus": In(AXILiteSignature(addr_bits=ADDRESS_BITS)), "interrupt": Out(1),
-            **_ports(ARGUMENTS, Out), **RunControl.core_ports(config),
+            **_ports(ARGUMENTS, Out), **RunControl.core_ports(config), **_readback_ports(config),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -376,6 +418,11 @@ class Control(wiring.Component):
             *(getattr(self, r.port).eq(getattr(registers, r.port)) for r in ARGUMENTS),
             *(getattr(registers, r.port).eq(getattr(run, r.port)) for r in STATUS),
         ]
+        if self.config.pruning:
+            m.d.comb += [
+                self.readback_at.eq(registers.readback_at),
+                registers.readback.eq(self.readback),
+            ]
         for name, member in RunControl.core_ports(self.config).items():
             outer, inner = getattr(self, name), getattr(run, name)
             m.d.comb += outer.eq(inner) if member.flow is Out else inner.eq(outer)

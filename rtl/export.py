@@ -16,7 +16,15 @@ from amaranth.hdl import Shape
 from amaranth.lib import data
 
 from rtl import isa
-from rtl.registers import ADDRESS_BITS, REGISTERS, Access, Field, Register, RunState
+from rtl.registers import (
+    ADDRESS_BITS,
+    REGISTERS,
+    WORD_BYTES,
+    Access,
+    Field,
+    Register,
+    RunState,
+)
 
 __all__ = ["EXPORTS", "export", "instruction_page", "main", "register_header", "register_page",
            "register_rdl"]
@@ -26,7 +34,8 @@ _REGISTER_ENUMS: tuple[type[Enum], ...] = (RunState, isa.Error, isa.Stall)
 
 _INSTRUCTIONS = {isa.Opcode.BEGIN: "begin_layout", isa.Opcode.TABLE: "table_layout",
                  isa.Opcode.LOAD: "load_layout", isa.Opcode.PASS: "pass_layout",
-                 isa.Opcode.END: "end_layout"}
+                 isa.Opcode.END: "end_layout", isa.Opcode.SELECT: "select_layout",
+                 isa.Opcode.PRUNE: "prune_layout"}
 _PAYLOADS = ("PolyRow", "ListEntry", "ColumnScale")
 
 
@@ -84,8 +93,12 @@ def register_header() -> str:
              f"#define HEATVIT_REG_BYTES {1 << ADDRESS_BITS:#x}u", ""]
     for register in REGISTERS:
         lines.append(f"/* {register.description} */")
-        for suffix, at in zip(("", "_HIGH"), register.words, strict=False):
-            lines.append(f"#define HEATVIT_REG_{register.name}{suffix} {at:#05x}u")
+        lines.append(f"#define HEATVIT_REG_{register.name} {register.offset:#05x}u")
+        if register.width == 64:
+            high = register.offset + WORD_BYTES
+            lines.append(f"#define HEATVIT_REG_{register.name}_HIGH {high:#05x}u")
+        if register.count > 1:
+            lines.append(f"#define HEATVIT_REG_{register.name}_COUNT {register.count}u")
         for field in register.fields:
             if len(register.fields) > 1 or field.width == 1:
                 name = f"HEATVIT_{register.name}_{field.name.upper()}"
@@ -138,7 +151,9 @@ def register_rdl() -> str:
             lines += ["        field {", f'            desc = "{field.description}";',
                       f"            {_RDL_ACCESS[field.access]}{encode}",
                       f"        }} {field.name}[{field.low + field.width - 1}:{field.low}];"]
-        lines += [f"    }} {register.name} @ {register.offset:#x};", ""]
+        size, step = ((f"[{register.count}]", f" += {register.width // 8:#x}")
+                      if register.count > 1 else ("", ""))
+        lines += [f"    }} {register.name}{size} @ {register.offset:#x}{step};", ""]
     lines += ["};", ""]
     return "\n".join(lines)
 
@@ -170,6 +185,11 @@ is ended by SOFT_RESET, without `ap_done`: the core asks memory for nothing more
 it has asked for, and is reset. SOFT_RESET reads 0 when that is complete. The counters stay until
 the next run and tell what the run waited for. If the memory does not answer, STATUS stays DRAIN:
 then only a reset of the whole bus helps.
+
+**Selectors.** SELECTOR_0 and up count what each selector of the last run left. DROPPED has four
+bits for each row of the residual at the start of the run, the first row in the lowest bits of the
+first word: special tokens, then patches in the order of the image. Both hold until the next run
+begins, and read as 0 in hardware without a token selector.
 """
 
 
@@ -178,6 +198,8 @@ def _register_rows(register: Register) -> Iterator[list[str]]:
         return f"`{field.name}`" if len(register.fields) > 1 or field.width == 1 else ""
 
     words = ", ".join(f"0x{at:03x}" for at in register.words)
+    if register.count > 1:
+        words = f"0x{register.words[0]:03x} .. 0x{register.words[-1]:03x}"
     for i, field in enumerate(register.fields):
         head = [words, f"**{register.name}**"] if i == 0 else ["", ""]
         yield [*head, _bits(field.low, field.width), where(field), field.access.value,
@@ -227,6 +249,9 @@ not listed are 0. A PASS is one matrix product, with its loops in hardware:
 
     for column_tile: for k_tile: for row: array(stationary tile, prologue(source row))
     after the last k_tile of a column tile: epilogue -> destination row
+
+SELECT decides which patches stay, beside the passes; PRUNE makes it so for all that follow. The
+program does not contain the number of tokens: rows and tiles of a pass follow it.
 
 [arithmetic.md](arithmetic.md) says what is computed, [program.md](program.md) how a network
 becomes a program.

@@ -9,15 +9,20 @@ from dataclasses import dataclass
 from enum import Enum
 
 from rtl.config import Config
-from rtl.isa import ISA_VERSION, Error, Stall
+from rtl.isa import ISA_VERSION, SELECTORS, Error, Stall
 
-__all__ = ["ADDRESS_BITS", "ARGUMENTS", "Access", "Field", "REGISTERS", "Register", "RunState",
-           "STATUS", "WORD_BYTES", "constants", "register"]
+__all__ = ["ADDRESS_BITS", "ARGUMENTS", "Access", "DROPPED_ROWS", "Field", "READBACK", "REGISTERS",
+           "Register", "RunState", "STATUS", "WORD_BYTES", "constants", "readback_words",
+           "register"]
 
 #: Address bits of the control port: 4 KiB, the smallest segment of an address map.
 ADDRESS_BITS = 12
 #: Bytes of one word; wider registers are several words, the low one first.
 WORD_BYTES = 4
+#: Rows of the residual in a word of the register DROPPED.
+DROPPED_ROWS = 8
+#: Tokens of the largest configuration.
+_MAX_TOKENS = 1024
 
 
 class Access(Enum):
@@ -57,13 +62,17 @@ class Field:
 
 @dataclass(frozen=True, kw_only=True)
 class Register:
-    """``width`` bits at the byte address ``offset``; a register of 64 bits is two words."""
+    """``width`` bits at the byte address ``offset``; a register of 64 bits is two words.
+
+    An array of ``count`` registers is one Register.
+    """
 
     name: str
     offset: int
     description: str
     fields: tuple[Field, ...]
     width: int = 32
+    count: int = 1
 
     def __post_init__(self) -> None:
         if self.width not in (32, 64):
@@ -71,9 +80,9 @@ class Register:
         if self.offset % (self.width // 8):
             raise ValueError(f"{self.name} is at {self.offset:#x}, must be at a multiple of"
                              f" {self.width // 8}")
-        if self.offset + self.width // 8 > 1 << ADDRESS_BITS:
-            raise ValueError(f"{self.name} is at {self.offset:#x}, must be below"
-                             f" {1 << ADDRESS_BITS:#x}")
+        if self.words.stop > 1 << ADDRESS_BITS:
+            raise ValueError(f"{self.name} ends at {self.words.stop:#x}, must end at"
+                             f" {1 << ADDRESS_BITS:#x} or before")
         used = 0
         for field in self.fields:
             if used & field.mask or field.low + field.width > self.width:
@@ -85,7 +94,7 @@ class Register:
     @property
     def words(self) -> range:
         """Byte addresses of the words."""
-        return range(self.offset, self.offset + self.width // 8, WORD_BYTES)
+        return range(self.offset, self.offset + self.count * self.width // 8, WORD_BYTES)
 
     @property
     def port(self) -> str:
@@ -182,13 +191,26 @@ def _registers() -> Iterator[Register]:
         yield _whole(f"STALL_{cause.name}", 0x88 + WORD_BYTES * cause.value, ro,
                      f"Cycles that the issue stage spent in {cause.name}.")
 
+    # What the selectors of the last run did
+    for index in range(SELECTORS):
+        yield Register(
+            name=f"SELECTOR_{index}", offset=0x100 + WORD_BYTES * index,
+            description=f"What selector {index} of the program left; 0 if it has not run.",
+            fields=_fields(ro, ("patches", 0, 16, "Patches that it kept."),
+                           ("tokens", 16, 16, "Tokens that were left, of all kinds.")))
+    what = f"Four bits for each of {DROPPED_ROWS} rows: selector that dropped it, or {SELECTORS}."
+    yield Register(name="DROPPED", offset=0x400, count=_MAX_TOKENS // DROPPED_ROWS,
+                   description=what, fields=_fields(ro, ("value", 0, 32, what)))
+
 
 #: All registers, in the order of their addresses.
 REGISTERS: tuple[Register, ...] = tuple(_registers())
 #: Arguments of a run, which hold what was written.
 ARGUMENTS = tuple(r for r in REGISTERS if 0x10 <= r.offset < 0x34)
 #: Registers that show a run; the ones before them are constants.
-STATUS = tuple(r for r in REGISTERS if r.offset >= 0x60)
+STATUS = tuple(r for r in REGISTERS if 0x60 <= r.offset < 0x100)
+#: Registers that are read from the core, where there is a token selector; else they are zero.
+READBACK = tuple(r for r in REGISTERS if r.offset >= 0x100)
 
 
 def register(name: str) -> Register:
@@ -211,3 +233,12 @@ def constants(config: Config) -> dict[str, int]:
     for name in ("CONFIG", "LIMITS0", "LIMITS1", "LIMITS2"):
         values[name] = sum(sizes[f.name] << f.low for f in register(name).fields)
     return values
+
+
+def readback_words(config: Config) -> tuple[range, ...]:
+    """Word addresses that are read from the core."""
+    if not config.pruning:
+        return ()
+    counts, rows = (register(name).offset // WORD_BYTES for name in ("SELECTOR_0", "DROPPED"))
+    return (range(counts, counts + SELECTORS),
+            range(rows, rows + -(-config.max_tokens // DROPPED_ROWS)))

@@ -2,6 +2,7 @@
 """The control port as a driver sees it, and the run controller against a core that misbehaves."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from amaranth.lib import wiring
@@ -10,7 +11,16 @@ from amaranth.sim import Simulator, SimulatorContext
 from rtl.config import CONFIGS
 from rtl.control import Control, ControlRegisters, RunControl
 from rtl.isa import Error, Stall
-from rtl.registers import ARGUMENTS, REGISTERS, STATUS, RunState, constants, register
+from rtl.registers import (
+    ARGUMENTS,
+    READBACK,
+    REGISTERS,
+    STATUS,
+    RunState,
+    constants,
+    readback_words,
+    register,
+)
 
 CONFIG = CONFIGS["small"]  # two ports of 16 bytes
 START = DONE_ENABLE = 1
@@ -146,6 +156,77 @@ def test_unmapped_addresses_read_zero_and_ignore_writes():
         for r in ARGUMENTS:
             assert await host.get(ctx, r.name) == 0x1234567 + r.offset
         assert await host.read(ctx, 0x12) == 0x1234567 + 0x10, "it is the word that counts"
+
+    simulate(dut, main)
+
+
+@pytest.mark.parametrize("latency", [1, 3, ControlRegisters.READBACK_CYCLES])
+@pytest.mark.parametrize("slow", [False, True])
+def test_readback_comes_from_the_core(latency, slow):
+    """A memory in place of the core, whose answer is rubbish but for the cycle in question."""
+    dut = ControlRegisters(CONFIG)
+    host = Host(dut.bus, slow=slow)
+    rng = random.Random(3)
+    held = [rng.getrandbits(32) for _ in range(1 << 10)]
+    inside = {at for words in readback_words(CONFIG) for at in words}
+    assert {4 * at for at in inside} <= {at for r in READBACK for at in r.words}
+
+    async def core(ctx):
+        asked = [0] * (latency + 1)
+        while True:
+            asked = [ctx.get(dut.readback_at), *asked[:-1]]
+            ctx.set(dut.readback, held[asked[latency]])
+            await ctx.tick()
+
+    async def main(ctx):
+        ctx.set(dut.idle, 1)
+        ctx.set(dut.cycles, 0x1234567)
+        for words in readback_words(CONFIG):
+            for at in range(words.start - 1, words.stop + 2):
+                got = await host.read(ctx, 4 * at)
+                expected = held[at] if at in inside else 0
+                assert got == expected, f"word {at:#x}: expected {expected:#x}, got {got:#x}"
+            assert await host.get(ctx, "CYCLES") == 0x1234567
+            await host.set(ctx, "GIE", 1)
+            await host.write(ctx, 4 * words.start, 0xFFFFFFFF)
+            assert await host.read(ctx, 4 * words.start) == held[words.start]
+
+    simulate(dut, main, core)
+
+
+@pytest.mark.parametrize(("at", "cycles"), [
+    (register("CYCLES").offset, 2), (0xFFC, 2),
+    (register("SELECTOR_3").offset, 2 + ControlRegisters.READBACK_CYCLES)])
+def test_reads_from_the_core_take_longer(at, cycles):
+    dut = ControlRegisters(CONFIG)
+
+    async def main(ctx):
+        ctx.set(dut.bus.araddr, at)
+        ctx.set(dut.bus.arvalid, 1)
+        ctx.set(dut.bus.rready, 1)
+        assert ctx.get(dut.bus.arready)
+        for _ in range(3):
+            for cycle in range(cycles):
+                assert not ctx.get(dut.bus.rvalid)
+                assert ctx.get(dut.bus.arready) == (cycle == 0)
+                await ctx.tick()
+            assert ctx.get(dut.bus.rvalid)
+            assert not ctx.get(dut.bus.arready)
+            await ctx.tick()
+
+    simulate(dut, main)
+
+
+def test_nothing_is_read_back_without_selectors():
+    config = replace(CONFIG, pruning=False)
+    dut = ControlRegisters(config)
+    host = Host(dut.bus)
+    assert "readback" not in dut.signature.members
+    assert "readback" not in Control(config).signature.members
+
+    async def main(ctx):
+        for r in READBACK:
+            assert await host.read(ctx, r.offset) == 0
 
     simulate(dut, main)
 

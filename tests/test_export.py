@@ -10,7 +10,15 @@ import pytest
 from amaranth.lib import data
 
 from rtl import isa
-from rtl.export import EXPORTS, export, instruction_page, main, register_header, register_rdl
+from rtl.export import (
+    EXPORTS,
+    export,
+    instruction_page,
+    main,
+    register_header,
+    register_page,
+    register_rdl,
+)
 from rtl.registers import REGISTERS, RunState
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -35,6 +43,8 @@ def test_header_has_every_register_and_field():
         assert values.pop(f"HEATVIT_REG_{register.name}") == register.offset
         if register.width == 64:
             assert values.pop(f"HEATVIT_REG_{register.name}_HIGH") == register.offset + 4
+        if register.count > 1:
+            assert values.pop(f"HEATVIT_REG_{register.name}_COUNT") == register.count
         for field in register.fields:
             if field.name != "value":
                 name = f"HEATVIT_{register.name}_{field.name.upper()}"
@@ -62,9 +72,12 @@ def test_header_compiles_and_names_errors(tmp_path):
 
 def test_rdl_has_every_register_and_field():
     text = register_rdl()
-    found = re.findall(r"    reg \{(.*?)\n    \} (\w+) @ (\w+);", text, re.DOTALL)
-    assert [(name, int(at, 0)) for _, name, at in found] == [(r.name, r.offset) for r in REGISTERS]
-    for (body, _, _), register in zip(found, REGISTERS, strict=True):
+    found = re.findall(r"    reg \{(.*?)\n    \} (\w+)(?:\[(\d+)\])? @ (\w+)(?: \+= (\w+))?;",
+                       text, re.DOTALL)
+    assert [(name, int(at, 0), int(count or 1), int(step or "0", 0))
+            for _, name, count, at, step in found] == [
+        (r.name, r.offset, r.count, r.width // 8 if r.count > 1 else 0) for r in REGISTERS]
+    for (body, *_), register in zip(found, REGISTERS, strict=True):
         assert f"regwidth = {register.width};" in body
         fields = re.findall(r"\} (\w+)\[(\d+):(\d+)\];", body)
         assert fields == [(f.name, str(f.low + f.width - 1), str(f.low)) for f in register.fields]
@@ -75,8 +88,9 @@ def test_instruction_page_has_every_field():
     sections = dict(re.findall(r"^### (\w+)[^\n]*\n(.*?)(?=^##|\Z)", instruction_page(),
                                re.DOTALL | re.MULTILINE))
     layouts = {"BEGIN": isa.begin_layout, "TABLE": isa.table_layout, "LOAD": isa.load_layout,
-               "PASS": isa.pass_layout, "END": isa.end_layout, "PolyRow": isa.PolyRow,
-               "ListEntry": isa.ListEntry, "ColumnScale": isa.ColumnScale}
+               "PASS": isa.pass_layout, "END": isa.end_layout, "SELECT": isa.select_layout,
+               "PRUNE": isa.prune_layout, "PolyRow": isa.PolyRow, "ListEntry": isa.ListEntry,
+               "ColumnScale": isa.ColumnScale}
     for name, layout in layouts.items():
         rows = dict(re.findall(r"^\| ([\d.]+) \| `(\w+)` \|", sections[name], re.MULTILINE))
         for bits, key in rows.items():
@@ -95,6 +109,8 @@ def test_instruction_page_has_every_field():
     "| 511..64 | `rows` | 7 x 64 bits | PolyRow, or a ListEntry per bank |",
     "| 26..0 | `bias` | signed |  |",
     "| 7..0 | `opcode` | Opcode |  |",
+    "| 3 | SCALE | times the constant scale of the instruction, `exp_m` and `exp_s` |",
+    "| 31..16 | `keep` | unsigned | TOPK: patches that stay |",
     "| 6 | BUS_READ | SLVERR or DECERR on a read |",
     "Where the stationary tiles of a pass come from.",
     "Writes `count` rows of a table or block list, starting at `first`.",
@@ -103,6 +119,11 @@ def test_instruction_page_has_every_field():
 ])
 def test_instruction_page_carries_the_comments(line):
     assert line in instruction_page().splitlines()
+
+
+def test_register_page_has_arrays_in_one_line():
+    assert "| 0x400 .. 0x5fc | **DROPPED** |" in register_page()
+    assert "| 0x138 | **SELECTOR_14** | 15..0 | `patches` |" in register_page()
 
 
 def test_command_writes_what_is_asked_for(tmp_path, capsys):

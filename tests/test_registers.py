@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The register map."""
 
+from dataclasses import replace
+
 import pytest
 
 from rtl.config import CONFIGS
@@ -8,12 +10,15 @@ from rtl.isa import ISA_VERSION, Stall
 from rtl.registers import (
     ADDRESS_BITS,
     ARGUMENTS,
+    DROPPED_ROWS,
+    READBACK,
     REGISTERS,
     STATUS,
     Access,
     Field,
     Register,
     constants,
+    readback_words,
     register,
 )
 
@@ -41,11 +46,12 @@ def test_every_register_is_argument_constant_or_status():
     arguments, status = {r.name for r in ARGUMENTS}, {r.name for r in STATUS}
     fixed = set(constants(CONFIGS["tiny"]))
     control = {"CTRL", "GIE", "IER", "ISR", "SOFT_RESET"}
-    groups = [arguments, status, fixed, control]
+    readback = {r.name for r in READBACK}
+    groups = [arguments, status, fixed, control, readback]
     assert sum(map(len, groups)) == len(REGISTERS)
     assert set.union(*groups) == {r.name for r in REGISTERS}
     assert {r.access for r in ARGUMENTS} == {Access.RW}
-    assert {r.access for r in STATUS} == {Access.RO}
+    assert {r.access for r in (*STATUS, *READBACK)} == {Access.RO}
 
 
 def test_every_cause_of_a_stall_has_a_counter():
@@ -74,7 +80,8 @@ def _field(low: int, width: int) -> Field:
     ({"offset": 2}, "X is at 0x2, must be at a multiple of 4"),
     ({"offset": 4, "width": 64}, "X is at 0x4, must be at a multiple of 8"),
     ({"offset": 0, "width": 16}, "X has 16 bits, must have 32 or 64"),
-    ({"offset": 0x1000}, "X is at 0x1000, must be below 0x1000"),
+    ({"offset": 0x1000}, "X ends at 0x1004, must end at 0x1000 or before"),
+    ({"offset": 0xFF8, "count": 3}, "X ends at 0x1004, must end at 0x1000 or before"),
     ({"offset": 0, "fields": (_field(0, 4), _field(3, 1))}, "takes bits 3 to 3, must be free"),
     ({"offset": 0, "fields": (_field(30, 4),)}, "takes bits 30 to 33, must be free and below 32"),
 ])
@@ -88,3 +95,19 @@ def test_register_by_name():
     assert list(register("CYCLES").words) == [0x80, 0x84]
     with pytest.raises(ValueError, match="no register is called 'CYCLE', there are CTRL, GIE"):
         register("CYCLE")
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_words_from_the_core(config):
+    selectors, rows = readback_words(replace(config, pruning=True))
+    assert [4 * at for at in selectors] == [register(f"SELECTOR_{s}").offset for s in range(15)]
+    assert {4 * at for at in rows} <= set(register("DROPPED").words)
+    assert 8 * len(rows) - config.max_tokens in range(8)
+    assert readback_words(replace(config, pruning=False)) == ()
+
+
+def test_array_of_registers():
+    """Large enough for every configuration."""
+    dropped = register("DROPPED")
+    assert list(dropped.words) == [0x400 + 4 * i for i in range(128)]
+    assert DROPPED_ROWS * dropped.count == 1024
