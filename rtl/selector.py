@@ -12,6 +12,7 @@ from rtl.config import Config
 from rtl.kept_map import READBACK_BITS, KeptMap
 from rtl.search import TopKSearch
 from rtl.shares import IMPORTANCE_BITS, SCORE_INPUT_BITS, Shares
+from rtl.token_list import TokenList
 
 __all__ = ["Selector"]
 
@@ -152,7 +153,7 @@ class Selector(wiring.Component):
                     m.next = "IDLE"
         m.d.comb += by_score.eq(select.kind == isa.SelectorKind.TOPK)
 
-        # Scores: of the search, or pairs. The row comes one cycle later, all others are delayed.
+        # The scan reads the scores of the search, the pairs, and the rows.
         pairs = Memory(shape=data.StructLayout({"weighted": SCORE_INPUT_BITS,
                                                 "importance": IMPORTANCE_BITS}),
                        depth=config.max_tokens, init=[], attrs={"ram_style": "block"})
@@ -170,25 +171,26 @@ class Selector(wiring.Component):
             search.first.eq(select.special),
             search.count.eq(patch_end - select.special),
         ]
-        cycles = search.READ_LATENCY
+        # A position a cycle: its score, in the next cycle how that is to the threshold.
+        pair = data.View(pairs.shape, delay(m, read.data, search.READ_LATENCY - 1, name="pair"))
+        score = Signal(SCORE_INPUT_BITS, reset_less=True)
+        bound = Signal(SCORE_INPUT_BITS, reset_less=True)
+        stays, equal = Signal(reset_less=True), Signal(reset_less=True)
+        m.d.sync += [
+            score.eq(Mux(by_score, search.read_score, pair.weighted)),
+            bound.eq(Mux(by_score, search.threshold, pair.importance << 6)),
+            stays.eq(score >= bound),
+            equal.eq((score == bound) & by_score),
+        ]
+        cycles = search.READ_LATENCY + 2
         patch, package = Signal(), Signal()
         m.d.comb += [package.eq(position >= patch_end),
                      patch.eq((position >= select.special) & ~package)]
-        valid = delay(m, scanning, cycles + 1, name="valid", reset=True)
-        ended = delay(m, last, cycles + 1, name="ended", reset=True)
-        patch = delay(m, patch, cycles + 1, name="patch")
-        package = delay(m, package, cycles + 1, name="package")
-        row = delay(m, self.scan_row, cycles, name="row")
-        pair = data.View(pairs.shape, delay(m, read.data, cycles - 1, name="pair"))
-
-        # A position a cycle: its score, and how it is to the threshold.
-        score, bound = Signal(SCORE_INPUT_BITS), Signal(SCORE_INPUT_BITS)
-        m.d.comb += [score.eq(Mux(by_score, search.read_score, pair.weighted)),
-                     bound.eq(Mux(by_score, search.threshold, pair.importance << 6))]
-        stays, equal = Signal(reset_less=True), Signal(reset_less=True)
-        m.d.sync += [stays.eq(score >= bound), equal.eq((score == bound) & by_score)]
-        score = delay(m, score, 1, name="score")
-        importance = delay(m, pair.importance, 1, name="importance")
+        valid = delay(m, scanning, cycles, name="valid", reset=True)
+        ended = delay(m, last, cycles, name="ended", reset=True)
+        patch = delay(m, patch, cycles, name="patch")
+        package = delay(m, package, cycles, name="package")
+        row = delay(m, self.scan_row, cycles - TokenList.LATENCY, name="row")
 
         # Whether it stays. At the end comes the package token, or a dropped row if there is none.
         keep, any_dropped = Signal(), Signal()
@@ -234,8 +236,8 @@ class Selector(wiring.Component):
             self.dropped_rows.eq(dropped),
             shares.quotient.eq(~by_score),
             shares.package.eq(delay(m, package, 1, name="package_out")),
-            shares.score.eq(delay(m, score, 1, name="score_out")),
-            shares.importance.eq(delay(m, importance, 1, name="importance_out")),
+            shares.score.eq(delay(m, score, 2, name="score_out")),
+            shares.importance.eq(delay(m, pair.importance, 3, name="importance_out")),
             shares.finish.eq(append),
             shares.init.eq(self.init),
             kept_map.init.eq(self.init),
