@@ -52,11 +52,11 @@ def kept_by_threshold(scores, threshold, ties):
 
 
 class Compared(Component):
-    """TopKSearch with its comparators: those of RowMax, or nothing but comparators."""
+    """A search with its comparators, if it has any: those of RowMax, or nothing but comparators."""
 
-    def __init__(self, config, *, row_max):
+    def __init__(self, config, search=TopKSearch, *, row_max):
         self.config = config
-        self.search = TopKSearch(config)
+        self.search = search(config)
         self.row_max = RowMax(config) if row_max else None
         super().__init__({name: member for name, member in self.search.signature.members.items()
                           if not name.startswith("compare")})
@@ -75,7 +75,7 @@ class Compared(Component):
                 row_max.compare_threshold.eq(search.compare_threshold),
                 search.compare_below.eq(row_max.compare_below),
             ]
-        else:
+        elif isinstance(search, TopKSearch):
             below = Cat(search.compare_scores[i] < search.compare_threshold
                         for i in range(self.config.comparators))
             m.d.comb += search.compare_below.eq(
@@ -83,9 +83,9 @@ class Compared(Component):
         return m
 
 
-def _run(config, cases, *, row_max=False):
+def search_all(config, cases, search=TopKSearch, *, row_max=False):
     """Search in every case; check patches that stay and cycles."""
-    dut = Compared(config, row_max=row_max)
+    dut = Compared(config, search, row_max=row_max)
     step = dut.search.step_cycles
 
     async def bench(ctx):
@@ -138,7 +138,7 @@ def _cases(draw):
     return Case(tuple(values[pick % len(values)] for pick in picks), first, size, keep)
 
 
-def _drawn(count):
+def cases_of(count):
     """Return ``count`` cases, to be searched in one simulation."""
     found = []
 
@@ -153,11 +153,11 @@ def _drawn(count):
 
 @pytest.mark.parametrize("count", [2_000, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_against_a_sort(count):
-    cases = _drawn(count)
+    cases = cases_of(count)
     assert len(cases) == count
     tied = sum(len(set(case.patches)) < case.count for case in cases)
     assert count // 4 < tied, f"of {count} cases {tied} have ties"
-    _run(WIDE, cases)
+    search_all(WIDE, cases)
 
 
 @pytest.mark.parametrize("columns, most", [(16, 80), (32, 70), (64, 198), (128, 100), (128, 40)])
@@ -171,7 +171,7 @@ def test_every_number_of_tokens(columns, most):
         count = int(rng.integers(0, tokens - first + 1)) if rng.random() < 0.5 else tokens - first
         scores = rng.integers(0, TOP + 1, tokens) >> rng.integers(0, 16)
         cases.append(Case(tuple(scores.tolist()), first, count, int(rng.integers(0, count + 2))))
-    _run(config, cases, row_max=True)
+    search_all(config, cases, row_max=True)
 
 
 @pytest.mark.parametrize("row_max", [False, True])
@@ -185,7 +185,7 @@ def test_ends(row_max):
             cases += [Case(scores, 2, count, keep)
                       for keep in {0, 1, count // 2, count, count + 1, TOP}]
     cases += [Case((TOP, 0, TOP, 0, TOP), 1, 4, keep) for keep in range(6)]
-    _run(replace(TINY, max_tokens=24), cases, row_max=row_max)
+    search_all(replace(TINY, max_tokens=24), cases, row_max=row_max)
 
 
 def test_result():
