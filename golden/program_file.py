@@ -52,8 +52,9 @@ def save(path: str | Path, program: Program) -> None:
 def _pruning(fields: dict[str, Any] | None) -> PruningConfig | None:
     if fields is None:
         return None
-    return PruningConfig(**{name: tuple(value) if isinstance(value, list) else value
-                            for name, value in fields.items()})
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value
+                              for name, value in fields.items()}
+    return PruningConfig(**values)
 
 
 def load(path: str | Path) -> Program:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from networks import NETWORKS, Network, network
-from pruned_networks import pruned_network
+from pruned_networks import empty_network, pruned_network
 from test_lower import compare
 
 from golden.interpreter import Execution, ProgramError, execute
@@ -304,20 +304,19 @@ def test_lists_of_the_classifier() -> None:
     assert broadcast == 5
 
 
-def test_block_lists_of_the_largest_network() -> None:
-    """Of DeiT-B, with three selectors: the lists are those of the sizes, not of the weights."""
-    model = replace(model_named("deit_base"), depth=4, classes=10)
-    check_sizes(model, named("zcu102"), PruningConfig(blocks=(1, 2, 3)))
-    # Heads of 64 and a width of 768, in miniature: lists grow with the heads alone.
-    sizes = {}
-    for heads in (1, 2):
-        name = f"wide{heads}"
-        NETWORKS[name] = replace(NETWORKS["head64"], name=name, width=64 * heads, heads=heads)
-        net = pruned_network(name, "threshold", "each", (1,), (0,))
-        program = lower(net.qvit, named("zcu102"))
-        sizes[heads] = max(f.first + f.count for f in program.instructions
-                           if f.opcode == Opcode.TABLE and f.table == Table.LIST)
-    assert sizes[1] + 11 * (sizes[2] - sizes[1]) < 256
+@pytest.mark.parametrize(("name", "config", "entries"), [
+    ("deit_base_distilled", "zcu102", 128), ("deit_small", "kv260", 256),
+    ("deit_tiny", "zcu104", 128)])
+def test_block_lists_of_the_largest_networks(name: str, config: str, entries: int) -> None:
+    """They are those of the sizes alone: neither blocks nor selectors add to them."""
+    found = []
+    for depth in (2, 3):
+        model = replace(model_named(name), depth=depth)
+        qvit = empty_network(model, PruningConfig(blocks=tuple(range(1, depth))))
+        program = lower(qvit, named(config))
+        found.append(max(f.first + f.count for f in program.instructions
+                         if f.opcode == Opcode.TABLE and f.table == Table.LIST))
+    assert found[0] == found[1] <= entries <= named(config).list_depth
 
 
 @pytest.mark.parametrize(("model", "limits", "pruning", "message"), [
