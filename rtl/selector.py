@@ -34,8 +34,8 @@ class Selector(wiring.Component):
 
     Latency: from ``start``, beside search and class attention, at most
     ``busy_cycles(tokens, dropped)``.
-    Resources: those of ``Shares`` and ``TopKSearch``, one block RAM of 18 kbit for up to 512
-    tokens, about 300 LUTs.
+    Resources: those of ``Shares``, ``TopKSearch`` and ``KeptMap``, one block RAM of 18 kbit for up
+    to 512 tokens, about 150 LUTs.
 
     Parameters
     ----------
@@ -118,8 +118,8 @@ class Selector(wiring.Component):
         packages = Signal(range(isa.SELECTORS + 1))
         select = Signal(isa.select_layout, reset_less=True)
         patch_end = Signal(size, reset_less=True)
-        kept, patches, dropped = (Signal(size, name=n) for n in ("kept", "patches", "dropped"))
-        ties = Signal.like(search.ties, reset_less=True)
+        kept, patches, ties, dropped = (Signal(size, name=n) for n in (
+            "kept", "patches", "ties", "dropped"))
         by_score = Signal()
 
         position = Signal(range(config.max_tokens))
@@ -130,7 +130,7 @@ class Selector(wiring.Component):
                     m.d.comb += shares.start.eq(1)
                     m.d.sync += [self.busy.eq(1), select.eq(self.select), position.eq(0),
                                  patch_end.eq(self.tokens - packages),
-                                 kept.eq(0), patches.eq(0), dropped.eq(0)]
+                                 kept.eq(0), patches.eq(0), ties.eq(0), dropped.eq(0)]
                     m.next = "SCORES"
             with m.State("SCORES"):
                 with m.If(~by_score):
@@ -140,7 +140,6 @@ class Selector(wiring.Component):
                     m.next = "SEARCH"
             with m.State("SEARCH"):
                 with m.If(search.done):
-                    m.d.sync += ties.eq(search.ties)
                     m.next = "SCAN"
             with m.State("SCAN"):
                 m.d.comb += [scanning.eq(1), last.eq(position + 1 == self.tokens)]
@@ -180,7 +179,7 @@ class Selector(wiring.Component):
             score.eq(Mux(by_score, search.read_score, pair.weighted)),
             bound.eq(Mux(by_score, search.threshold, pair.importance << 6)),
             stays.eq(score >= bound),
-            equal.eq((score == bound) & by_score),
+            equal.eq((score[:isa.SCORE_BITS] == bound[:isa.SCORE_BITS]) & by_score),
         ]
         cycles = search.READ_LATENCY + 2
         patch, package = Signal(), Signal()
@@ -200,7 +199,7 @@ class Selector(wiring.Component):
         m.d.comb += [
             any_dropped.eq(dropped != 0),
             keep.eq(Mux(append, any_dropped,
-                        Mux(patch, stays & (~equal | (ties != 0)),
+                        Mux(patch, stays & (~equal | (ties != search.ties)),
                             ~(package & select.merged & any_dropped)))),
         ]
         m.d.sync += [
@@ -220,7 +219,7 @@ class Selector(wiring.Component):
             with m.Else():
                 m.d.sync += dropped.eq(dropped + 1)
         with m.If(valid & patch & keep):
-            m.d.sync += [patches.eq(patches + 1), ties.eq(ties - equal)]
+            m.d.sync += [patches.eq(patches + 1), ties.eq(ties + equal)]
         with m.If(append & any_dropped):
             m.d.sync += packages.eq(Mux(select.merged, 1, packages + 1))
         with m.If(self.apply):

@@ -15,6 +15,7 @@ from rtl.config import Config, named
 from rtl.isa import SHARE_MARGIN, SelectorKind
 from rtl.rowmax import RowMax
 from rtl.rowscale import Reciprocal
+from rtl.search import TopKSearch
 from rtl.selector import Selector
 from rtl.token_list import TokenList
 from tests.pipeline import assert_equal, table_writes
@@ -160,7 +161,7 @@ async def _scores(ctx, s, step, positions):
             await _pulse(ctx, s.pair_valid)
 
 
-async def _select(ctx, rig, step, tokens, *, special, late):
+async def _select(ctx, rig, step, tokens, *, special, patches, late):
     """Run one selector; return what its taps and lists show."""
     s = rig.selector
     got = {name: [] for name in ("physical", "keep", "weight")}
@@ -175,7 +176,12 @@ async def _select(ctx, rig, step, tokens, *, special, late):
     ctx.set(s.select, {"kind": 1, "keep": 0xFFFF, "merged": 1, "special": 3})
     await _scores(ctx, s, step, range(first_late, tokens))
     ctx.set(s.attention_busy, 0)
+    packages = tokens - special - patches
     cycles = search_cycles = 0
+    if step.kind == SelectorKind.TOPK:
+        search = TopKSearch(rig.config)
+        words = -(-(tokens - packages) // search.comparators)
+        search_cycles = 16 * (words + search.step_cycles) + 1
     while ctx.get(s.busy):
         if ctx.get(s.scan_valid):
             got["physical"].append(ctx.get(s.scan_physical))
@@ -186,8 +192,6 @@ async def _select(ctx, rig, step, tokens, *, special, late):
             index = ctx.get(s.share_index)
             assert index not in shares, f"share {index} came twice"
             shares[index] = ctx.get(s.share_value)
-        if step.kind == SelectorKind.TOPK and not cycles:
-            search_cycles = 16 * (-(-tokens // rig.config.comparators) + 14)
         cycles += 1
         assert cycles < 20_000, "the selector does not end"
         await ctx.tick()
@@ -197,7 +201,8 @@ async def _select(ctx, rig, step, tokens, *, special, late):
     assert sorted(shares) == list(range(count)), "a share is missing"
     bound = Selector.busy_cycles(tokens, count)
     assert bound <= tokens + count + 80
-    assert cycles - search_cycles <= bound, f"{cycles} cycles, {search_cycles} of them to search"
+    assert cycles - search_cycles <= bound, (
+        f"{cycles} cycles, {search_cycles} of them of the search, of at most {bound} others")
     got["share"] = [shares[i] for i in range(count)]
     assert_equal("share, read", got["share"], await _read(ctx, s.share_row, s.share, count))
     ctx.set(rig.tokens.dropped, 1)
@@ -243,9 +248,10 @@ def check(config, chains, *, special=1, late=3):
             for k, make in enumerate(steps):
                 step = make(model)
                 before = len(model.rows)
+                patches = before - special - model.packages
                 expected = model.step(step)
                 got = await _select(ctx, rig, step, before, special=special,
-                                    late=min(late, before))
+                                    patches=patches, late=min(late, before))
                 for name, values in expected.items():
                     assert_equal(f"chain {number}, selector {k}, {name}", values, got[name])
             counts, kept_map = await _readback(ctx, rig.selector)
