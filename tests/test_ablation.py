@@ -2,6 +2,7 @@
 """The other ways to search find the same patches; tables go where they belong."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,9 @@ from platforms.ablation import BitonicSorter, Comparators, GatedTree, PlaneSearc
 from platforms.synthesis import Cells
 from rtl.config import named
 from rtl.rowmax import RowMax
+from rtl.search import TopKSearch
+from rtl.selector import Selector
+from rtl.shares import Shares
 from rtl.tree import AdderTree
 from tests.pipeline import assert_equal, run
 from tests.test_search import Case, cases_of, kept_by_sort, search_all
@@ -136,6 +140,29 @@ def test_tables(monkeypatch, tmp_path, capsys):
     assert "No such file" in capsys.readouterr().err
     assert main(["--config", "huge"]) == 2
     assert "no configuration is called 'huge'" in capsys.readouterr().err
+
+
+def test_page(monkeypatch):
+    """The ways and the cycles that docs/selector.md states are those of the design."""
+    monkeypatch.setattr(ablation, "cells", _fake)
+    config = named("zcu102")
+    page = (Path(__file__).parent.parent / "docs" / "selector.md").read_text()
+    rows = [line.split(" | ")[:2] for line in ablation.report(config).splitlines()
+            if line.startswith("| b")]
+    assert len(rows) == 4
+    for name, cycles in rows:
+        assert f"{name} | {cycles} | " in page
+
+    search = TopKSearch(config)
+    step = -(-config.max_tokens // config.comparators) + search.step_cycles
+    shares = Shares.finish_cycles(58)
+    scan = Selector.busy_cycles(config.max_tokens, 58) - shares
+    for name, cycles in (("one step", step), ("16 steps, and one cycle for `done`", 16 * step + 1),
+                         ("search", 16 * step + 1),
+                         ("scan, a position a cycle, with its pipeline", scan),
+                         ("weights, sum, reciprocal, shares, at most", shares),
+                         ("all, at most", 16 * step + 1 + scan + shares)):
+        assert f"| {name} | {cycles} |\n" in page, f"{name}: {cycles}"
 
 
 def test_cells_of_all_parts():
