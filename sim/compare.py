@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from golden.fixed import Int
 from golden.program import Program, expected_rows, expected_words, tokens_of
 from rtl.isa import MANTISSA_BITS
-from sim.device import Result, Selections
+from sim.device import NEVER, Result, Selections
 
 __all__ = ["Comparison", "Mismatch", "Recording", "StageResult", "compare", "compare_output",
            "compare_selections"]
@@ -18,9 +18,6 @@ __all__ = ["Comparison", "Mismatch", "Recording", "StageResult", "compare", "com
 #: Stages of a selector that no stream shows. The registers show tokens and places; scores are those
 #: of the last head, or weights before they are at least 1.
 _NOT_STREAMED = (".tokens", ".kept", ".score")
-
-#: Number of a selector in the map of dropped rows where none has dropped the row.
-_NEVER = 15
 
 #: Streams as read from a recording: name of the stream, name of the signal, value in each event.
 Recording = Mapping[str, Mapping[str, Int]]
@@ -240,7 +237,7 @@ def compare_selections(stages: Mapping[str, NDArray[np.integer]], selections: Se
 
     ``special`` are the tokens before the patches, ``tokens`` is the register TOKENS.
     """
-    expected_map = np.full(len(selections.dropped), _NEVER)
+    expected_map = np.full(len(selections.dropped), NEVER)
     results = []
     for i, (after, patches) in enumerate(zip(selections.tokens, selections.patches, strict=True)):
         left, kept = stages[f"selector{i}.tokens"], stages[f"selector{i}.kept"]
@@ -248,7 +245,7 @@ def compare_selections(stages: Mapping[str, NDArray[np.integer]], selections: Se
                  "patches": (np.array([kept.size]), np.array([patches]))}
         results += [_result(f"register.selector{i}.{name}", want, got, np.ones(1, bool))
                     for name, (want, got) in pairs.items()]
-        gone = expected_map[special:] == _NEVER
+        gone = expected_map[special:] == NEVER
         gone[kept] = False
         expected_map[special:][gone] = i
     dropped = selections.dropped

@@ -6,12 +6,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rtl.isa import Error, Stall
-from rtl.registers import WORD_BYTES, register
+from rtl.isa import SELECTORS, Error, Stall
+from rtl.registers import DROPPED_ROWS, WORD_BYTES, register
 from sim.session import Session
 
-__all__ = ["FRAME_BASE", "MODEL_BASE", "OUTPUT_BASE", "Device", "Result", "Selections", "Status",
-           "output_bytes"]
+__all__ = ["FRAME_BASE", "MODEL_BASE", "NEVER", "OUTPUT_BASE", "Device", "Result", "Selections",
+           "Status", "output_bytes"]
+
+#: Number of a selector in the map of dropped rows where none has dropped the row.
+NEVER = SELECTORS
 
 #: Where things are in memory; above 4 GiB, so that all address bits matter.
 MODEL_BASE = 0x12_0000_0000
@@ -21,13 +24,8 @@ OUTPUT_BASE = 0x25_4000_0000
 #: Bytes of the last beat of the output: top class, its logit, two zeros.
 _TOP_BYTES = 16
 
-#: Byte address of the register of the first selector, one word each: patches, and tokens above.
-_SELECTOR = 0x100
-_COUNT_BITS = 16
-#: Byte address of the map of dropped rows: for each row four bits, the lowest row lowest.
-_DROPPED = 0x400
-_MAP_BITS = 4
-_MAP_ROWS = 8 * WORD_BYTES // _MAP_BITS
+#: Bits of a row in the map of dropped rows, the lowest row lowest.
+_MAP_BITS = 8 * WORD_BYTES // DROPPED_ROWS
 
 
 def output_bytes(classes: int) -> int:
@@ -74,7 +72,7 @@ class Selections:
     tokens, patches
         After each selector: tokens, and patches among them.
     dropped
-        For each row of the residual the selector that dropped it, 15 if none did.
+        For each row of the residual the selector that dropped it, ``NEVER`` if none did.
     """
 
     tokens: tuple[int, ...]
@@ -153,18 +151,22 @@ class Device:
 
         Returns a function that gives it after the run.
         """
-        words = [_SELECTOR + WORD_BYTES * i for i in range(selectors)]
-        maps = [_DROPPED + WORD_BYTES * i for i in range(-(-rows // _MAP_ROWS))]
-        keys = [f"run{self._tags}.{offset:#x}" for offset in (*words, *maps)]
-        for offset, key in zip((*words, *maps), keys, strict=True):
+        tag = f"run{self._tags}."
+        counts = [self.read(f"SELECTOR_{i}", tag) for i in range(selectors)]
+        words = register("DROPPED").words[:-(-rows // DROPPED_ROWS)]
+        keys = [f"{tag}{offset:#x}" for offset in words]
+        for offset, key in zip(words, keys, strict=True):
             self.session.read(offset, key)
+        fields = {field.name: field for field in register("SELECTOR_0").fields}
+
+        def value(word: int, name: str) -> int:
+            return (word & fields[name].mask) >> fields[name].low
 
         def selections() -> Selections:
-            values = np.array([self.session.values[key] for key in keys], np.int64)
-            counts, packed = values[:selectors], values[selectors:]
-            nibbles = packed[:, None] >> _MAP_BITS * np.arange(_MAP_ROWS) & ((1 << _MAP_BITS) - 1)
-            return Selections(tuple(int(n) for n in counts >> _COUNT_BITS),
-                              tuple(int(n) for n in counts & ((1 << _COUNT_BITS) - 1)),
+            packed = np.array([self.session.values[key] for key in keys], np.int64)
+            nibbles = packed[:, None] >> _MAP_BITS * np.arange(DROPPED_ROWS) & NEVER
+            return Selections(tuple(value(count(), "tokens") for count in counts),
+                              tuple(value(count(), "patches") for count in counts),
                               nibbles.reshape(-1)[:rows])
 
         return selections

@@ -24,7 +24,7 @@ def test_adaptive(tmp_path: Path, capsys: pytest.CaptureFixture[str],
                   monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adaptive, "_COMPOSED", tmp_path / "pictures")
     path = tmp_path / "result.json"
-    assert main(["--model", "small_test", "--config", "small", "--blocks", "1", "--json",
+    assert main(["--model", "tiny_test", "--config", "tiny", "--blocks", "1", "--json",
                  str(path), "--output", str(tmp_path / "out")]) == 0
     result = json.loads(path.read_text())
     assert result["bit_exact"] and result["host_accesses"] == 0
