@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from golden.cli import numbers
 from golden.lower import check_sizes
@@ -158,16 +157,6 @@ def _markdown(rows: Sequence[dict], columns: Sequence[tuple[str, str, Callable]]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _show(console: Console, rows: Sequence[dict],
-          columns: Sequence[tuple[str, str, Callable]]) -> None:
-    table = Table()
-    for title, _, _ in columns:
-        table.add_column(title)
-    for row in rows:
-        table.add_row(*(show(row[key]) for _, key, show in columns))
-    console.print(table)
-
-
 def _update(page: Path, name: str, text: str) -> None:
     """Put ``text`` between the marks of the table ``name``."""
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
@@ -199,9 +188,10 @@ def _run(options: argparse.Namespace, console: Console) -> bool:
         costs += _cost(runs, model, dense, options)
     tables = {_PRUNING: (rows, _COLUMNS), _COST: (costs, _COST_COLUMNS)}
     for name, (lines, columns) in tables.items():
-        _show(console, lines, columns)
+        text = _markdown(lines, columns)
+        console.print(f"\n{text}", markup=False, highlight=False, soft_wrap=True)
         if options.update:
-            _update(_PAGE, name, _markdown(lines, columns))
+            _update(_PAGE, name, text)
     if options.json is not None:
         options.json.write_text(json.dumps({
             "config": config.name, "clock_mhz": config.clock_mhz,

@@ -16,7 +16,7 @@ TINY = ["--pruning", "--models", "tiny_test", "--config", "tiny", "--blocks", "1
 def test_pruning(tmp_path: Path, capsys: pytest.CaptureFixture[str],
                  monkeypatch: pytest.MonkeyPatch) -> None:
     page, path = tmp_path / "page.md", tmp_path / "result.json"
-    page.write_text("text\n<!-- begin pruning -->\nold\n<!-- end pruning -->\nmore\n"
+    page.write_text("text\n<!-- begin pruning -->\nstale\n<!-- end pruning -->\nmore\n"
                     "<!-- begin selector -->\n<!-- end selector -->\n")
     monkeypatch.setattr(benchmark, "_PAGE", page)
     assert main([*TINY, "--keep", "0.7,0.3", "--json", str(path), "--update"]) == 0
@@ -39,7 +39,7 @@ def test_pruning(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     for row in costs:
         assert row["of_dense"] == pytest.approx(row["cycles"] / dense["cycles"])
     text = page.read_text()
-    assert "old" not in text and text.startswith("text\n") and "\nmore\n" in text
+    assert "stale" not in text and text.startswith("text\n") and "\nmore\n" in text
     assert f"| {dense['cycles']:,} |" in text and "| topk 0.3 | 10, 5 |" in text
     assert "tiny_test, threshold: " in capsys.readouterr().out
 
