@@ -25,6 +25,7 @@ from golden.functions import (
     reciprocal,
 )
 from golden.integer_selector import package
+from golden.interpreter_buffers import Buffers, PassRows
 from golden.interpreter_selector import Selection, TokenSelector
 from golden.program import LAYOUTS
 from rtl.config import BLOCK, Config
@@ -33,12 +34,9 @@ from rtl.isa import (
     INSTRUCTION_BYTES,
     ISA_VERSION,
     LANE_LAYOUT_ROWS,
-    LANE_ROWS,
     LANE_X_BITS,
     MAGIC,
     MEAN_FRAC,
-    RECIPROCAL_ROWS,
-    RSQRT_ROWS,
     ColumnScale,
     Destination,
     ListEntry,
@@ -87,17 +85,6 @@ class Execution:
     dropped_by: Int = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Rows of a pass: positions, and rows of the residual."""
-
-    position: Int
-    physical: Int
-
-    def __len__(self) -> int:
-        return len(self.position)
-
-
 def _unpack(word: int) -> tuple[int, int, int]:
     row = PolyRow.from_bits(word & ((1 << PolyRow.size) - 1))
     return row.c0, row.c1, row.c2
@@ -111,30 +98,10 @@ def _field(words: Int, name: str) -> Int:
     return (value ^ sign) - sign if Shape.cast(place.shape).signed else value
 
 
-class _Machine:
+class _Machine(Buffers):
     def __init__(self, image: bytes, config: Config, frame: bytes, seed: int) -> None:
-        self.image, self.config, self.frame = image, config, frame
-        random = np.random.default_rng(seed)
-
-        def memory(depth: int, width: int, low: int, high: int) -> Int:
-            return random.integers(low, high + 1, (depth, width), np.int64)
-
-        c = config
-        self.stream = {
-            Source.ACT: memory(c.act_depth, c.lanes, -128, 127),
-            Source.PATCH: memory(c.patch_depth, c.lanes, 0, 255),
-            Source.RESIDUAL: memory(c.residual_depth, c.lanes, -32768, 32767),
-            Source.SCORE: memory(c.score_depth, c.lanes, -32768, 32767)}
-        self.key = memory(c.key_depth, c.columns, -127, 127)
-        self.value = memory(c.value_depth, c.columns, -127, 127)
-        self.logit = memory(c.class_tiles, c.columns, -100, 100)
-        self.rowmax = memory(2, c.max_tokens, -32768, 32767)
-        self.norms = memory(4 * 3, c.max_tokens, 1, 47).reshape(4, 3, -1)
-        self.tables = {Table.LANE: memory(LANE_ROWS, 3, 0, 9),
-                       Table.RECIPROCAL: memory(RECIPROCAL_ROWS, 3, 0, 9),
-                       Table.RSQRT: memory(RSQRT_ROWS, 3, 0, 9)}
-        self.lists = np.full((c.list_depth, c.row_blocks), -1, np.int64)
-        self.broadcast = np.zeros((c.list_depth, c.row_blocks), bool)
+        super().__init__(config, seed)
+        self.image, self.frame = image, frame
         self.weight_row = 0
         self.result = Execution(logits=np.zeros(0, np.int64), top1=0)
         self.handlers: dict[Any, Callable[[data.Const], None]] = {
@@ -224,24 +191,6 @@ class _Machine:
         self.result.logits = self.logit.reshape(-1)[:fields.classes].copy()
         self.result.top1 = int(self.result.logits.argmax())
 
-    # Streaming buffers: blocks of 16 channels
-
-    def place(self, source: Any, base: int, stride: int, rows: _Rows, blocks: Int,
-              broadcast: NDArray[np.bool_] | bool = False) -> tuple[Int, Int]:
-        """Return word and bank of ``blocks`` of ``rows``, each [rows, blocks]."""
-        row = rows.physical if source == Source.RESIDUAL else rows.position
-        word = np.where(broadcast, 0, row[:, None] * stride) + base + blocks // self.config.banks
-        return word, np.broadcast_to(blocks % self.config.banks, word.shape)
-
-    def memory(self, source: Any) -> Int:
-        """Return a buffer as [words, banks, 16]."""
-        return self.stream[source].reshape(-1, self.config.banks, BLOCK)
-
-    def store(self, source: Any, base: int, stride: int, rows: _Rows, blocks: Int,
-              values: Int) -> None:
-        place = self.place(source, base, stride, rows, blocks)
-        self.memory(source)[place] = values.reshape(len(rows), len(blocks), BLOCK)
-
     def load(self, fields: data.Const) -> None:
         frame = fields.kind == LoadKind.FRAME
         raw = np.frombuffer(self.frame if frame else self.image, np.uint8)
@@ -251,7 +200,7 @@ class _Machine:
         for line in range(fields.lines):
             for i in range(fields.count):
                 at = np.array([fields.first + line * fields.count + i])
-                row = _Rows(at, at)
+                row = PassRows(at, at)
                 for y in range(fields.patch_rows):
                     if frame:
                         start = (line * fields.patch_rows + y) * pitch + i * fields.row_bytes
@@ -266,17 +215,17 @@ class _Machine:
 
     # Passes
 
-    def rows_of(self, f: data.Const) -> _Rows:
+    def rows_of(self, f: data.Const) -> PassRows:
         if f.rows_from == Rows.DROPPED:
             physical = self.selector.dropped
             if physical is None:
                 raise ProgramError("a pass is over dropped rows, there is no selector before it")
-            return _Rows(np.arange(len(physical)), physical)
+            return PassRows(np.arange(len(physical)), physical)
         count, tokens = f.rows_from == Rows.COUNT, self.selector.tokens
         position = f.row_first + np.arange(f.row_count) if count else np.arange(tokens)
         if f.rows_from == Rows.LAST:
             position = position[-1:]
-        return _Rows(position, self.selector.rows[position])
+        return PassRows(position, self.selector.rows[position])
 
     def run_pass(self, f: data.Const) -> None:
         c, tokens = self.config, self.selector.tokens
@@ -337,7 +286,7 @@ class _Machine:
         block = index * self.config.row_blocks + np.arange(self.config.row_blocks)
         return (block[..., None] * BLOCK + np.arange(BLOCK)).reshape(-1)
 
-    def prologue(self, f: data.Const, rows: _Rows, entries: Int,
+    def prologue(self, f: data.Const, rows: PassRows, entries: Int,
                  broadcast: NDArray[np.bool_]) -> Int:
         """Return what enters the array, [rows, k_tiles * array rows]."""
         channel = self.channels(entries)
@@ -356,7 +305,7 @@ class _Machine:
         x = np.where(np.repeat(entries.reshape(-1) < 0, BLOCK), 0, x)
         return np.where((rows.position < first)[:, None], 0, x)
 
-    def exponentials(self, f: data.Const, rows: _Rows, x: Int, column: Int) -> Int:
+    def exponentials(self, f: data.Const, rows: PassRows, x: Int, column: Int) -> Int:
         first, count = LANE_LAYOUT_ROWS["exp"]
         table = self.tables[Table.LANE][first:first + count]
         top = self.rowmax[f.source_slot, rows.position][:, None]
@@ -372,7 +321,7 @@ class _Machine:
             self.selector.attend(e16, z, r, n, f.score_s, bool(f.first_head))
         return e
 
-    def write(self, f: data.Const, rows: _Rows, ct: int, v: Int, mask: int) -> Int:
+    def write(self, f: data.Const, rows: PassRows, ct: int, v: Int, mask: int) -> Int:
         """Finish ``v`` for its destination and write it; return the data that is written.
 
         ``mask`` says which blocks of the tile are written.
@@ -428,24 +377,24 @@ class _Machine:
             self.store(Source.ACT, *place, block[written], v[:, lanes])
         return v
 
-    def _package(self, place: tuple[int, int, _Rows], tile: int, part: int, v: Int) -> None:
+    def _package(self, place: tuple[int, int, PassRows], tile: int, part: int, v: Int) -> None:
         """Write the package of some channels of all rows to the first of them."""
         base, stride, rows = place
         blocks = self.config.package_lanes // BLOCK
         lanes = slice(part * self.config.package_lanes, (part + 1) * self.config.package_lanes)
-        first = _Rows(rows.position[:1], rows.physical[:1])
+        first = PassRows(rows.position[:1], rows.physical[:1])
         block = tile * self.config.column_blocks + part * blocks + np.arange(blocks)
         self.store(Source.RESIDUAL, base, stride, first, block,
                    package(self.selector.share, v[:, lanes]))
 
-    def _row_maximum(self, f: data.Const, rows: _Rows, ct: int, v: Int) -> None:
+    def _row_maximum(self, f: data.Const, rows: PassRows, ct: int, v: Int) -> None:
         columns = ct * self.config.columns + np.arange(self.config.columns)
         top = np.where(columns < self.selector.tokens, v, -32768).max(axis=1)
         slot = self.rowmax[f.destination_slot]
         slot[rows.position] = top if ct == 0 else np.maximum(slot[rows.position], top)
         self.result.rows[-1] = {"rowmax": slot[rows.position].copy()}
 
-    def statistics(self, f: data.Const, rows: _Rows) -> None:
+    def statistics(self, f: data.Const, rows: PassRows) -> None:
         """Finish the statistics of what was written to the residual."""
         total, squares = self.sums
         mean, m, s = norm_scale(self.tables[Table.RSQRT], total, squares, f.channels, f.mean_m,

@@ -41,10 +41,11 @@ def random_selector(model: ModelConfig, seed: int, level: float) -> dict[str, to
 
 @lru_cache
 def pruned_network(name: str, selector: str, package: str, blocks: tuple[int, ...],
-                   what: tuple[float, ...]) -> Network:
+                   what: tuple[float, ...], functions: str | None = None) -> Network:
     """Return a network with selectors, calibrated on two frames and run on a third.
 
-    ``what`` is, for each selector, the keep count or the level of the classifier.
+    ``what`` is, for each selector, the keep count or the level of the classifier;
+    ``functions`` are those of golden.quantize.
     """
     model = replace(NETWORKS[name], depth=blocks[-1] + 1)
     counts = tuple(map(int, what)) if selector == "topk" else None
@@ -53,7 +54,7 @@ def pruned_network(name: str, selector: str, package: str, blocks: tuple[int, ..
                                    for i, level in enumerate(what)]
     twin = FloatViT(model, synthetic(model, 0))
     qvit = quantize(twin, [noise(model, 1), noise(model, 2)], weights="synthetic",
-                    pruning=pruning, selectors=selectors)
+                    pruning=pruning, selectors=selectors, functions=functions)
     frame = noise(model, 3)
     return Network(twin, qvit, frame, *run(qvit, frame))
 

@@ -16,7 +16,8 @@ from networks import Network, network
 from numpy.typing import NDArray
 from pruned_networks import pruned_network
 
-from golden.interpreter import _Machine, _Rows
+from golden.interpreter import _Machine
+from golden.interpreter_buffers import PassRows
 from golden.lower import lower
 from golden.program import Program, tokens_of
 from rtl.config import PASS_SLOTS, named
@@ -62,7 +63,7 @@ class _Traced(_Machine):
             if f.destination == Destination.SCORE:
                 self.writes[-1].append((("max", f.destination_slot, position), position))
 
-    def prologue(self, f: data.Const, rows: _Rows, entries: Any, broadcast: Any) -> Any:
+    def prologue(self, f: data.Const, rows: PassRows, entries: Any, broadcast: Any) -> Any:
         # Scores that exp_m makes zero of do not matter.
         used = entries.reshape(-1) >= 0
         self.used = used & bool(f.exp_m) if f.prologue == Prologue.EXP else used
@@ -71,7 +72,7 @@ class _Traced(_Machine):
         finally:
             self.used = None
 
-    def place(self, source: Any, base: int, stride: int, rows: _Rows, blocks: Any,
+    def place(self, source: Any, base: int, stride: int, rows: PassRows, blocks: Any,
               broadcast: Any = False) -> Any:
         word, bank = super().place(source, base, stride, rows, blocks, broadcast)
         if self.reads and source != Source.PATCH:

@@ -10,6 +10,7 @@ from networks import NETWORKS, Network, network
 from pruned_networks import empty_network, pruned_network
 from test_lower import compare
 
+from golden.functions import gelu_int
 from golden.interpreter import Execution, ProgramError, execute
 from golden.lower import check_sizes, lower
 from golden.model import model_named
@@ -121,6 +122,26 @@ def test_the_classifiers_of_these_tests_disagree() -> None:
             keep = net.stages[f"selector{s}.keep"]
             kept.add("none" if not keep.any() else "all" if keep.all() else "some")
     assert kept == {"none", "some", "all"}
+
+
+def test_columns_of_no_head_are_zero() -> None:
+    """The sigmoid of zero is not: with other functions, too."""
+    for functions in ("exact", "heatvit"):
+        net = pruned_network("head16", "threshold", "each", (1,), (0,), functions)
+        assert gelu_int(net.qvit.classifiers[0].sigmoid, [-(1 << 17), 0]).tolist() == [0, 64]
+        program = lower(net.qvit, named("small"))
+        result = check_classes(net, program)
+        check_selections(net, result)
+
+
+def check_classes(net: Network, program: Program) -> Execution:
+    """Compare everything, and see that the classes are those of three heads alone."""
+    result = compare(net, program)
+    index = [label.kind for label in program.labels].index(PassKind.CLASSES)
+    word = result.words[index]
+    assert not word[:, :, 3:16].any() and not word[:, :, 19:].any()
+    assert np.array_equal(word[0][:, [0, 1, 2, 16, 17, 18]], net.stages["selector0.classes"])
+    return result
 
 
 def test_three_selectors_a_block_apart() -> None:
