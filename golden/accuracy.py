@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from golden.checkpoint import load_checkpoint
+from golden.files import check_output
 from golden.images import SAMPLE, calibration_frames, load_image
 from golden.model import MODELS, FloatViT, model_named
 from golden.noise import THRESHOLD, Attention, Noise, Outliers, Stage
@@ -94,8 +95,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace, console: Console) -> None:
-    if options.json is not None and not options.json.parent.is_dir():
-        raise ValueError(f"the folder of {options.json} does not exist")
+    if options.json is not None:
+        check_output(options.json)
     model = model_named(options.model)
     frame = load_image(options.image, model.image_size)
     image = str(options.image or f"{SAMPLE} (scikit-learn)")

@@ -27,7 +27,9 @@ def numbers(kind: Callable[[str], _Number], what: str) -> Callable[[str], tuple[
         try:
             return tuple(kind(part) for part in text.split(","))
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is no list of {what} as in 3,6") from None
+            example = "0.7,0.5" if kind is float else "3,6"
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is no list of {what} as in {example}") from None
     return parse
 
 

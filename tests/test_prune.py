@@ -120,6 +120,7 @@ def test_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (["--images", "/nowhere.jpg"], "image /nowhere.jpg cannot be read: No such file"),
     (["--checkpoint", "/nowhere.pth"], "checkpoint /nowhere.pth cannot be read: No such"),
     (["--json", "/nowhere/x.json"], "the folder of /nowhere/x.json does not exist"),
+    (["--json", "/"], "/ is a folder, must be a file"),
     (["--output", __file__], "File exists"),
 ])
 def test_bad_input(tmp_path: Path, arguments: list[str], message: str,
@@ -131,9 +132,42 @@ def test_bad_input(tmp_path: Path, arguments: list[str], message: str,
     assert len(error.splitlines()) == 1
 
 
-@pytest.mark.parametrize("arguments", [["--keep", "much"], ["--keep-counts", "1.5"],
-                                       ["--blocks", ""], ["--keep", "0.5", "--keep-counts", "1"]])
-def test_what_is_no_list(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--keep", "much"], "'much' is no list of numbers as in 0.7,0.5"),
+    (["--keep-counts", "1.5"], "'1.5' is no list of whole numbers as in 3,6"),
+    (["--blocks", ""], "'' is no list of whole numbers as in 3,6"),
+    (["--keep", "0.5", "--keep-counts", "1"], "not allowed with argument --keep")])
+def test_what_is_no_list(arguments: list[str], message: str,
+                         capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="^2$"):
         main(arguments)
-    assert "prune: error: " in capsys.readouterr().err
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("selector", ["threshold", "topk", "none"])
+def test_integers_beside_the_float_twin(tmp_path: Path, images: list[str], selector: str,
+                                        capsys: pytest.CaptureFixture[str]) -> None:
+    result = report(tmp_path, "--integers", "--selector", selector, "--images", *images)
+    output = capsys.readouterr().out
+    for image in result["images"]:
+        selectors = image["integers"]["selectors"]
+        assert len(selectors) == len(result["blocks"]) == len(image["kept"])
+        assert f"integers: top class {image['integers']['top1']}, of synthetic" in output
+        for found, kept in zip(selectors, image["kept"], strict=True):
+            assert found["both"] == 36
+            assert found["same"] == 36 - len(set(found["kept"]) ^ set(kept)) >= 30
+            assert (f"integers, selector 0: kept {len(found['kept'])}, decided alike"
+                    f" {found['same']} of 36; score {found['score']:.1f} dB" in output)
+            assert (found["package"] is None) == (len(kept) == 36)
+            if found["package"] is not None:
+                assert found["package"] > 10 and f"; package {found['package']:.1f} dB" in output
+
+
+def test_output_is_checked_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                           capsys: pytest.CaptureFixture[str]) -> None:
+    # Permissions do not bind every user that runs tests.
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    path = tmp_path / "x.json"
+    assert main(["--model", "tiny_test", "--blocks", "1", "--json", str(path)]) == 2
+    assert capsys.readouterr().err == (
+        f"golden.prune: {path} cannot be written: permission denied\n")
