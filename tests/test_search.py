@@ -177,7 +177,7 @@ def test_every_number_of_tokens(columns, most):
 def test_most_tokens():
     """As many as a configuration can have, few comparators: the longest sweep."""
     rng = np.random.default_rng(6)
-    config = replace(TINY, max_tokens=1024)
+    config = replace(TINY, columns=32, max_tokens=1024)
     search_all(config, [
         Case(tuple((rng.integers(0, TOP + 1, 1024) >> shift).tolist()), 2, 1021, keep)
         for shift, keep in ((0, 500), (10, 1000), (0, 1021))])
