@@ -2,7 +2,8 @@
 # Every target sets up what it needs: Python 3.11 or newer, g++, make, perl and git are enough.
 #
 #   make setup       .venv with the packages that pdm.lock pins
-#   make run         the ZCU102 Verilog, and one photograph through it [IMAGE= MODEL= CONFIG=]
+#   make run         the ZCU102 Verilog, and one photograph through it with each kind of selector
+#                    [IMAGE= MODEL= CONFIG= SELECTORS="threshold topk none" BLOCKS=3,6,9]
 #   make test        lint, and every test that is not slow
 #   make test-full   lint, and every test
 #   make lint        ruff and mypy
@@ -11,6 +12,9 @@ PYTHON ?= python3
 MODEL  := deit_tiny
 CONFIG := zcu102
 IMAGE  ?=
+# The test networks have too few blocks for the selectors of DeiT.
+SELECTORS ?= $(if $(filter %_test,$(MODEL)),none,threshold topk)
+BLOCKS ?= 3,6,9
 # Processes for tests/; those of sim/ run one after another, each of their builds takes all cores.
 WORKERS ?= auto
 
@@ -53,7 +57,11 @@ run: $(STAMP)
 	@echo "Emission: build/$(CONFIG)/heatvit.v and heatvit.json"
 	$(VPY) -m rtl.top --emit verilog --config $(CONFIG) --output build/$(CONFIG)
 	@echo "Simulation: one image through $(MODEL), every stage compared with the golden model"
-	$(VPY) -m sim.run --model $(MODEL) --config $(CONFIG) $(if $(IMAGE),--image "$(IMAGE)")
+	@for selector in $(SELECTORS); do \
+	    echo; echo "Token selectors: $$selector"; \
+	    $(VPY) -m sim.run --model $(MODEL) --config $(CONFIG) --selector $$selector \
+	        --blocks $(BLOCKS) --output build/run/$$selector $(if $(IMAGE),--image "$(IMAGE)") \
+	        || exit; done
 
 lint: $(STAMP)
 	$(VPY) -m ruff check .

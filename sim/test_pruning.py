@@ -15,7 +15,7 @@ from golden.pruning import PruningConfig
 from golden.quantize import patch_bytes, quantize
 from golden.synthetic import synthetic
 from golden.synthetic_selector import composed, synthetic_selectors
-from rtl.config import Config, named
+from rtl.config import CONFIGS, Config, named
 from sim.build import simulator
 from sim.report import Report
 from sim.simulate import Bus, simulate, simulate_images
@@ -82,6 +82,15 @@ def test_selectors(name: str, selector: str, package: str, bus: str) -> None:
         assert len(set(counts)) == 1
     else:
         assert counts[0] < counts[2] and counts == sorted(counts)
+
+
+@pytest.mark.parametrize("selector", ["topk", "threshold"])
+@pytest.mark.parametrize("name", sorted(set(CONFIGS) - set(NETWORKS)))
+def test_large_configurations(name: str, selector: str) -> None:
+    config, model = named(name), NETWORKS["small"]
+    pruning = PruningConfig(selector=selector, blocks=(1,), package="merged",
+                            counts=(11,) if selector == "topk" else None)
+    check(simulate(pruned(model, config, pruning), simulator(config), BUSES["fast"]))
 
 
 def deep(*, depth: int = 4, grid: int = 4, **sizes: int | bool) -> ModelConfig:
