@@ -53,8 +53,12 @@ def pruned_network(name: str, selector: str, package: str, blocks: tuple[int, ..
     selectors = [] if counts else [random_selector(model, i, level)
                                    for i, level in enumerate(what)]
     twin = FloatViT(model, synthetic(model, 0))
+    # Several threads only get in the way of tensors as small as these.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     qvit = quantize(twin, [noise(model, 1), noise(model, 2)], weights="synthetic",
                     pruning=pruning, selectors=selectors, functions=functions)
+    torch.set_num_threads(threads)
     frame = noise(model, 3)
     return Network(twin, qvit, frame, *run(qvit, frame))
 
