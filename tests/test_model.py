@@ -14,6 +14,7 @@ import transformers
 
 from golden.checkpoint import convert
 from golden.model import MODELS, FloatViT, ModelConfig, ModelError, model_named, parameter_shapes
+from golden.nonlinear import heatvit_gelu, heatvit_softmax
 
 ODD = ModelConfig(name="odd", image_size=40, patch=8, channels=1, width=48, depth=3, heads=3,
                   hidden=80, classes=7)
@@ -157,6 +158,21 @@ def test_stages_follow_from_each_other(model: ModelConfig) -> None:
         logits = (logits + affine("head_dist", y)[1]) / 2
     close(stages["logits"], logits)
     close(twin(random_images(model))[1], logits)
+
+
+def test_functions_of_heatvit() -> None:
+    """GELU and softmax are its polynomials, and attention is multiplied by one half."""
+    model = MODELS["tiny_test"]
+    state = random_state(model)
+    stages = FloatViT(model, state, "heatvit").forward_stages(random_images(model)[0])
+    y = stages["block1.norm2"] * state["blocks.1.norm2.weight"] + state["blocks.1.norm2.bias"]
+    hidden = y @ state["blocks.1.mlp.fc1.weight"].T + state["blocks.1.mlp.fc1.bias"]
+    torch.testing.assert_close(stages["block1.hidden"], heatvit_gelu(hidden))
+    v = stages["block1.v"].unflatten(1, (model.heads, -1)).transpose(0, 1)
+    attention = heatvit_softmax(stages["block1.scores"]) @ v / 2
+    torch.testing.assert_close(stages["block1.attention"], attention.transpose(0, 1).flatten(1))
+    with pytest.raises(ValueError, match="^functions are 'fast', must be one of exact, heatvit$"):
+        FloatViT(model, state, "fast")
 
 
 def _reference(kind: str, model: ModelConfig) -> torch.nn.Module:

@@ -6,14 +6,18 @@ import torch
 from networks import NETWORKS, network
 
 from golden.images import normalise
+from golden.model import FloatViT
+from golden.nonlinear import FUNCTIONS
 from golden.operators import operators
 
 
+@pytest.mark.parametrize("functions", FUNCTIONS)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_operators_are_the_float_twin(name: str) -> None:
+def test_operators_are_the_float_twin(name: str, functions: str) -> None:
     net = network(name)
-    exact = net.twin.forward_stages(normalise(net.frame))
-    stages = operators(net.twin, exact["embed.residual"])
+    twin = FloatViT(net.twin.model, net.twin.state, functions)
+    exact = twin.forward_stages(normalise(net.frame))
+    stages = operators(twin, exact["embed.residual"])
     assert {op.stage for op in stages} == exact.keys() and len(stages) == len(exact)
     values: dict[str, torch.Tensor] = {}
     for op in stages:

@@ -11,6 +11,7 @@ import torch
 from networks import NETWORKS, network, noise
 
 from golden.images import normalise
+from golden.integer import run
 from golden.model import FloatViT, ModelConfig, State
 from golden.quantize import Linear, QuantizedViT, Scale, patch_bytes, quantize, sqnr
 from golden.synthetic import synthetic
@@ -195,3 +196,22 @@ def test_noise_of_every_stage(name: str) -> None:
         least = 40 if stage == "embed.residual" else 8 if stage.endswith("attention") else 18
         assert decibel > least, f"{stage}: {decibel:.1f} dB"
     assert report["block0.residual1"] > 35 and report["block0.residual2"] > 35, report
+
+
+def test_noise_with_the_functions_of_heatvit() -> None:
+    net = network("tiny_test")
+    twin = FloatViT(net.twin.model, net.twin.state, "heatvit")
+    qvit = quantize(twin, [noise(twin.model, 1), noise(twin.model, 2)], weights="synthetic")
+    report = sqnr(qvit, twin.forward_stages(normalise(net.frame)), run(qvit, net.frame)[2])
+    for stage, decibel in report.items():
+        least = 8 if stage.endswith("attention") else 15
+        assert decibel > least, f"{stage}: {decibel:.1f} dB"
+    # The exact network is another one.
+    exact = sqnr(qvit, net.twin.forward_stages(normalise(net.frame)), run(qvit, net.frame)[2])
+    assert exact["block0.hidden"] < 10
+
+
+def test_stages_of_other_shapes_have_no_noise() -> None:
+    qvit = replace(network("tiny_test").qvit, steps={"a": 1.0, "b": 1.0})
+    exact = {"a": torch.ones(3), "b": torch.ones(2)}
+    assert sqnr(qvit, exact, {"a": np.array([1, 2]), "b": np.array([1, 2])}).keys() == {"b"}

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from golden.model import MODELS, ModelConfig, ModelError
+from golden.nonlinear import FUNCTIONS
 from golden.selector import (
     ThresholdSelector,
     class_attention,
@@ -263,3 +264,17 @@ def test_bad_state() -> None:
     message = "the shape of score3.bias of a selector is (3,), must be (2,) in odd"
     with pytest.raises(ModelError, match=f"^{re.escape(message)}$"):
         ThresholdSelector(ODD, state | {"score3.bias": torch.zeros(3)})
+
+
+def test_functions_of_heatvit() -> None:
+    """The sigmoid in straight lines is the softmax of two, and scores are not halved."""
+    heatvit, stages = FUNCTIONS["heatvit"], {}
+    tokens, state = random_tokens(ODD, 6), random_selector(ODD)
+    selector = ThresholdSelector(ODD, state, heatvit)
+    selector(tokens, 6, stages.__setitem__)
+    logits = (stages["score2"].unflatten(1, (3, 4)) @ state["score3.weight"].T
+              + state["score3.bias"])
+    torch.testing.assert_close(stages["head_scores"],
+                               heatvit.sigmoid(logits[..., 0] - logits[..., 1]))
+    torch.testing.assert_close(class_attention(torch.zeros(3, 5, 5), heatvit),
+                               torch.full((5,), 0.2))
