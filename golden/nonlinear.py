@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """GELU, softmax and sigmoid of the float twin with their tables: the exact ones, and HeatViT's own.
 
-HeatViT (arXiv 2211.08110, equations 11 to 14) has polynomials in their place:
+HeatViT (arXiv 2211.08110) has polynomials in their place:
 
 * ``GELU_a(x) = x/2 (1 + L(x / sqrt 2))``, ``L(u) = sign(u) d1 (a (min(|u|, -b) + b)^2 + 1)``;
 * softmax, times ``d2``, with ``exp(p - z ln 2) = (0.3585 (p + 1.353)^2 + 0.344) 2^-z``;
