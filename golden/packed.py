@@ -87,7 +87,8 @@ def _decode(kind: Any, value: Any, name: str, arrays: Arrays) -> Any:
                 values[field.name] = _decode(hints[field.name], value[field.name], child, arrays)
         if unknown := value.keys() - values.keys():
             raise TypeError(f"{name or 'the network'} has an unknown field {min(unknown)}")
-        return kind(**values)
+        made: Any = kind
+        return made(**values)
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is types.UnionType:
         return None if value is None else _decode(arguments[0], value, name, arrays)
