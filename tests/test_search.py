@@ -151,7 +151,8 @@ def cases_of(count):
     return found[:count]
 
 
-@pytest.mark.parametrize("count", [2_000, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [2_000, pytest.param(
+    10_000, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
 def test_against_a_sort(count):
     cases = cases_of(count)
     assert len(cases) == count
