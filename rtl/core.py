@@ -383,7 +383,7 @@ class Core(wiring.Component):
             back.word.eq(word),
             back.destination.eq(pipeline.field(k, "destination")),
             back.mask.eq(pipeline.field(k, "destination_mask")),
-            back.package.eq(pipeline.field(k, "package")),
+            back.unchanged.eq(pipeline.field(k, "stationary") == isa.Stationary.NONE),
         ]
         to = {kind: back.to[kind.value] for kind in isa.Destination}
         for buffer, en, data_word in ((self.act, back.act_en, back.bytes_word),

@@ -117,7 +117,7 @@ class Stationary(enum.Enum, shape=2):
     WEIGHT = 0
     KEY = 1
     VALUE = 2
-    NONE = 3      #: nothing is loaded: the rows come back as they are (destination RESIDUAL)
+    NONE = 3      #: nothing is loaded: rows of the residual pass by unchanged, and are not written
 
 
 class Destination(enum.Enum, shape=3):

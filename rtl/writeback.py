@@ -20,13 +20,13 @@ class WriteBack(wiring.Component):
     A streaming buffer takes column block ``g`` into bank ``turn * column_blocks + g``, ``turn``
     being the place of the column tile within a buffer word. Of the last column tile, blocks that
     ``mask`` leaves out are not written: they belong to another head, or they are padding, and would
-    spoil the statistics. Rows that make up a ``package`` are not written: part of the first row may
-    have been replaced since it was read.
+    spoil the statistics. Rows that a pass leaves ``unchanged`` are not written: part of a row may
+    have been replaced since it was read, by the package that is made of it.
 
     Members
     -------
     valid, row, word : In, of a finished row (last K tile)
-    destination, mask, package : In, of its pass
+    destination, mask, unchanged : In, of its pass
     to : Out, one bit per ``Destination``
     enable : Out, blocks of the word that count
     act_en, score_en, residual_en : Out, one bit per bank
@@ -38,7 +38,7 @@ class WriteBack(wiring.Component):
         super().__init__({
             "valid": In(1), "row": In(row_layout(config)),
             "word": In(data.ArrayLayout(signed(isa.ACC_BITS), config.columns)),
-            "destination": In(isa.Destination), "mask": In(8), "package": In(1),
+            "destination": In(isa.Destination), "mask": In(8), "unchanged": In(1),
             "to": Out(len(isa.Destination)), "enable": Out(config.column_blocks),
             "act_en": Out(config.banks), "score_en": Out(config.banks),
             "residual_en": Out(config.banks),
@@ -61,7 +61,7 @@ class WriteBack(wiring.Component):
             hit = Signal(name=f"hit{bank}")
             lanes = [self.word[BLOCK * g + i] for i in range(BLOCK)]
             m.d.comb += [
-                hit.eq(self.enable[g] & ~self.package & (turn == bank // config.column_blocks)),
+                hit.eq(self.enable[g] & ~self.unchanged & (turn == bank // config.column_blocks)),
                 self.bytes_word[bank].eq(Cat(lane[:8] for lane in lanes)),
                 self.wide_word[bank].eq(Cat(lane[:16] for lane in lanes)),
             ]

@@ -33,13 +33,13 @@ def test_blocks_and_banks(size):
             destination = rng.choice(list(isa.Destination))
             valid, last = rng.random() < 0.8, rng.random() < 0.5
             mask, tile = rng.getrandbits(8), rng.randrange(9)
-            package = destination == isa.Destination.RESIDUAL and rng.random() < 0.3
+            unchanged = destination == isa.Destination.RESIDUAL and rng.random() < 0.3
             ctx.set(dut.valid, valid)
             ctx.set(dut.row.tile.last_column, last)
             ctx.set(dut.row.tile.column_tile, tile)
             ctx.set(dut.destination, destination)
             ctx.set(dut.mask, mask)
-            ctx.set(dut.package, package)
+            ctx.set(dut.unchanged, unchanged)
             for c, value in enumerate(word):
                 ctx.set(dut.word[c], value)
 
@@ -48,7 +48,7 @@ def test_blocks_and_banks(size):
             assert ctx.get(dut.to) == valid << destination.value
             written = [(tile % turns) * config.column_blocks + g for g in blocks]
             for kind, port in STREAMED.items():
-                hit = valid and kind == destination and not package
+                hit = valid and kind == destination and not unchanged
                 assert ctx.get(getattr(dut, port)) == (sum(1 << b for b in written) if hit else 0)
             for bank, g in zip(written, blocks, strict=True):
                 lanes = word[BLOCK * g:BLOCK * (g + 1)]
