@@ -4,9 +4,10 @@
 import math
 import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from golden.model import MODELS, ModelConfig, ModelError, parameter_shapes
 
-__all__ = ["CheckpointError", "convert", "load_checkpoint"]
+__all__ = ["CheckpointError", "Scheme", "convert", "depth_of", "is_unused", "load_checkpoint",
+           "load_tensors", "scheme_of", "sizes_of", "unsupported"]
 
 #: Parameters of operators that the accelerator does not have.
 _UNSUPPORTED = {re.compile(pattern): operator for pattern, operator in {
@@ -30,6 +32,10 @@ _UNSUPPORTED = {re.compile(pattern): operator for pattern, operator in {
     r"(^|\.)(reg_token|register_tokens)$": "register tokens",
     r"^(fc_norm|attn_pool)\.": "a head on pooled tokens",
     r"^pre_logits\.": "a representation layer before the head",
+    r"(^|\.)blocks_token_only\.": "class-attention layers",
+    r"\.attn\.proj_[lw]\.": "talking heads",
+    r"(^|\.)downsample\.": "merging of patches",
+    r"(^|\.)rope(_embed(dings)?)?\.": "rotary positions",
 }.items()}
 
 #: Canonical names as Hugging Face names them: published files, and transformers 5 in memory.
@@ -53,7 +59,7 @@ class CheckpointError(ValueError):
 
 
 @dataclass(frozen=True)
-class _Scheme:
+class Scheme:
     """One way of naming parameters.
 
     Parameters
@@ -74,11 +80,11 @@ class _Scheme:
     eps: float
 
 
-def _timm() -> _Scheme:
-    return _Scheme(lambda name: [name], "blocks.", False, 1e-6)
+def _timm() -> Scheme:
+    return Scheme(lambda name: [name], "blocks.", False, 1e-6)
 
 
-def _hugging_face(prefix: str, layers: str, tensors: Mapping[str, Tensor]) -> _Scheme:
+def _hugging_face(prefix: str, layers: str, tensors: Mapping[str, Tensor]) -> Scheme:
     table = _BOTH | (_PUBLISHED if layers == "encoder.layer." else _IN_MEMORY)
     teacher = any(key.startswith(("cls_classifier.", "distillation_classifier."))
                   for key in tensors)
@@ -97,10 +103,11 @@ def _hugging_face(prefix: str, layers: str, tensors: Mapping[str, Tensor]) -> _S
         parts = ["attn.q", "attn.k", "attn.v"] if block[2] == "attn.qkv" else [block[2]]
         return [f"{prefix}{layers}{block[1]}.{table[part]}.{kind}" for part in parts]
 
-    return _Scheme(names, prefix + layers, not teacher, 1e-12)
+    return Scheme(names, prefix + layers, not teacher, 1e-12)
 
 
-def _scheme(tensors: Mapping[str, Tensor], source: str) -> _Scheme:
+def scheme_of(tensors: Mapping[str, Tensor], source: str) -> Scheme:
+    """Return the way in which ``tensors`` are named."""
     for key in tensors:
         if re.match(r"blocks\.\d+\.", key):
             return _timm()
@@ -111,19 +118,36 @@ def _scheme(tensors: Mapping[str, Tensor], source: str) -> _Scheme:
                           " timm or Hugging Face names them")
 
 
+def unsupported(keys: Iterable[str]) -> dict[str, list[str]]:
+    """Return the operators that the accelerator does not have, and which of ``keys`` are theirs."""
+    found: dict[str, list[str]] = {}
+    for key in keys:
+        for pattern, operator in _UNSUPPORTED.items():
+            if pattern.search(key):
+                found.setdefault(operator, []).append(key)
+                break
+    return found
+
+
+def is_unused(key: str) -> bool:
+    """Whether the parameter has no part in the logits."""
+    return _UNUSED.search(key) is not None
+
+
 def _get(tensors: Mapping[str, Tensor], key: str, source: str) -> Tensor:
     if key not in tensors:
         raise CheckpointError(f"{source} lacks parameter {key}")
     return tensors[key]
 
 
-def _depth(tensors: Mapping[str, Tensor], scheme: _Scheme) -> int:
+def depth_of(tensors: Mapping[str, Tensor], scheme: Scheme) -> int:
+    """Return the number of blocks, which have numbers from 0."""
     block = re.compile(re.escape(scheme.layers) + r"(\d+)\.")
     return 1 + max(int(match[1]) for key in tensors if (match := block.match(key)))
 
 
-def _infer(tensors: Mapping[str, Tensor], scheme: _Scheme, source: str) -> ModelConfig:
-    """Return the model that ``tensors`` are of, heads of 64 channels unless it is a named one."""
+def sizes_of(tensors: Mapping[str, Tensor], scheme: Scheme, source: str) -> dict[str, Any]:
+    """Return the sizes that the shapes of ``tensors`` tell: all of a model but its heads."""
 
     def shape(canonical: str, dimensions: int) -> tuple[int, ...]:
         key = scheme.names(canonical)[0]
@@ -141,43 +165,49 @@ def _infer(tensors: Mapping[str, Tensor], scheme: _Scheme, source: str) -> Model
     if grid ** 2 != tokens - special:
         raise CheckpointError(
             f"{source} has positions for {tokens} tokens, must be {special} more than a square")
-    sizes = {"image_size": grid * patch, "patch": patch, "channels": channels, "width": width,
-             "depth": _depth(tensors, scheme), "hidden": shape("blocks.0.mlp.fc1.weight", 2)[0],
-             "classes": shape("head.weight", 2)[0]}
+    return {"image_size": grid * patch, "patch": patch, "channels": channels, "width": width,
+            "depth": depth_of(tensors, scheme), "hidden": shape("blocks.0.mlp.fc1.weight", 2)[0],
+            "classes": shape("head.weight", 2)[0], "distilled": distilled}
+
+
+def _infer(tensors: Mapping[str, Tensor], scheme: Scheme, heads: int | None,
+           source: str) -> ModelConfig:
+    """Return the model that ``tensors`` are of, heads of 64 channels unless it is a named one."""
+    sizes = sizes_of(tensors, scheme, source)
     for model in MODELS.values():
-        if model.distilled == distilled and all(
+        if heads in (None, model.heads) and all(
                 getattr(model, size) == value for size, value in sizes.items()):
             return model
-    if width % 64:
-        raise CheckpointError(f"{source} has width {width}, must be a multiple of 64 for the number"
-                              " of heads to be known, unless the model is named")
+    if heads is None and sizes["width"] % 64:
+        raise CheckpointError(f"{source} has width {sizes['width']}, must be a multiple of 64 for"
+                              " the number of heads to be known, unless the model is named")
+    sizes["heads"] = sizes["width"] // 64 if heads is None else heads
     try:
-        return ModelConfig(name="custom", heads=width // 64, distilled=distilled, **sizes)
+        return ModelConfig(name="custom", **sizes)
     except ModelError as error:
         raise CheckpointError(f"the model in {source} is not supported: {error}") from error
 
 
 def convert(tensors: Mapping[str, Tensor], model: ModelConfig | None = None, *,
-            source: str = "the state") -> tuple[ModelConfig, dict[str, Tensor]]:
+            heads: int | None = None, source: str = "the state") -> tuple[ModelConfig, dict[str, Tensor]]:
     """Return the model and the canonical float parameters that named ``tensors`` hold.
 
     The names may be timm's, those of published Hugging Face files, or those of transformers 5 in
     memory. ``model`` says what the tensors must be of; without it, it is inferred from the
-    shapes. The returned model has the ``eps`` of the library that the names are from. A DeiT with
-    two special tokens but without a second head becomes one whose second head is zero.
+    shapes, which do not tell the ``heads``. The returned model has the ``eps`` of the library that
+    the names are from. A DeiT with two special tokens but without a second head becomes one whose
+    second head is zero.
     ``source`` is what error messages call the tensors.
     """
-    for key in tensors:
-        for pattern, operator in _UNSUPPORTED.items():
-            if pattern.search(key):
-                raise CheckpointError(f"{source} has {operator} ({key}), which is not supported")
-    scheme = _scheme(tensors, source)
+    for operator, keys in unsupported(tensors).items():
+        raise CheckpointError(f"{source} has {operator} ({keys[0]}), which is not supported")
+    scheme = scheme_of(tensors, source)
     if model is None:
-        model = _infer(tensors, scheme, source)
-    elif (depth := _depth(tensors, scheme)) != model.depth:
+        model = _infer(tensors, scheme, heads, source)
+    elif (depth := depth_of(tensors, scheme)) != model.depth:
         raise CheckpointError(f"{source} has {depth} blocks, must be {model.depth} in {model.name}")
 
-    left = {key for key in tensors if not _UNUSED.search(key)}
+    left = {key for key in tensors if not is_unused(key)}
     state: dict[str, Tensor] = {}
     for name, shape in parameter_shapes(model).items():
         keys = scheme.names(name)
@@ -224,12 +254,10 @@ def _read(path: Path, source: str) -> object:
         raise CheckpointError(f"{source} is truncated or corrupt") from error
 
 
-def load_checkpoint(path: str | Path,
-                    model: ModelConfig | None = None) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Return the model and the canonical parameters in a file of safetensors or torch.
+def load_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Return the parameters in a file of safetensors or torch, as they are named there.
 
     In a file of torch (``.pth``, ``.pt``) the parameters may be under ``model`` or ``state_dict``.
-    See :func:`convert` for ``model`` and for what is returned.
     """
     path = Path(path)
     source = f"checkpoint {path}"
@@ -243,4 +271,13 @@ def load_checkpoint(path: str | Path,
     if not isinstance(tensors, dict) or not all(
             isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in tensors.items()):
         raise CheckpointError(f"{source} holds more than named tensors, must hold only parameters")
-    return convert(tensors, model, source=source)
+    return tensors
+
+
+def load_checkpoint(path: str | Path,
+                    model: ModelConfig | None = None) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Return the model and the canonical parameters in a file, see :func:`load_tensors`.
+
+    See :func:`convert` for ``model`` and for what is returned.
+    """
+    return convert(load_tensors(path), model, source=f"checkpoint {path}")

@@ -166,6 +166,9 @@ def test_unnamed_model_is_inferred() -> None:
     model = ModelConfig(name="custom", image_size=24, patch=8, width=128, depth=3, heads=2,
                         hidden=256, classes=11, distilled=True)
     assert convert(timm_state(model))[0] == model
+    for heads in (2, 4, 8):
+        assert convert(timm_state(model), heads=heads)[0] == replace(model, heads=heads)
+    assert convert(timm_state(TINY), heads=4)[0] == replace(TINY, name="custom", heads=4)
 
 
 # Faults: each is one sentence that names what is wrong
@@ -238,7 +241,11 @@ def test_other_model_than_requested() -> None:
     ("blocks.0.mlp.w12.weight", "a gated MLP"),
     ("reg_token", "register tokens"),
     ("fc_norm.weight", "a head on pooled tokens"),
-    ("pre_logits.fc.weight", "a representation layer before the head")])
+    ("pre_logits.fc.weight", "a representation layer before the head"),
+    ("blocks_token_only.0.attn.q.weight", "class-attention layers"),
+    ("blocks.0.attn.proj_l.weight", "talking heads"),
+    ("layers.1.downsample.reduction.weight", "merging of patches"),
+    ("rope_embed.periods", "rotary positions")])
 def test_unsupported_operator(key: str, operator: str) -> None:
     assert fault(timm_state(TINY) | {key: torch.zeros(1)}) == (
         f"x.pth has {operator} ({key}), which is not supported")
