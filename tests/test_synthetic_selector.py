@@ -78,8 +78,8 @@ def test_the_more_there_is_the_more_is_kept(name: str, blocks: tuple[int, ...]) 
 @pytest.mark.slow
 def test_page_has_the_counts() -> None:
     page = Path(__file__).parent.parent / "docs" / "pruning.md"
-    rows = [[int(cell) for cell in line.split("|")[1:-1]]
-            for line in page.read_text(encoding="utf-8").split("| i |")[1].split("\n")[2:] if line]
+    table = page.read_text(encoding="utf-8").split("| i |")[1].split("\n\n")[0]
+    rows = [[int(cell) for cell in line.split("|")[1:-1]] for line in table.split("\n")[2:]]
     assert [row[0] for row in rows] == list(range(8))
     network = vit("deit_tiny", (3, 6, 9))
     for i, *counts in rows:
