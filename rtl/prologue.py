@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The prologue: what happens to a row on its way into the array."""
 
-from amaranth.hdl import Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -124,7 +124,8 @@ class PrologueLane(wiring.Component):
             act.eq(rounded | delay(m, other, PolyLanes.LATENCY + 2, name="other")),
         ]
         m.d.comb += [
-            self.exponential.eq(limited),
+            # A table within the limits needs none in the bits that are rounded away.
+            self.exponential.eq(Cat(self.exp_y[:EXP_OUT_FRAC - 1], limited[EXP_OUT_FRAC - 1:])),
             self.power.eq(late_power),
             self.act.eq(act),
         ]
@@ -174,7 +175,8 @@ class Prologue(wiring.Component):
     act : Out(ArrayLayout(signed(9), rows))
         Input of the array.
     exponential : Out(ArrayLayout(16, rows))
-        ``exp(u mod 2**13)``, with 8 fraction bits; of mode EXP and lanes that are enabled.
+        ``exp(u mod 2**13)``, with 8 fraction bits; of mode EXP and lanes that are enabled, and of
+        a table that nowhere leaves 0 to 65407.
     power : Out(ArrayLayout(4, rows))
         ``u >> 13``; 15, the most, in other modes and of lanes that are not enabled.
     """
