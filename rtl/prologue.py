@@ -114,18 +114,20 @@ class PrologueLane(wiring.Component):
                     m.d.sync += power.eq(exponent[EXP_FRAC:])
 
         # Exponential: limited, shifted by one place too few, rounded
-        limited = Signal(EXP_BITS, reset_less=True)
+        half = EXP_OUT_FRAC - 1
+        limited = Signal(EXP_BITS - half, reset_less=True)
         rounded = Signal(ACT_BITS - 1, reset_less=True)
         late_power = delay(m, power, PolyLanes.LATENCY + 1, name="power")
         act = Signal(signed(ACT_BITS), reset_less=True)
         m.d.sync += [
-            limited.eq(Mux(self.exp_y < 0, 0, Mux(self.exp_y > EXP_LIMIT, EXP_LIMIT, self.exp_y))),
-            rounded.eq(((limited[EXP_OUT_FRAC - 1:] >> late_power) + 1) >> 1),
+            limited.eq(Mux(self.exp_y < 0, 0,
+                           Mux(self.exp_y > EXP_LIMIT, EXP_LIMIT, self.exp_y) >> half)),
+            rounded.eq(((limited >> late_power) + 1) >> 1),
             act.eq(rounded | delay(m, other, PolyLanes.LATENCY + 2, name="other")),
         ]
         m.d.comb += [
             # A table within the limits needs none in the bits that are rounded away.
-            self.exponential.eq(Cat(self.exp_y[:EXP_OUT_FRAC - 1], limited[EXP_OUT_FRAC - 1:])),
+            self.exponential.eq(Cat(delay(m, self.exp_y[:half], 1, name="low"), limited)),
             self.power.eq(late_power),
             self.act.eq(act),
         ]
