@@ -23,8 +23,8 @@ class TokenList(wiring.Component):
 
     Latency: ``LATENCY`` cycle of a read; ``config.max_tokens`` cycles of ``init``.
 
-    Resources: two copies of the three lists, in distributed memory as the row is multiplied in the
-    next cycle.
+    Resources: the three lists in distributed memory, as the row is multiplied in the next cycle; a
+    copy of the first two for the selector, which need not be quick, in block RAM.
 
     Parameters
     ----------
@@ -64,7 +64,10 @@ class TokenList(wiring.Component):
         depth = (2 << len(self.position)) + self.max_tokens
         m.submodules.lists = lists = Memory(shape=len(self.row), depth=depth, init=[],
                                             attrs={"ram_style": "distributed"})
-        read, scan, write = lists.read_port(), lists.read_port(), lists.write_port()
+        m.submodules.copy = copy = Memory(shape=len(self.row), depth=2 << len(self.position),
+                                          init=[], attrs={"ram_style": "block"})
+        read, scan = lists.read_port(), copy.read_port()
+        write, write_copy = lists.write_port(), copy.write_port()
         current = Signal()
         count = Signal(range(self.max_tokens))
         with m.If(self.flip):
@@ -85,5 +88,8 @@ class TokenList(wiring.Component):
                                                     ~current & ~self.write_dropped,
                                                     self.write_dropped))),
             write.data.eq(Mux(self.busy, count, self.write_row)),
+            write_copy.en.eq(write.en & ~write.addr[-1]),
+            write_copy.addr.eq(write.addr),
+            write_copy.data.eq(write.data),
         ]
         return m
