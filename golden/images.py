@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-__all__ = ["MEAN", "SAMPLE", "STD", "ImageError", "calibration_frames", "load_image", "normalise"]
+__all__ = ["MEAN", "SAMPLE", "STD", "ImageError", "calibration_frames", "load_image", "normalise",
+           "read_image"]
 
 #: Mean and standard deviation of the channels of ImageNet, of pixels between 0 and 1.
 MEAN = (0.485, 0.456, 0.406)
@@ -26,7 +27,8 @@ class ImageError(ValueError):
     """An image that cannot be read."""
 
 
-def _read(path: Path) -> Image.Image:
+def read_image(path: Path) -> Image.Image:
+    """Return an image as it is in a file, in RGB."""
     try:
         with warnings.catch_warnings():
             # Pillow warns of what does not matter here, such as transparency in a palette, and
@@ -57,7 +59,7 @@ def load_image(path: str | Path | None, size: int) -> NDArray[np.uint8]:
     The crop is a square of 224/256 of the shorter side, resized with a bicubic filter: what DeiT
     is evaluated on. Without ``path`` the image is the sample photograph.
     """
-    image = _sample() if path is None else _read(Path(path))
+    image = _sample() if path is None else read_image(Path(path))
     side = _CROP * min(image.size)
     left, top = ((length - side) / 2 for length in image.size)
     image = image.resize((size, size), Image.Resampling.BICUBIC,

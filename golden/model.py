@@ -114,7 +114,8 @@ def _deit(size: str, width: int, heads: int) -> list[ModelConfig]:
             for suffix, distilled in (("", False), ("_distilled", True))]
 
 
-#: The models by name: DeiT, and two networks for tests that fit configurations of these names.
+#: The models by name: DeiT, two networks for tests that fit configurations of these names, and
+#: the network that is trained on ``golden.scenes``.
 MODELS: dict[str, ModelConfig] = {m.name: m for m in (
     *_deit("tiny", 192, 3),
     *_deit("small", 384, 6),
@@ -123,6 +124,8 @@ MODELS: dict[str, ModelConfig] = {m.name: m for m in (
                 classes=16),
     ModelConfig(name="small_test", image_size=96, patch=16, width=96, depth=2, heads=2, hidden=384,
                 classes=20, distilled=True),
+    ModelConfig(name="scenes", image_size=96, patch=12, width=64, depth=6, heads=2, hidden=256,
+                classes=10),
 )}
 
 

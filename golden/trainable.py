@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The vision transformer as it is trained: the function and the parameters of the float twin."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from golden.model import ModelConfig, parameter_shapes
+from golden.nonlinear import functions_named
+
+__all__ = ["TrainableViT"]
+
+#: Standard deviation of weights at the start, and where they are cut off.
+_STD, _CUT = 0.02, 2.0
+
+
+class _Patches(nn.Module):
+    """The patch embedding. Its weights are those of a convolution; the product is one of matrices,
+    which is faster.
+    """
+
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__()
+        self.patch = model.patch
+        self.proj = nn.Conv2d(model.channels, model.width, model.patch, stride=model.patch)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the patches [batch, patches, channels] of images."""
+        tiles = images.unflatten(2, (-1, self.patch)).unflatten(4, (-1, self.patch))
+        tiles = tiles.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+        return functional.linear(tiles, self.proj.weight.flatten(1), self.proj.bias)
+
+
+class _Attention(nn.Module):
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(model.width, 3 * model.width)
+        self.proj = nn.Linear(model.width, model.width)
+
+
+class _Mlp(nn.Module):
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(model.width, model.hidden)
+        self.fc2 = nn.Linear(model.hidden, model.width)
+
+
+class _Block(nn.Module):
+    def __init__(self, model: ModelConfig, functions: str) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(model.width, model.eps)
+        self.attn = _Attention(model)
+        self.norm2 = nn.LayerNorm(model.width, model.eps)
+        self.mlp = _Mlp(model)
+        self.heads, self.head_size = model.heads, model.head_size
+        self.functions = functions_named(functions)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the residual [batch, tokens, channels] after the block."""
+        qkv = self.attn.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, self.head_size))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        weights = self.functions.softmax(q @ k.transpose(-2, -1) / math.sqrt(self.head_size))
+        attention = (weights * self.functions.attention @ v).transpose(1, 2).flatten(2)
+        x = x + self.attn.proj(attention)
+        return x + self.mlp.fc2(self.functions.gelu(self.mlp.fc1(self.norm2(x))))
+
+
+class TrainableViT(nn.Module):
+    """A vision transformer with gradients.
+
+    On whole images it is :class:`golden.model.FloatViT`; its ``state_dict`` is the state of that,
+    under the same names. It also takes windows of images: the patches at some places, with the
+    positions of these. So a network can learn on small windows first.
+
+    Parameters
+    ----------
+    model
+        Sizes.
+    functions
+        GELU and softmax: ``exact`` or ``heatvit``, see :mod:`golden.nonlinear`.
+    """
+
+    def __init__(self, model: ModelConfig, functions: str = "exact") -> None:
+        super().__init__()
+        self.model = model
+        self.cls_token = nn.Parameter(torch.empty(1, 1, model.width))
+        if model.distilled:
+            self.dist_token = nn.Parameter(torch.empty(1, 1, model.width))
+        self.pos_embed = nn.Parameter(torch.empty(1, model.tokens, model.width))
+        self.patch_embed = _Patches(model)
+        self.blocks = nn.ModuleList(_Block(model, functions) for _ in range(model.depth))
+        self.norm = nn.LayerNorm(model.width, model.eps)
+        self.head = nn.Linear(model.width, model.classes)
+        if model.distilled:
+            self.head_dist = nn.Linear(model.width, model.classes)
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Set all parameters to what training starts from."""
+        for name, parameter in self.named_parameters():
+            with torch.no_grad():
+                if "norm" in name:
+                    parameter.fill_(float(name.endswith("weight")))
+                elif name.endswith("bias"):
+                    parameter.zero_()
+                elif name == "patch_embed.proj.weight":
+                    bound = self.model.patch_channels ** -0.5
+                    parameter.uniform_(-bound, bound, generator=generator)
+                elif name.endswith("weight"):
+                    nn.init.xavier_uniform_(parameter, generator=generator)
+                else:
+                    nn.init.trunc_normal_(parameter, std=_STD, a=-_CUT, b=_CUT,
+                                          generator=generator)
+
+    def forward(self, images: Tensor, places: Tensor | None = None) -> Tensor:
+        """Return the logits [batch, classes] of ``images`` [batch, channels, side, side].
+
+        With ``places`` [batch, patches] the images are windows: the patch that is at index i,
+        line by line, is the one of the image at that place.
+        """
+        x = self.embed(images, places)
+        for block in self.blocks:
+            x = block(x)
+        return self.classify(x)
+
+    def embed(self, images: Tensor, places: Tensor | None = None) -> Tensor:
+        """Return the residual [batch, tokens, channels] of images, the positions added."""
+        m = self.model
+        patches = self.patch_embed(images)
+        special = torch.cat([self.cls_token, self.dist_token] if m.distilled
+                            else [self.cls_token], 1)
+        positions = self.pos_embed[0, m.special_tokens:]
+        patches = patches + (positions if places is None else positions[places])
+        special = special + self.pos_embed[:, :m.special_tokens]
+        return torch.cat([special.expand(len(images), -1, -1), patches], 1)
+
+    def classify(self, x: Tensor) -> Tensor:
+        """Return the logits of the residual after the last block."""
+        y = self.norm(x[:, :self.model.special_tokens])
+        logits = self.head(y[:, 0])
+        if self.model.distilled:
+            logits = (logits + self.head_dist(y[:, 1])) / 2
+        return logits
+
+    def state(self) -> dict[str, Tensor]:
+        """Return a copy of the parameters, as :class:`golden.model.FloatViT` takes them."""
+        own = self.state_dict()
+        return {name: own[name].detach().cpu().clone() for name in parameter_shapes(self.model)}

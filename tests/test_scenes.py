@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Scenes of digits: what is in them, where they come from, and that they are always the same."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from golden.scenes import (
+    CLASSES,
+    SPLITS,
+    SceneError,
+    SceneSettings,
+    SceneSource,
+    fixed_set,
+    main,
+)
+
+#: One digit that fills the scene, every pixel of it five wide, and nothing else.
+ALONE = SceneSettings(size=40, digit=(40, 40), instances=(1, 1), strokes=(0, 0))
+
+
+def make(count=64, seed=0, split="train", **settings):
+    return SceneSource(split, SceneSettings(**settings)).make(count, np.random.default_rng(seed))
+
+
+def sources(split):
+    """Return indices, in the data set, of the digits of a split, found by their pixels."""
+    images = load_digits().data
+    found = {image.astype(np.uint8).tobytes(): i for i, image in enumerate(images)}
+    digits = SceneSource(split)._digits
+    return [found[digit.astype(np.uint8).tobytes()] for digit in digits]
+
+
+def test_no_digit_is_in_two_splits():
+    indices = [sources(split) for split in SPLITS]
+    assert [len(part) for part in indices] == [1253, 269, 275]
+    assert sorted(sum(indices, [])) == list(range(1797))
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_label_is_the_class_of_the_digit(split):
+    scenes = SceneSource(split, ALONE).make(100, np.random.default_rng(1))
+    blocks = scenes.frames.reshape(100, 8, 5, 8, 5).mean((2, 4)).reshape(100, 64)
+    digits = load_digits()
+    references = digits.data - digits.data.mean(1, keepdims=True)
+    references /= np.linalg.norm(references, axis=1, keepdims=True)
+    nearest = ((blocks - blocks.mean(1, keepdims=True)) @ references.T).argmax(1)
+    assert np.array_equal(digits.target[nearest], scenes.labels)
+    assert set(nearest) <= set(sources(split))
+    assert set(scenes.labels) == set(range(CLASSES))
+
+
+def test_number_of_digits():
+    scenes = make(400)
+    assert set(scenes.counts) == {1, 2, 3, 4}
+    covered = [scenes.digits[scenes.counts == count].mean() for count in (1, 2, 3, 4)]
+    assert covered == sorted(covered)
+    assert covered[3] > 3 * covered[0]
+    assert scenes.digits.any((1, 2)).all(), "every scene has a digit"
+
+
+def test_strokes_are_no_digits():
+    without, with_strokes = make(strokes=(0, 0)), make(strokes=(4, 10))
+    assert without.digits.mean() == pytest.approx(with_strokes.digits.mean(), rel=0.1)
+    bright = 120
+    on_digits = [(scenes.frames[scenes.digits] > bright).mean()
+                 for scenes in (without, with_strokes)]
+    elsewhere = [(scenes.frames[~scenes.digits] > bright).mean()
+                 for scenes in (without, with_strokes)]
+    assert on_digits[0] > 0.4
+    assert elsewhere[0] < 0.02 < 0.04 < elsewhere[1]
+
+
+def test_patches_hold_digits():
+    scenes = make(8)
+    expected = [[scenes.digits[i, y:y + 12, x:x + 12].sum() >= 6
+                 for y in range(0, 96, 12) for x in range(0, 96, 12)] for i in range(8)]
+    assert scenes.patches(12).tolist() == expected
+    with pytest.raises(SceneError, match=r"scenes are 96 pixels wide.*multiple of the patch, 20"):
+        scenes.patches(20)
+
+
+def test_frames_are_grey():
+    scenes = make(2)
+    frame = scenes.rgb(1)
+    assert frame.shape == (96, 96, 3) and frame.dtype == np.uint8
+    assert all(np.array_equal(frame[..., i], scenes.frames[1]) for i in range(3))
+
+
+def test_same_seed_same_scenes():
+    first, again, other = make(4, seed=3), make(4, seed=3), make(4, seed=4)
+    for name in ("frames", "labels", "counts", "digits"):
+        assert np.array_equal(getattr(first, name), getattr(again, name)), name
+    assert not np.array_equal(first.frames, other.frames)
+
+
+def test_fixed_set_is_always_the_same():
+    scenes = fixed_set("test", 300)
+    digest = hashlib.sha256(scenes.frames.tobytes() + scenes.labels.tobytes()).hexdigest()
+    assert digest[:16] == "9c6221b7bd77e9d6"
+    fewer = fixed_set("test", 10)
+    assert np.array_equal(fewer.frames, scenes.frames[:10])
+    assert np.array_equal(fewer.patches(12), scenes.patches(12)[:10])
+    assert not np.array_equal(fixed_set("validation", 10).labels, fewer.labels)
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"instances": (0, 4)}, "least of instances is 0, must be at least 1"),
+    ({"strokes": (5, 4)}, "most of strokes is 4, must be at least 5"),
+    ({"digit": (7, 40)}, "least of digit is 7, must be at least 8"),
+    ({"size": 36}, "size is 36, must be at least 40")])
+def test_settings_that_contradict(settings, message):
+    with pytest.raises(SceneError, match=message):
+        SceneSettings(**settings)
+
+
+def test_unknown_split():
+    with pytest.raises(SceneError, match="the split is 'all', must be one of train, validation"):
+        SceneSource("all")
+
+
+def test_sheet(tmp_path, capsys):
+    path = tmp_path / "sheet.png"
+    assert main([str(path), "--count", "5", "--columns", "3", "--patch", "12"]) == 0
+    with Image.open(path) as image:
+        sheet = np.asarray(image)
+    assert sheet.shape == (2 * 100 + 4, 3 * 100 + 4)
+    labels = fixed_set("train", 5).labels
+    assert capsys.readouterr().out.split() == [str(label) for label in labels]
+    assert (sheet[104:, 204:] == 255).all(), "there is no sixth scene"
+    scenes = fixed_set("train", 5)
+    dimmed = sheet[4:100, 4:100]
+    kept = scenes.patches(12)[0].reshape(8, 8).repeat(12, 0).repeat(12, 1)
+    assert np.array_equal(dimmed[kept], scenes.frames[0][kept])
+    assert np.array_equal(dimmed[~kept], scenes.frames[0][~kept] // 3)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--count", "0"], "count is 0, must be at least 1"),
+    (["--split", "all"], "the split is 'all'"),
+    (["--patch", "10"], "must be a multiple of the patch, 10")])
+def test_bad_arguments_of_the_sheet(arguments, message, tmp_path, capsys):
+    assert main([str(tmp_path / "sheet.png"), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_sheet_needs_a_folder(tmp_path, capsys):
+    assert main([str(tmp_path / "missing" / "sheet.png")]) == 2
+    assert "does not exist" in capsys.readouterr().err
