@@ -315,3 +315,8 @@ def sqnr(qvit: QuantizedViT, float_stages: Mapping[str, object],
                 signal = float(np.square(exact).sum())
                 report[name] = 10 * math.log10(signal / noise) if noise and signal else math.inf
     return report
+
+
+if __name__ == "__main__":
+    from golden.quantize_command import main  # which imports this module under its name
+    raise SystemExit(main())
