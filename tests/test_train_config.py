@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Settings of trainings: the file that is shipped, defaults, and every way to be wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from golden.model import MODELS, ModelError
+from golden.train_config import Stage, TrainConfig, TrainError, load_config, parse_config
+
+SHIPPED = Path(__file__).parent.parent / "models" / "scenes" / "train.yaml"
+STAGE = "{name: dense, size: 96, steps: 10, batch: 4, rate: 1e-3}"
+
+
+def parse(stages=f"[{STAGE}]", **values):
+    lines = {"model": "scenes", "stages": stages, **values}
+    return parse_config("\n".join(f"{k}: {v}" for k, v in lines.items()), "x.yaml")
+
+
+def stage(**values):
+    return Stage(**{"name": "dense", "size": 96, "steps": 10, "batch": 4, "rate": 1e-3, **values})
+
+
+def test_shipped_settings():
+    config = load_config(SHIPPED)
+    assert config.model == MODELS["scenes"]
+    assert [stage.size for stage in config.stages[:2]] == [48, 96]
+    assert config.stages[1].name == "dense"
+
+
+def test_defaults():
+    assert parse() == TrainConfig(model=MODELS["scenes"], stages=(stage(),))
+    assert parse(seed=3, threads=2).seed == 3
+
+
+def test_number_without_a_point():
+    """YAML 1.1, which PyYAML reads, takes 1e-3 for text."""
+    assert parse().stages[0].rate == 1e-3
+    config = parse("[{name: a, size: 96, steps: 1e3, batch: 4, rate: 1}]")
+    assert config.stages[0].steps == 1000 and type(config.stages[0].steps) is int
+
+
+@pytest.mark.parametrize(("values", "message"), [
+    ({"kind": "sparse"}, "kind of stage dense is 'sparse', must be one of dense"),
+    ({"name": "../up"}, "name of a stage is '../up', must be letters"),
+    ({"precision": "int8"}, "precision of stage dense is 'int8', must be one of float32, bfloat16"),
+    ({"steps": 0}, "steps of stage dense is 0, must be at least 1"),
+    ({"batch": 0}, "batch of stage dense is 0, must be at least 1"),
+    ({"warmup": 10}, "warmup of stage dense is 10, must be from 0 to 9"),
+    ({"rate": -1.0}, "rate of stage dense is -1.0, must be at least 0"),
+    ({"last": 1.5}, "last of stage dense is 1.5, must be from 0 to 1"),
+    ({"smoothing": 2.0}, "smoothing of stage dense is 2.0, must be from 0 to 1")])
+def test_bad_stages(values, message):
+    with pytest.raises(TrainError, match=message):
+        stage(**values)
+
+
+@pytest.mark.parametrize(("values", "message"), [
+    ({"stages": "[]"}, "there are 0 stages, must be at least 1"),
+    ({"stages": f"[{STAGE}, {STAGE}]"}, "2 stages are called dense, must be 1"),
+    ({"stages": STAGE}, r"stages of x.yaml is .*, must be a list"),
+    ({"stages": "[3]"}, "stage 1 of x.yaml is 3, must be names with values"),
+    ({"stages": "[{name: a, size: 96, steps: 1, batch: 4}]"}, "stage 1 of x.yaml lacks rate"),
+    ({"stages": "[{name: a, size: 96, steps: ten, batch: 4, rate: 1}]"},
+     "steps of stage 1 of x.yaml is 'ten', must be a whole number"),
+    ({"stages": "[{name: a, size: 96, steps: 1.5, batch: 4, rate: 1}]"},
+     "steps of stage 1 of x.yaml is 1.5, must be a whole number"),
+    ({"stages": "[{name: a, size: 96, steps: 10, batch: 4, rate: true}]"},
+     "rate of stage 1 of x.yaml is True, must be a number"),
+    ({"stages": "[{name: a, size: 96, steps: 10, batch: 4, rate: .nan}]"},
+     "rate of stage 1 of x.yaml is nan, must be a number"),
+    ({"stages": "[{name: 3, size: 96, steps: 10, batch: 4, rate: 1}]"},
+     "name of stage 1 of x.yaml is 3, must be text"),
+    ({"stages": "[{name: a, size: 50, steps: 10, batch: 4, rate: 1}]"},
+     "size of stage a is 50, must be a multiple of the patch, 12, up to 96"),
+    ({"stages": "[{name: a, size: 108, steps: 10, batch: 4, rate: 1}]"}, "size of stage a is 108"),
+    ({"lr": 1}, "x.yaml has 'lr', must be one of model, seed"),
+    ({"data": "cats"}, "data is 'cats', must be scenes"),
+    ({"functions": "relu"}, "functions is 'relu', must be one of exact, heatvit"),
+    ({"model": 7}, "model of x.yaml is 7, must be text"),
+    ({"threads": 0}, "threads is 0, must be at least 1"),
+    ({"seed": -1}, "seed is -1, must be at least 0")])
+def test_bad_settings(values, message):
+    with pytest.raises(TrainError, match=message):
+        parse(**values)
+
+
+def test_unknown_model():
+    with pytest.raises(ModelError, match="no model is called 'vit'"):
+        parse(model="vit")
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("", "x.yaml is None, must be names with values"),
+    ("- 1", r"x.yaml is \[1\], must be names with values"),
+    ("model: scenes", "x.yaml lacks stages"),
+    ("model: {", "x.yaml is no YAML at line 1"),
+    ("a: !!python/name:os.system", "x.yaml is no YAML at line 1")])
+def test_bad_text(text, message):
+    with pytest.raises(TrainError, match=message):
+        parse_config(text, "x.yaml")
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(TrainError, match="missing.yaml cannot be read: No such file"):
+        load_config(tmp_path / "missing.yaml")
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(TrainError, match="bytes.yaml cannot be read"):
+        load_config(tmp_path / "bytes.yaml")

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Batches: the numbers that the float twin takes, windows and their places, fixed validation."""
+
+import numpy as np
+import pytest
+import torch
+
+from golden.images import normalise
+from golden.model import MODELS
+from golden.scenes import SceneSettings, SceneSource, fixed_set
+from golden.train_config import TrainError
+from golden.train_data import SceneData, grey_images, window_places
+
+SCENES = MODELS["scenes"]
+
+
+def test_images_are_what_the_float_twin_takes():
+    scenes = fixed_set("train", 3)
+    images = grey_images(scenes.frames)
+    for i in range(3):
+        assert torch.equal(images[i], normalise(scenes.rgb(i)))
+
+
+def test_places_of_windows():
+    places = window_places(np.array([[0, 0], [2, 1], [6, 6]]), 2, 8)
+    assert places.tolist() == [[0, 1, 8, 9], [17, 18, 25, 26], [54, 55, 62, 63]]
+
+
+def test_whole_images_have_no_places():
+    batch = SceneData(SCENES).batch(96, 4, np.random.default_rng(0))
+    assert batch.places is None
+    expected = SceneSource("train").make(4, np.random.default_rng(0))
+    assert torch.equal(batch.images, grey_images(expected.frames))
+    assert batch.labels.tolist() == expected.labels.tolist()
+
+
+def test_windows_are_everywhere():
+    batch = SceneData(SCENES).batch(48, 200, np.random.default_rng(0))
+    assert batch.images.shape == (200, 3, 48, 48)
+    assert batch.places.shape == (200, 16)
+    rows, columns = batch.places[:, 0] // 8, batch.places[:, 0] % 8
+    assert set(rows.tolist()) == set(columns.tolist()) == set(range(5))
+    for places in batch.places:
+        assert places.tolist() == window_places(
+            np.array([[places[0] // 8, places[0] % 8]]), 4, 8)[0].tolist()
+
+
+def test_windows_have_less_in_them():
+    data = SceneData(SCENES)
+    assert data.settings(96) == SceneSettings()
+    assert data.settings(48) == SceneSettings(size=48, instances=(1, 1), strokes=(1, 2))
+    assert data.settings(72) == SceneSettings(size=72, instances=(1, 2), strokes=(2, 6))
+
+
+def test_validation_is_the_validation_set():
+    batches = list(SceneData(SCENES).validation(96, 300))
+    expected = fixed_set("validation", 300)
+    assert [len(batch.labels) for batch in batches] == [250, 50]
+    assert all(batch.places is None for batch in batches)
+    assert torch.equal(torch.cat([batch.images for batch in batches]),
+                       grey_images(expected.frames))
+    assert torch.cat([batch.labels for batch in batches]).tolist() == expected.labels.tolist()
+
+
+def test_validation_of_windows_is_in_the_middle():
+    batch, = SceneData(SCENES).validation(48, 2)
+    assert batch.places.tolist() == 2 * [[18, 19, 20, 21, 26, 27, 28, 29, 34, 35, 36, 37,
+                                          42, 43, 44, 45]]
+
+
+def test_model_must_have_the_classes_of_scenes():
+    with pytest.raises(TrainError, match="tiny_test has 16 classes and 3 channels, scenes have 10"):
+        SceneData(MODELS["tiny_test"])
