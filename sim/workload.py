@@ -15,6 +15,7 @@ from golden.fixed import Int
 from golden.images import calibration_frames, load_image
 from golden.lower import check_sizes, lower
 from golden.model import FloatViT, ModelConfig, model_named
+from golden.packed import SUFFIX, PackedError, load
 from golden.program import PassInfo, Program, tokens_of
 from golden.pruning import PruningConfig, segment_macs
 from golden.quantize import QuantizedViT, quantize
@@ -36,13 +37,26 @@ _PACKAGES = ("numpy", "pillow", "scikit-learn", "torch")
 _SHORTEST_TILE = 16
 
 
+def _packed(path: Path, model: ModelConfig, pruning: PruningConfig | None) -> QuantizedViT:
+    """Return a packed model; without ``pruning`` its own selectors, if it has any."""
+    qvit = load(path)
+    if replace(qvit.model, name=model.name, eps=model.eps) != model:
+        raise PackedError(f"packed model {path} is of {qvit.model.name}, must be of {model.name}")
+    if pruning is not None and pruning != qvit.pruning:
+        raise PackedError(f"packed model {path} has the selectors {qvit.pruning}, must have"
+                          f" {pruning}")
+    return qvit
+
+
 def quantized(model: ModelConfig, checkpoint: Path | None,
               pruning: PruningConfig | None = None) -> QuantizedViT:
-    """Return the network in integers, from a checkpoint or with synthetic weights.
+    """Return the network in integers, from a checkpoint, packed or not, or with synthetic weights.
 
     The classifiers of ``threshold`` selectors are synthetic. The network is kept until the sources
     of the golden model, its packages or the checkpoint change.
     """
+    if checkpoint is not None and checkpoint.suffix == SUFFIX:
+        return _packed(checkpoint, model, pruning)
     content: str | Path
     if checkpoint is None:
         weights, content = "synthetic", f"seed {SEED}"
@@ -91,8 +105,8 @@ class Workload:
               pruning: PruningConfig | None = None) -> "Workload":
         """Return the named model with the frame cut from ``image``, or from the sample.
 
-        Bad input raises ValueError: ModelError, PruningError, ConfigError, ImageError or
-        CheckpointError.
+        Bad input raises ValueError: ModelError, PruningError, ConfigError, ImageError,
+        CheckpointError or PackedError.
         """
         network = model_named(model)
         # Quantisation takes long: first see that all is well with the rest.
