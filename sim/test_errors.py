@@ -15,7 +15,7 @@ from golden.program import LAYOUTS
 from golden.quantize import quantize
 from golden.synthetic import synthetic
 from rtl.config import named
-from rtl.isa import INSTRUCTION_BYTES, Error, LoadKind, Opcode, Prologue
+from rtl.isa import INSTRUCTION_BYTES, ISA_VERSION, Error, LoadKind, Opcode, Prologue, Rows
 from sim.build import simulator
 from sim.device import FRAME_BASE, MODEL_BASE, OUTPUT_BASE, Device, Result, Status
 from sim.session import Session
@@ -106,9 +106,9 @@ def bad_instructions() -> Iterator[tuple[str, Error, Opcode, dict[str, Any], dic
     """Name, error, opcode and fields of the instruction, and its fields that are changed."""
     begin, table, load = Opcode.BEGIN, Opcode.TABLE, Opcode.LOAD
     yield "magic", Error.BAD_MAGIC, begin, {}, {"magic": 0x12345678}
-    yield "version", Error.BAD_VERSION, begin, {}, {"version": 2}
+    yield "version", Error.BAD_VERSION, begin, {}, {"version": ISA_VERSION + 1}
     yield "no opcode", Error.BAD_OPCODE, table, {}, {"opcode": 0}
-    yield "unknown opcode", Error.BAD_OPCODE, Opcode.PASS, {"accumulate": 0}, {"opcode": 6}
+    yield "unknown opcode", Error.BAD_OPCODE, Opcode.PASS, {"accumulate": 0}, {"opcode": 8}
     yield "second begin", Error.BAD_OPCODE, load, {}, {"opcode": begin.value}
     yield "no begin", Error.BAD_MAGIC, begin, {}, {"opcode": table.value}
     yield "tokens", Error.BAD_FIELD, begin, {}, {"tokens": CONFIG.max_tokens + 1}
@@ -117,9 +117,11 @@ def bad_instructions() -> Iterator[tuple[str, Error, Opcode, dict[str, Any], dic
         ("source", {"source_base": 0xFFFF}), ("destination", {"destination_base": 0xFFFF}),
         ("column tiles", {"column_tiles": 0}), ("K tiles", {"k_tiles": 0}),
         ("row dependency", {"row_dependency": 15}),
-        ("prologue", {"prologue": 3}),
+        ("destination buffer", {"destination": 7}), ("scale source", {"scale_source": 3}),
+        ("dropped rows before a selector", {"rows_from": Rows.DROPPED.value}),
     ):
         yield name, Error.BAD_FIELD, Opcode.PASS, {"prologue": Prologue.NORM}, fields
+    yield "prune without select", Error.BAD_FIELD, table, {}, {"opcode": Opcode.PRUNE.value}
     yield "classes", Error.BAD_FIELD, Opcode.END, {}, {"classes": CONFIG.max_classes + 1}
     yield "table", Error.BAD_FIELD, table, {}, {"first": 0xFFF0}
     yield "weights", Error.BAD_ADDRESS, begin, {}, {"weight_offset": 0x7FFFF000}
