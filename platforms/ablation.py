@@ -3,10 +3,9 @@
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 
-from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
@@ -16,46 +15,61 @@ from platforms.synthesis import Cells, SynthesisError, blocks, synthesise_blocks
 from rtl.arith import delay
 from rtl.config import CONFIGS, Config, ConfigError, named
 from rtl.emit import emit
-from rtl.isa import ACT_BITS, SCORE_BITS
-from rtl.rowmax import RowMax
-from rtl.search import PatchLanes, ScoreWords, TopKSearch
+from rtl.isa import ACT_BITS, SCORE_BITS, WIDE_BITS
+from rtl.rowmax import LOWEST
+from rtl.search import Comparators, PatchLanes, ScoreWords, TopKSearch
 from rtl.tree import AdderTree, tree_latency
 
-__all__ = ["BitonicSorter", "Comparators", "Exchange", "GatedTree", "PlaneSearch", "cells",
+__all__ = ["BitonicSorter", "Exchange", "GatedTree", "MaskedScores", "PlaneSearch", "cells",
            "main", "report"]
 
 _BEGIN, _END = "<!-- ablation: begin -->\n", "<!-- ablation: end -->\n"
 
 
-class Comparators(Component):
-    """``below[k] = scores[k] < threshold``, after as many cycles as in RowMax.
+class MaskedScores(Component):
+    """The registers in front of the tree of the row maximum: a score, or the lowest one where there
+    is no token. With ``shared`` they take scores and a threshold of a search instead, in turns.
+
+    Latency: one cycle.
 
     Parameters
     ----------
-    count
-        Scores that are compared at once.
+    columns
+        Scores.
+    shared
+        Whether the comparators behind them serve a search as well.
 
     Members
     -------
-    scores, threshold : In
-        What is compared.
-    below : Out(count)
-        Which scores are below.
+    data, enable : In
+        Scores of a row; which of them are those of tokens.
+    compare, scores, threshold : In
+        With ``shared``: the search compares; what.
+    o : Out
+        To the tree.
     """
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, *, columns: int, shared: bool) -> None:
+        self.columns = columns
+        self.shared = shared
+        lanes = data.ArrayLayout(signed(WIDE_BITS), columns)
         super().__init__({
-            "scores": In(data.ArrayLayout(unsigned(SCORE_BITS), count)),
-            "threshold": In(SCORE_BITS),
-            "below": Out(count),
+            "data": In(lanes), "enable": In(columns), "compare": In(1),
+            "scores": In(data.ArrayLayout(unsigned(SCORE_BITS), columns // 2)),
+            "threshold": In(SCORE_BITS), "o": Out(lanes),
         })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        late = delay(m, Cat(self.scores[k] < self.threshold for k in range(self.count)),
-                     RowMax.COMPARE_LATENCY - 1, name="below")
-        m.d.sync += self.below.eq(late)
+        for i in range(self.columns):
+            score = Signal(signed(WIDE_BITS), name=f"score_{i}", reset_less=True)
+            m.d.sync += score.eq(Mux(self.enable[i], self.data[i], LOWEST))
+            if self.shared:
+                # For the tree, which compares signed numbers, 0 becomes the lowest one.
+                other = self.scores[i // 2] if i % 2 else self.threshold
+                with m.If(self.compare):
+                    m.d.sync += score.eq(other ^ (1 << (SCORE_BITS - 1)))
+            m.d.comb += self.o[i].eq(score)
         return m
 
 
@@ -186,7 +200,7 @@ class PlaneSearch(Component):
     """:class:`TopKSearch` without comparators: each step counts, among the patches whose upper
     bits are those of the threshold, the ones that have the next bit as well.
 
-    Contract and members are those of TopKSearch, without ``compare`` and without reading back.
+    Contract and members are those of TopKSearch, without reading back.
 
     Latency: ``16 * (words + step_cycles) + 1`` cycles from ``start`` to ``done``.
     Resources: a multiplexer and two bits of state a lane.
@@ -323,16 +337,18 @@ def cells(component: Component) -> Cells:
 def report(config: Config) -> str:
     """Synthesise all ways to search at the size of ``config``, and return the tables."""
     search, planes = TopKSearch(config), PlaneSearch(config)
-    bisection = cells(search)
-    shared = (cells(RowMax(replace(config, pruning=True)))
-              - cells(RowMax(replace(config, pruning=False))))
+    bisection, own = cells(search), cells(Comparators(config.comparators))
+    masked, shared_masks = (cells(MaskedScores(columns=config.columns, shared=shared))
+                            for shared in (False, True))
+    shared = shared_masks - masked
     size = 1 << ceil_log2(config.max_tokens)
     sorter = BitonicSorter(size=size, bits=SCORE_BITS + ceil_log2(size))
     words = -(-config.max_tokens // config.comparators)
     ways = [
-        ("bisection, comparators of the row maximum", _cycles(words, search), bisection + shared),
-        (f"bisection, {config.comparators} comparators of its own", _cycles(words, search),
-         bisection + cells(Comparators(config.comparators))),
+        (f"bisection, {config.comparators} comparators of its own, as it is",
+         _cycles(words, search), bisection),
+        ("bisection, comparators of the row maximum", _cycles(words, search, 2),
+         bisection - own + shared),
         ("bisection by bit planes, no comparators", _cycles(words, planes), cells(planes)),
         (f"bitonic network of {size} keys, one row of {size // 2} comparators",
          f"{sorter.latency} + k", cells(sorter)),
@@ -343,6 +359,7 @@ def report(config: Config) -> str:
         ("adder tree of its own",
          cells(AdderTree(inputs=config.comparators, shape=unsigned(1)))),
         ("adder tree of the row sum, what its gates add", cells(gated) - cells(tree)),
+        (f"{config.comparators} comparators of its own", own),
         ("comparators of the row maximum, what their gates add", shared),
     ]
     return "\n".join([
@@ -354,8 +371,9 @@ def report(config: Config) -> str:
         *(f"| {name} | {_numbers(found)} |" for name, found in counts)])
 
 
-def _cycles(words: int, search: TopKSearch | PlaneSearch) -> str:
-    return str(SCORE_BITS * (words + search.step_cycles) + 1)
+def _cycles(words: int, search: TopKSearch | PlaneSearch, registers: int = 0) -> str:
+    """Return the cycles of a search, with so many more ``registers`` in each step."""
+    return str(SCORE_BITS * (words + search.step_cycles + registers) + 1)
 
 
 def _numbers(found: Cells) -> str:

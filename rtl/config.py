@@ -160,7 +160,7 @@ class Config:
 
     @property
     def comparators(self) -> int:
-        """Scores that the first level of the row maximum compares with a threshold in a cycle."""
+        """Scores that the token selector compares with a threshold in a cycle."""
         return self.columns // 2
 
     @property

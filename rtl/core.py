@@ -47,8 +47,8 @@ class Core(wiring.Component):
                                         v
         buffer -> prologue ----------> array -> accumulator -> epilogue -> buffer
 
-    Beside them the token selector takes scores from what passes by, searches with the comparators
-    of the row maximum, and writes the next list of tokens, by which rows are issued.
+    Beside them the token selector takes scores from what passes by, decides, and writes the next
+    list of tokens, by which rows are issued.
 
     Rows are issued by ``RowIssue`` and then move through a pipeline of fixed latency without
     back-pressure. Control bits (``row_layout``) travel beside them; ``pipeline.row(k)`` is the row

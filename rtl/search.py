@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The k-th largest score, found bit by bit with the comparators of the row maximum."""
+"""The k-th largest score, found bit by bit: how many scores are not below a threshold?"""
 
 from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data
@@ -10,10 +10,10 @@ from amaranth.utils import exact_log2
 from rtl.arith import delay
 from rtl.config import Config
 from rtl.isa import SCORE_BITS
-from rtl.rowmax import RowMax
 from rtl.tree import AdderTree, tree_latency
 
-__all__ = ["PatchLanes", "ScoreWords", "TopKSearch"]
+__all__ = ["Comparators", "PatchLanes", "ScoreWords", "TopKSearch"]
+
 
 class ScoreWords(Component):
     """Scores that come one by one, and are read a word at a time.
@@ -122,6 +122,38 @@ class PatchLanes(Component):
         return m
 
 
+class Comparators(Component):
+    """``below[k] = scores[k] < threshold``, in the same cycle.
+
+    Resources: about 11 LUTs a score.
+
+    Parameters
+    ----------
+    count
+        Scores.
+
+    Members
+    -------
+    scores, threshold : In
+        What is compared.
+    below : Out(count)
+        Which scores are below.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        super().__init__({
+            "scores": In(data.ArrayLayout(unsigned(SCORE_BITS), count)),
+            "threshold": In(SCORE_BITS),
+            "below": Out(count),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.d.comb += self.below.eq(Cat(self.scores[k] < self.threshold for k in range(self.count)))
+        return m
+
+
 class TopKSearch(Component):
     """``threshold``: the largest T such that ``keep`` patches or more have a score not below T;
     0 if there are fewer than ``keep``, ``2**16 - 1`` if ``keep`` is 0. ``ties = keep - |> T|``:
@@ -129,8 +161,7 @@ class TopKSearch(Component):
 
     Bisection from the top bit: each candidate is compared with all scores, ``comparators`` of them
     a cycle, and what is not below is counted. The last candidate that fails is T + 1, so that its
-    count is that of the scores above T. The comparators are outside: with ``compare_en`` come
-    scores and threshold, and ``RowMax.COMPARE_LATENCY`` cycles later the answer is expected.
+    count is that of the scores above T.
 
     Scores come in the order of the positions, from 0, and not during a search (the last one may
     come in the cycle before ``start``); ``keep``, ``first`` and ``count`` do not change during it.
@@ -139,7 +170,7 @@ class TopKSearch(Component):
 
     Latency: ``16 * (words + step_cycles) + 1`` cycles from ``start`` to ``done``, where ``words =
     ceil((first + count) / comparators)``; a score is read in ``READ_LATENCY``.
-    Resources: about 8 LUTs and 38 flip-flops a comparator, 9 LUTs a comparator of distributed
+    Resources: about 20 LUTs and 20 flip-flops a comparator, 9 LUTs a comparator of distributed
     memory (up to 32 words of it), and one block RAM of 18 kbit up to 1024 tokens.
 
     Parameters
@@ -157,10 +188,6 @@ class TopKSearch(Component):
         Patches that stay.
     first, count : In(2), In(16)
         Position of the first patch, and number of patches.
-    compare_en, compare_scores, compare_threshold : Out
-        What is to be compared.
-    compare_below : In(comparators)
-        Scores that are below the threshold.
     done : Out(1)
         The search has ended.
     threshold, ties : Out(16)
@@ -174,8 +201,8 @@ class TopKSearch(Component):
     def __init__(self, config: Config) -> None:
         self.config = config
         self.comparators = config.comparators
-        #: Cycles of a step beyond one for each word: comparison, hits, tree, total, decision.
-        self.step_cycles = RowMax.COMPARE_LATENCY + 1 + tree_latency(self.comparators) + 1 + 1
+        #: Cycles of a step beyond one for each word: hits, tree, total, decision.
+        self.step_cycles = 1 + tree_latency(self.comparators) + 1 + 1
         super().__init__({
             "score_en": In(1),
             "score_row": In(range(config.max_tokens)),
@@ -184,10 +211,6 @@ class TopKSearch(Component):
             "keep": In(16),
             "first": In(2),
             "count": In(16),
-            "compare_en": Out(1),
-            "compare_scores": Out(data.ArrayLayout(unsigned(SCORE_BITS), self.comparators)),
-            "compare_threshold": Out(SCORE_BITS),
-            "compare_below": In(self.comparators),
             "done": Out(1),
             "threshold": Out(SCORE_BITS),
             "ties": Out(16),
@@ -221,28 +244,29 @@ class TopKSearch(Component):
         sweeping, at_end, decide = Signal(), Signal(), Signal()
         word = Signal.like(words.word, reset_less=True)
         bit = Signal(SCORE_BITS, reset_less=True)
+        candidate = Signal(SCORE_BITS, reset_less=True)
+        m.submodules.compare = compare = Comparators(self.comparators)
         m.d.comb += [
             at_end.eq(sweeping & (word == lanes.last_word)),
             words.word.eq(word),
-            self.compare_scores.eq(words.scores),
+            compare.scores.eq(words.scores),
+            compare.threshold.eq(candidate),
         ]
         m.d.sync += [
             word.eq(word + 1),
-            self.compare_en.eq(sweeping),
-            self.compare_threshold.eq(self.threshold | bit),
+            candidate.eq(self.threshold | bit),
             self.done.eq(decide & bit[0]),
         ]
 
         # Patches that are not below it
-        cycles = 1 + RowMax.COMPARE_LATENCY
-        valid = delay(m, sweeping, cycles, name="valid", reset=True)
-        in_first = delay(m, word == 0, cycles, name="in_first")
-        in_last = delay(m, at_end, cycles, name="in_last", reset=True)
+        valid = delay(m, sweeping, 1, name="valid", reset=True)
+        in_first = delay(m, word == 0, 1, name="in_first")
+        in_last = delay(m, at_end, 1, name="in_last", reset=True)
         m.submodules.tree = tree = AdderTree(inputs=self.comparators, shape=unsigned(1))
         for i in range(self.comparators):
             inside = (lanes.head[i] | ~in_first) & (lanes.tail[i] | ~in_last)
             hit = Signal(name=f"hit_{i}", reset_less=True)
-            m.d.sync += hit.eq(~self.compare_below[i] & inside & valid)
+            m.d.sync += hit.eq(~compare.below[i] & inside & valid)
             m.d.comb += tree.i[i].eq(hit)
         total = Signal(range(self.config.max_tokens + 1))
         missing = Signal(16)

@@ -20,7 +20,7 @@ __all__ = ["connect_package", "connect_selector"]
 def connect_selector(m: Module, core: "Core", pipeline: RowPipeline) -> None:
     """Token list, class token's attention, statistics of heads, and the selector with what it
     borrows."""
-    dispatcher, issue, rowmax, rowsum = core.dispatcher, core.issue, core.rowmax, core.rowsum
+    dispatcher, issue, rowsum = core.dispatcher, core.issue, core.rowsum
     tokens, attention, selector = core.token_list, core.class_attention, core.selector
     statistics, taps = core.statistics, core.taps
 
@@ -73,12 +73,8 @@ def connect_selector(m: Module, core: "Core", pipeline: RowPipeline) -> None:
         selector.pair_importance.eq(statistics.pair_importance),
     ]
 
-    # What it borrows while it is idle: comparators, and the reciprocal
+    # What it borrows while it is idle: the reciprocal
     m.d.comb += [
-        rowmax.compare.eq(selector.compare_en),
-        rowmax.compare_scores.eq(selector.compare_scores),
-        rowmax.compare_threshold.eq(selector.compare_threshold),
-        selector.compare_below.eq(rowmax.compare_below),
         rowsum.request.eq(selector.request),
         rowsum.request_sum.eq(selector.request_sum),
         rowsum.request_scale_m.eq(selector.request_scale_m),

@@ -52,8 +52,6 @@ class Selector(wiring.Component):
         From ``ClassAttention``.
     pair_valid, pair_row, pair_weighted, pair_importance : In
         A and B of a position.
-    compare_en, compare_scores, compare_threshold : Out; compare_below : In
-        Comparators, of ``RowMax``.
     request, request_sum, request_scale_m, request_scale_s : Out; reciprocal : In
         Reciprocal unit, of ``RowSum``: ``Reciprocal.LATENCY`` cycles behind.
     scan_position : Out; scan_row : In; write_en, write_dropped, write_position, write_row : Out
@@ -83,9 +81,6 @@ class Selector(wiring.Component):
             "score": In(isa.SCORE_BITS),
             "pair_valid": In(1), "pair_row": In(index), "pair_weighted": In(SCORE_INPUT_BITS),
             "pair_importance": In(IMPORTANCE_BITS),
-            "compare_en": Out(1),
-            "compare_scores": Out(data.ArrayLayout(isa.SCORE_BITS, config.comparators)),
-            "compare_threshold": Out(isa.SCORE_BITS), "compare_below": In(config.comparators),
             "request": Out(1), "request_sum": Out(isa.SUM_BITS),
             "request_scale_m": Out(isa.MANTISSA_BITS), "request_scale_s": Out(isa.SHIFT_BITS),
             "reciprocal": In(isa.RowScale),
@@ -249,10 +244,8 @@ class Selector(wiring.Component):
             kept_map.at.eq(self.readback_at),
             self.readback.eq(kept_map.word),
         ]
-        for name in ("score_en", "score_row", "score", "compare_below"):
+        for name in ("score_en", "score_row", "score"):
             m.d.comb += getattr(search, name).eq(getattr(self, name))
-        for name in ("compare_en", "compare_scores", "compare_threshold"):
-            m.d.comb += getattr(self, name).eq(getattr(search, name))
         for name in ("reciprocal", "share_row"):
             m.d.comb += getattr(shares, name).eq(getattr(self, name))
         for name in ("request", "request_sum", "request_scale_m", "request_scale_s", "share",

@@ -5,7 +5,7 @@ from abc import abstractmethod
 
 from amaranth.hdl import Module, Mux, Shape, Signal, Value
 from amaranth.lib import data
-from amaranth.lib.wiring import Component, In, Member, Out
+from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import ceil_log2, exact_log2
 
 __all__ = ["AdderTree", "MaxTree", "tree_latency"]
@@ -19,15 +19,14 @@ def tree_latency(inputs: int) -> int:
 class _Tree(Component):
     """A tree with a register after every second level, and after the last."""
 
-    def __init__(self, *, inputs: int, shape: Shape, result: Shape,
-                 **outputs: Member) -> None:
+    def __init__(self, *, inputs: int, shape: Shape, result: Shape) -> None:
         self.inputs = inputs
         self.latency = tree_latency(inputs)
-        super().__init__({"i": In(data.ArrayLayout(shape, inputs)), "o": Out(result), **outputs})
+        super().__init__({"i": In(data.ArrayLayout(shape, inputs)), "o": Out(result)})
 
     @abstractmethod
-    def _combine(self, m: Module, a: Value, b: Value, *, level: int, index: int) -> Value:
-        """Return node ``index`` of ``level``, which is above ``a`` and ``b``."""
+    def _combine(self, a: Value, b: Value) -> Value:
+        """Return the node above ``a`` and ``b``."""
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -37,7 +36,7 @@ class _Tree(Component):
             registered = level % 2 == 0 or level == levels
             nodes = []
             for k in range(0, len(values), 2):
-                value = self._combine(m, values[k], values[k + 1], level=level, index=k // 2)
+                value = self._combine(values[k], values[k + 1])
                 node = Signal(value.shape(), name=f"level_{level}_{k // 2}", reset_less=True)
                 m.d["sync" if registered else "comb"] += node.eq(value)
                 nodes.append(node)
@@ -70,17 +69,14 @@ class AdderTree(_Tree):
         width = shape.width + exact_log2(inputs)
         super().__init__(inputs=inputs, shape=shape, result=Shape(width, shape.signed))
 
-    def _combine(self, m: Module, a: Value, b: Value, *, level: int, index: int) -> Value:
+    def _combine(self, a: Value, b: Value) -> Value:
         return a + b
 
 
 class MaxTree(_Tree):
     """``o = max(i)``, one maximum a cycle, no flow control.
 
-    The comparisons of the first level are an output: a tree is that many comparators as well.
-
-    Latency: ``latency = tree_latency(inputs)``; ``above`` is combinational.
-    Resources: ``inputs - 1`` comparators.
+    Latency: ``latency = tree_latency(inputs)``. Resources: ``inputs - 1`` comparators.
 
     Parameters
     ----------
@@ -95,16 +91,10 @@ class MaxTree(_Tree):
         Numbers.
     o : Out(shape)
         The greatest of them.
-    above : Out(inputs / 2)
-        ``i[2 * k] > i[2 * k + 1]``.
     """
 
     def __init__(self, *, inputs: int, shape: Shape) -> None:
-        super().__init__(inputs=inputs, shape=shape, result=shape, above=Out(inputs // 2))
+        super().__init__(inputs=inputs, shape=shape, result=shape)
 
-    def _combine(self, m: Module, a: Value, b: Value, *, level: int, index: int) -> Value:
-        above = Signal(name=f"above_{level}_{index}")
-        m.d.comb += above.eq(a > b)
-        if level == 1:
-            m.d.comb += self.above[index].eq(above)
-        return Mux(above, a, b)
+    def _combine(self, a: Value, b: Value) -> Value:
+        return Mux(a > b, a, b)

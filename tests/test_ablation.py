@@ -11,10 +11,9 @@ from amaranth.lib.wiring import Component
 from amaranth.sim import Simulator
 
 from platforms import ablation
-from platforms.ablation import BitonicSorter, Comparators, GatedTree, PlaneSearch, main
+from platforms.ablation import BitonicSorter, GatedTree, MaskedScores, PlaneSearch, main
 from platforms.synthesis import Cells
 from rtl.config import named
-from rtl.rowmax import RowMax
 from rtl.search import TopKSearch
 from rtl.selector import Selector
 from rtl.shares import Shares
@@ -90,14 +89,22 @@ def test_bit_planes():
              int(rng.integers(0, n + 1))) for n in range(1, 41)], PlaneSearch)
 
 
-def test_comparators():
+@pytest.mark.parametrize("shared", [False, True])
+def test_masked_scores(shared):
+    """Rows masked as in RowMax; with ``shared``, scores and threshold whose order is the same."""
     rng = np.random.default_rng(2)
-    scores = rng.integers(0, TOP + 1, (200, 8)) >> rng.integers(0, 16, (200, 1))
-    threshold = scores[np.arange(200), rng.integers(0, 8, 200)]
-    below = (scores < threshold[:, None]) @ (1 << np.arange(8))
-    got = run(Comparators(8), {"scores": scores, "threshold": threshold},
-              {"below": RowMax.COMPARE_LATENCY})
-    assert_equal("below", below, got["below"])
+    numbers, enable = rng.integers(-32768, 32768, (200, 8)), rng.integers(0, 256, 200)
+    compare = rng.integers(0, 2, 200)
+    scores = rng.integers(0, TOP + 1, (200, 4)) >> rng.integers(0, 16, (200, 1))
+    threshold = scores[np.arange(200), rng.integers(0, 4, 200)]
+    got = run(MaskedScores(columns=8, shared=shared),
+              {"data": numbers, "enable": enable, "compare": compare, "scores": scores,
+               "threshold": threshold}, {"o": 1})["o"]
+    searched = compare.astype(bool) & shared
+    mask = enable[:, None] >> np.arange(8) & 1
+    assert_equal("o", np.where(mask, numbers, -32768)[~searched], got[~searched])
+    assert_equal("below", (scores < threshold[:, None])[searched],
+                 (got[:, 0::2] > got[:, 1::2])[searched])
 
 
 def test_gated_tree():
@@ -120,10 +127,10 @@ def test_tables(monkeypatch, tmp_path, capsys):
     assert main(["--config", "tiny"]) == 0
     printed = capsys.readouterr().out
     rows = [line.split(" | ") for line in printed.splitlines() if line.startswith("| b")]
-    assert [row[1] for row in rows] == ["273", "273", "241", "49 + k"]
-    # RowMax with and without pruning are one to the fake, so that nothing is added.
+    assert [row[1] for row in rows] == ["241", "273", "241", "49 + k"]
+    # To the fake all of a class are one: sharing adds nothing, and leaves out the comparators.
     assert rows[0][2:4] == ["10,007", "7"]
-    assert rows[1][2:4] == ["21,014", "14"]
+    assert rows[1][2:4] == ["-1,000", "0"]
 
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- ablation: begin -->\nold\n<!-- ablation: end -->\nafter\n")

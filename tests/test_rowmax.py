@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """RowMax: running maxima of enabled scores, two slots, rows every cycle and every 16 cycles."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from amaranth.sim import Simulator
@@ -89,34 +87,3 @@ def test_read_back(early):
     sim.add_clock(1e-6)
     sim.add_testbench(bench)
     sim.run()
-
-
-@pytest.mark.parametrize("config", [TINY, WIDE], ids=["16x16", "16x64"])
-def test_compare(config):
-    """Unsigned scores against a threshold, among rows whose maxima come out as ever."""
-    rng = np.random.default_rng(6)
-    schedule = tiles(rng, rows=9, tiles=6, max_rows=config.max_tokens)
-    schedule["slot"] = np.zeros_like(schedule["row"])
-    inputs, enable = _inputs(config, rng, schedule)
-    compare = 1 - schedule["valid"]
-    cycles, lanes = compare.size, config.comparators
-    threshold = rng.integers(0, 1 << 16, cycles) >> rng.integers(0, 16, cycles)
-    scores = (threshold[:, None] + rng.integers(-2, 3, (cycles, lanes))).clip(0, 65535)
-    far = rng.random(scores.shape) < 0.5
-    scores[far] = rng.integers(0, 1 << 16, scores.shape)[far]
-    used = np.flatnonzero(compare)
-    threshold[used[:3]] = 0, 65535, 0x8000
-    scores[used[:3], :6] = 0, 1, 0x7FFF, 0x8000, 0x8001, 65535
-    dut = RowMax(config)
-    got = run(dut, {**inputs, "compare": compare, "compare_scores": scores,
-                    "compare_threshold": threshold},
-              {"max": dut.latency - 1, "compare_below": RowMax.COMPARE_LATENCY})
-    below = (got["compare_below"][:, None] >> np.arange(lanes)) & 1
-    assert_equal("compare_below", (scores < threshold[:, None])[used], below[used])
-    valid = schedule["valid"].astype(bool)
-    assert_equal("max", _expected(inputs, enable)[0][valid], got["max"][valid])
-
-
-def test_without_pruning():
-    dut = RowMax(replace(TINY, pruning=False))
-    assert not [name for name in dut.signature.members if name.startswith("compare")]

@@ -5,16 +5,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from amaranth.hdl import Cat, Module
-from amaranth.lib.wiring import Component, In
 from amaranth.sim import Simulator
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from rtl.arith import delay
 from rtl.config import named
-from rtl.rowmax import RowMax
-from rtl.search import TopKSearch
+from rtl.search import Comparators, TopKSearch
+from tests.pipeline import assert_equal
 
 TINY = named("tiny")
 WIDE = replace(TINY, columns=64, max_tokens=204)
@@ -51,42 +48,10 @@ def kept_by_threshold(scores, threshold, ties):
     return kept
 
 
-class Compared(Component):
-    """A search with its comparators, if it has any: those of RowMax, or nothing but comparators."""
-
-    def __init__(self, config, search=TopKSearch, *, row_max):
-        self.config = config
-        self.search = search(config)
-        self.row_max = RowMax(config) if row_max else None
-        super().__init__({name: member for name, member in self.search.signature.members.items()
-                          if not name.startswith("compare")})
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.search = search = self.search
-        for name, member in self.signature.members.items():
-            outer, inner = getattr(self, name), getattr(search, name)
-            m.d.comb += inner.eq(outer) if member.flow is In else outer.eq(inner)
-        if self.row_max:
-            m.submodules.row_max = row_max = self.row_max
-            m.d.comb += [
-                row_max.compare.eq(search.compare_en),
-                row_max.compare_scores.eq(search.compare_scores),
-                row_max.compare_threshold.eq(search.compare_threshold),
-                search.compare_below.eq(row_max.compare_below),
-            ]
-        elif isinstance(search, TopKSearch):
-            below = Cat(search.compare_scores[i] < search.compare_threshold
-                        for i in range(self.config.comparators))
-            m.d.comb += search.compare_below.eq(
-                delay(m, below, RowMax.COMPARE_LATENCY, name="below"))
-        return m
-
-
-def search_all(config, cases, search=TopKSearch, *, row_max=False):
+def search_all(config, cases, search=TopKSearch):
     """Search in every case; check patches that stay and cycles."""
-    dut = Compared(config, search, row_max=row_max)
-    step = dut.search.step_cycles
+    dut = search(config)
+    step = dut.step_cycles
 
     async def bench(ctx):
         for number, case in enumerate(cases):
@@ -163,7 +128,7 @@ def test_against_a_sort(count):
 
 @pytest.mark.parametrize("columns, most", [(16, 80), (32, 70), (64, 198), (128, 100), (128, 40)])
 def test_every_number_of_tokens(columns, most):
-    """With the comparators of RowMax; the case checks that the cycles are within the bound."""
+    """Arrays of every width; each case checks that its cycles are within the bound."""
     rng = np.random.default_rng(columns)
     config = replace(TINY, columns=columns, max_tokens=most)
     cases = []
@@ -172,7 +137,7 @@ def test_every_number_of_tokens(columns, most):
         count = int(rng.integers(0, tokens - first + 1)) if rng.random() < 0.5 else tokens - first
         scores = rng.integers(0, TOP + 1, tokens) >> rng.integers(0, 16)
         cases.append(Case(tuple(scores.tolist()), first, count, int(rng.integers(0, count + 2))))
-    search_all(config, cases, row_max=True)
+    search_all(config, cases)
 
 
 def test_most_tokens():
@@ -184,8 +149,7 @@ def test_most_tokens():
         for shift, keep in ((0, 500), (10, 1000), (0, 1021))])
 
 
-@pytest.mark.parametrize("row_max", [False, True])
-def test_ends(row_max):
+def test_ends():
     """No patches, none to keep, all of them, more; all equal, at the ends of the range."""
     cases = []
     for value in (0, 1, (1 << 15) - 1, 1 << 15, TOP - 1, TOP):
@@ -195,12 +159,12 @@ def test_ends(row_max):
             cases += [Case(scores, 2, count, keep)
                       for keep in {0, 1, count // 2, count, count + 1, TOP}]
     cases += [Case((TOP, 0, TOP, 0, TOP), 1, 4, keep) for keep in range(6)]
-    search_all(replace(TINY, max_tokens=24), cases, row_max=row_max)
+    search_all(replace(TINY, max_tokens=24), cases)
 
 
 def test_result():
     """Threshold and ties as documented, and that they stay."""
-    dut = Compared(TINY, row_max=True)
+    dut = TopKSearch(TINY)
     scores = [900, 5, 7, 7, 9, 7, 2, 1000]
     expected = {0: (TOP, 0), 1: (9, 1), 2: (7, 1), 3: (7, 2), 4: (7, 3), 5: (5, 1), 6: (2, 1),
                 7: (0, 1), 100: (0, 94)}
@@ -251,5 +215,23 @@ def test_scores_are_read_one_by_one():
 
     sim = Simulator(dut)
     sim.add_clock(1e-6)
+    sim.add_testbench(bench)
+    sim.run()
+
+
+def test_comparators():
+    rng = np.random.default_rng(2)
+    dut = Comparators(8)
+
+    async def bench(ctx):
+        for _ in range(200):
+            scores = rng.integers(0, TOP + 1, 8) >> rng.integers(0, 16)
+            threshold = int(rng.choice([*scores, 0, TOP]))
+            ctx.set(dut.scores, scores.tolist())
+            ctx.set(dut.threshold, threshold)
+            below = (ctx.get(dut.below) >> np.arange(8)) & 1
+            assert_equal("below", (scores < threshold).astype(int), below)
+
+    sim = Simulator(dut)
     sim.add_testbench(bench)
     sim.run()

@@ -5,15 +5,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from amaranth.hdl import Cat, Elaboratable, Module
+from amaranth.hdl import Elaboratable, Module
 from amaranth.sim import Simulator
 
 from golden.fit import reciprocal_table
 from golden.functions import reciprocal
-from rtl.arith import delay
 from rtl.config import Config, named
 from rtl.isa import SHARE_MARGIN, SelectorKind
-from rtl.rowmax import RowMax
 from rtl.rowscale import Reciprocal
 from rtl.search import TopKSearch
 from rtl.selector import Selector
@@ -49,12 +47,10 @@ class Rig(Elaboratable):
             m.d.comb += other.eq(~wanted)
             with m.If(selector.request):
                 m.d.comb += other.eq(wanted)
-        below = Cat(score < selector.compare_threshold for score in selector.compare_scores)
         m.d.comb += [
             tokens.scan_position.eq(selector.scan_position),
             selector.scan_row.eq(tokens.scan_row),
             selector.reciprocal.eq(reciprocal.o),
-            selector.compare_below.eq(delay(m, below, RowMax.COMPARE_LATENCY, name="below")),
         ]
         return m
 

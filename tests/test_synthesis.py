@@ -44,6 +44,9 @@ DSPS = {
     "row_issue": 2,
     "tile_loader": 1,
     "load_unit": 5,
+    "class_attention": 1,
+    "shares": 1,
+    "selector": 1,
 }
 
 pytestmark = pytest.mark.timeout(1800)

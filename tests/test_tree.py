@@ -22,10 +22,3 @@ def test_trees(inputs, latency, shape, low, high):
         dut = tree(inputs=inputs, shape=shape)
         got = run(dut, {"i": numbers}, {"o": latency})["o"]
         assert_equal(tree.__name__, expected, got)
-
-
-def test_first_comparisons():
-    numbers = RNG.integers(-4, 4, (50, 8))
-    got = run(MaxTree(inputs=8, shape=signed(4)), {"i": numbers}, {"above": 0})["above"]
-    above = (numbers[:, 0::2] > numbers[:, 1::2]) @ (1 << np.arange(4))
-    assert_equal("above", above, got)
