@@ -245,7 +245,7 @@ def classifier_slots(model: ModelConfig) -> tuple[int, int]:
     return half, quarter
 
 
-def tokens_of(program: Program, stages: Mapping[str, Int]) -> tuple[int, ...]:
+def tokens_of(program: Program, stages: Mapping[str, NDArray[np.integer]]) -> tuple[int, ...]:
     """Return the tokens at the start, and after each selector."""
     return (program.tokens, *(int(stages[f"selector{s}.tokens"][0])
                               for s in range(program.selectors)))
