@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from golden.lower import check_sizes
+from golden.model import MODELS
 from golden.scenes import (
     CLASSES,
     SPLITS,
@@ -17,6 +19,7 @@ from golden.scenes import (
     fixed_set,
     main,
 )
+from rtl.config import named
 
 #: One digit that fills the scene, every pixel of it five wide, and nothing else.
 ALONE = SceneSettings(size=40, digit=(40, 40), instances=(1, 1), strokes=(0, 0))
@@ -150,3 +153,10 @@ def test_bad_arguments_of_the_sheet(arguments, message, tmp_path, capsys):
 def test_sheet_needs_a_folder(tmp_path, capsys):
     assert main([str(tmp_path / "missing" / "sheet.png")]) == 2
     assert "does not exist" in capsys.readouterr().err
+
+
+def test_network_fits_tiny():
+    model = MODELS["scenes"]
+    check_sizes(model, named("tiny"))
+    assert (model.classes, model.image_size) == (CLASSES, SceneSettings().size)
+    assert (model.grid ** 2, model.heads) == (64, 2)
