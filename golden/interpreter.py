@@ -176,14 +176,13 @@ class _Machine(Buffers):
 
     def select(self, fields: data.Const) -> None:
         try:
-            self.result.selections.append(
-                self.selector.select(fields, self.tables[Table.RECIPROCAL]))
+            self.selector.select(fields)
         except ValueError as error:
             raise ProgramError(str(error)) from error
 
     def prune(self, fields: data.Const) -> None:
         try:
-            self.selector.prune()
+            self.result.selections.append(self.selector.prune(self.tables[Table.RECIPROCAL]))
         except ValueError as error:
             raise ProgramError(str(error)) from error
 

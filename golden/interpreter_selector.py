@@ -74,7 +74,7 @@ class TokenSelector:
         self.importance: Int = np.zeros(0, np.int64)
         self._attention: list[Int] = []
         self._packages = self._weight = self._index = 0
-        self._next: Int | None = None
+        self._select: data.Const | None = None
 
     @property
     def tokens(self) -> int:
@@ -88,11 +88,20 @@ class TokenSelector:
         before = self._attention[-1] if self._attention else 0
         self._attention.append(np.minimum(before + part, _SCORE_MAX))
 
-    def select(self, f: data.Const, reciprocal_table: Int) -> Selection:
-        """Decide; :meth:`prune` makes it so."""
-        if self._index == SELECTORS or self._next is not None:
-            raise ValueError(f"SELECT {self._index} has no PRUNE before it, or there are more than"
+    def select(self, f: data.Const) -> None:
+        """Begin; :meth:`prune` decides: scores may come until then."""
+        if self._index == SELECTORS or self._select is not None:
+            number = self._index + (self._select is not None)
+            raise ValueError(f"SELECT {number} has no PRUNE before it, or there are more than"
                              f" {SELECTORS}")
+        self._select = f
+
+    def prune(self, reciprocal_table: Int) -> Selection:
+        """Decide, and give all that follows the new list."""
+        f = self._select
+        if f is None:
+            raise ValueError("PRUNE has no SELECT before it, must have one")
+        self._select = None
         first, end = f.special, self.tokens - self._packages
         seen = {}
         if f.kind == SelectorKind.TOPK:
@@ -120,13 +129,7 @@ class TokenSelector:
             stay.append(gone[:1])
         else:
             gone = rows[-1:]
-        self._next, self.dropped, self.share = np.concatenate(stay), gone, share
+        self.rows, self.dropped, self.share = np.concatenate(stay), gone, share
         self._index += 1
         return Selection(rows=rows, keep=keep.astype(np.int64), score=score, weight=weight,
-                         share=share, dropped=gone, tokens=len(self._next), **seen)
-
-    def prune(self) -> None:
-        """Give all that follows the new list."""
-        if self._next is None:
-            raise ValueError("PRUNE has no SELECT before it, must have one")
-        self.rows, self._next = self._next, None
+                         share=share, dropped=gone, tokens=len(self.rows), **seen)

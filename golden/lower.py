@@ -112,15 +112,16 @@ class _Network(Lowering):
         """Add one block; ``norm`` is the LayerNorm that follows it."""
         out, stage = self.out, f"block{i}"
         selector = self.selectors.get(i)
-        sigmoid = False
         if selector is not None and self.threshold:
-            sigmoid = True
             lower_classifier(self, selector, i)
-        # MLP 1 of the block before has finished with the table: MLP 2 has waited for it. The
-        # classes of a classifier may still be under way.
-        self.lane_table(block.gelu, under_way=0 if sigmoid else 1)
-        if selector is not None:
             lower_package(self, selector, block.norm1)
+            # Only the package and its LayerNorm, which need no table, are after PRUNE.
+            self.lane_table(block.gelu, under_way=2)
+        else:
+            # MLP 1 of the block before has finished with the table: MLP 2 has waited for it.
+            self.lane_table(block.gelu, under_way=1)
+            if selector is not None:
+                lower_package(self, selector, block.norm1)
         self._queries_keys_values(block, stage)
         for head in range(self.model.heads + 1):
             if head < self.model.heads:

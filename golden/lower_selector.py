@@ -4,7 +4,7 @@
 Before block b, of selector s::
 
     threshold:  importance1, LayerNorm of head 0; for each head h: LayerNorm of head h + 1,
-                local h, global h; mean; score1 of each head; score2; classes; SELECT
+                local h, global h; mean; score1 of each head; score2; SELECT; classes
     both:       PRUNE, package token, its LayerNorm
 
 ``topk`` has nothing but SELECT, in the block before, as soon as its attention is over.
@@ -184,8 +184,9 @@ class _Classifier:
         self.score2()
         # The sigmoid takes the place of GELU: the passes before have gone.
         self.lowering.lane_table(self.layers.sigmoid, under_way=0)
-        self.classes()
+        # The selector follows the classes, row by row.
         select(self.lowering, SelectorKind.THRESHOLD, under_way=0)
+        self.classes()
 
     def to_act(self, base: int, stride: int, channel: int, count: int) -> dict[str, Any]:
         """Return the fields of a pass that writes ``count`` channels of ACT from ``channel`` on."""

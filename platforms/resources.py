@@ -5,6 +5,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from platforms.synthesis import (
@@ -19,7 +20,7 @@ from platforms.synthesis import (
 from rtl.config import CONFIGS, Config, ConfigError, named
 from rtl.top import emit_verilog
 
-__all__ = ["DEVICES", "main", "report", "tables"]
+__all__ = ["DEVICES", "main", "report", "selector_cost", "tables"]
 
 #: The devices of the boards: name, LUTs, flip-flops, DSPs and block RAMs of 36 kbit.
 DEVICES = {
@@ -81,6 +82,27 @@ def tables(config: Config, found: Mapping[str, Block], own: Mapping[str, Cells],
                  for kind, times in repeated])])
 
 
+def selector_cost(config: Config) -> str:
+    """Synthesise ``config`` with and without its token selector; return what that costs."""
+    if not config.pruning:
+        raise ConfigError(f"configuration {config.name} has no token selector, must have one")
+    without, with_it = (_total(replace(config, pruning=pruning)) for pruning in (False, True))
+    rows = [_row("without selector", without), _row("with selector", with_it)]
+    more = [getattr(with_it, name) / getattr(without, name) - 1
+            for name in ("luts", "lutram", "srl", "ff", "carry", "dsp", "bram")]
+    rows.append("| more | " + " | ".join(f"{part:+.2%}" for part in more) + " |")
+    array = INSIDE * (config.macs_per_cycle // 2)
+    luts = with_it.luts - without.luts
+    rows.append(f"| more, of {(without - array).luts:,} LUTs less what the DSPs of the array have"
+                f" inside | {luts / (without - array).luts:+.2%} | | | | | | |")
+    return "\n".join(_table(["configuration", *_HEAD], rows))
+
+
+def _total(config: Config) -> Cells:
+    verilog = emit_verilog(config)
+    return totals(blocks(verilog), synthesise_blocks(verilog))[_TOP]
+
+
 def _instances(found: Mapping[str, Block]) -> Counter[str]:
     """Return how often each module is in the design."""
     count: Counter[str] = Counter()
@@ -130,6 +152,8 @@ def main(arguments: list[str] | None = None) -> int:
                         help=f"configuration: {', '.join(CONFIGS)} (default: %(default)s)")
     parser.add_argument("--whole", action="store_true",
                         help="synthesise the design as one piece as well; minutes, for small ones")
+    parser.add_argument("--selector-cost", action="store_true",
+                        help="what the token selector takes: with it and without it")
     parser.add_argument("--update", type=Path, metavar="FILE",
                         help="put the tables into this file instead of printing them")
     options = parser.parse_args(arguments)
@@ -138,7 +162,8 @@ def main(arguments: list[str] | None = None) -> int:
         config = named(options.config)
         # Whether there is a place for the tables is asked before the minutes that they take.
         around = _around(page, config.name) if page else None
-        text = report(config, whole=options.whole)
+        text = (selector_cost(config) if options.selector_cost
+                else report(config, whole=options.whole))
         if page and around:
             page.write_text(f"\n{text}\n\n".join(around))
         else:

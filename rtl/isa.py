@@ -334,8 +334,8 @@ end_layout = _instruction(
     classes=unsigned(16),        # logits that are written
 )
 
-#: Decides which patches stay. It takes scores that passes before it have left, and goes on beside
-#: the passes after it.
+#: Decides which patches stay, beside the passes after it: by scores that passes before it have left
+#: (TOPK), or by those of the next pass to the selector (THRESHOLD).
 select_layout = _instruction(
     kind=SelectorKind,           # rule
     merged=unsigned(1),          # the package token that is there is taken into the new one

@@ -21,9 +21,10 @@ class Selector(wiring.Component):
 
     ``init`` begins a run: no selector yet, no package token. ``start`` begins a selector, while
     passes go on; ``select`` is taken with it, ``tokens`` stays until ``apply``. TOPK waits for the
-    class attention unit and searches its threshold; scores and pairs have been stored as they
-    came, by position. The scan reads one position a cycle, and writes the rows that stay to the
-    other bank of the token list and the others to the dropped list. Special and package tokens
+    class attention unit and searches its threshold; the scores have been stored as they came, by
+    position. THRESHOLD is started before the pass of the classes, and the scan follows their pairs,
+    in the order of the positions. It reads one position a cycle, and writes the rows that stay to
+    the other bank of the token list and the others to the dropped list. Special and package tokens
     stay, but a package that is merged goes with the patches, if one goes. The row of the first
     that is dropped is that of the package token and comes at the end; where none is dropped, the
     dropped list has the row of the last token, with a share of one, and the package pass changes
@@ -32,8 +33,8 @@ class Selector(wiring.Component):
     When ``busy`` falls, the lists, ``tokens_after``, ``dropped_rows``, shares and counts are there.
     ``apply`` follows: the next ``start`` is of the next selector.
 
-    Latency: from ``start``, beside search and class attention, at most
-    ``busy_cycles(tokens, dropped)``.
+    Latency: at most ``busy_cycles(tokens, dropped)`` beside search and class attention for TOPK,
+    ``busy_cycles(1, dropped)`` from the last pair for THRESHOLD.
     Resources: those of ``Shares``, ``TopKSearch`` and ``KeptMap``, one block RAM of 18 kbit for up
     to 512 tokens, about 150 LUTs.
 
@@ -116,15 +117,18 @@ class Selector(wiring.Component):
         kept, patches, ties, dropped = (Signal(size, name=n) for n in (
             "kept", "patches", "ties", "dropped"))
         by_score = Signal()
+        pairs_here = Signal(size)
 
         position = Signal(range(config.max_tokens))
         scanning, last = Signal(), Signal()
+        with m.If(self.pair_valid):
+            m.d.sync += pairs_here.eq(pairs_here + 1)
         with m.FSM():
             with m.State("IDLE"):
                 with m.If(self.start):
                     m.d.comb += shares.start.eq(1)
                     m.d.sync += [self.busy.eq(1), select.eq(self.select), position.eq(0),
-                                 patch_end.eq(self.tokens - packages),
+                                 patch_end.eq(self.tokens - packages), pairs_here.eq(0),
                                  kept.eq(0), patches.eq(0), ties.eq(0), dropped.eq(0)]
                     m.next = "SCORES"
             with m.State("SCORES"):
@@ -137,8 +141,9 @@ class Selector(wiring.Component):
                 with m.If(search.done):
                     m.next = "SCAN"
             with m.State("SCAN"):
-                m.d.comb += [scanning.eq(1), last.eq(position + 1 == self.tokens)]
-                m.d.sync += position.eq(position + 1)
+                with m.If(by_score | (position < pairs_here)):
+                    m.d.comb += [scanning.eq(1), last.eq(position + 1 == self.tokens)]
+                    m.d.sync += position.eq(position + 1)
                 with m.If(last):
                     m.next = "SHARES"
             with m.State("SHARES"):

@@ -206,7 +206,7 @@ def test_order_of_a_threshold_selector() -> None:
     assert kinds(program) == [
         "projection", "mlp1", "mlp2", "table1", "importance1", "head_norm0", "head_norm1",
         "local0", "global0", "local1", "global1", "mean", "score10", "score11", "score2", "table0",
-        "classes", "SELECT", "table0", "PRUNE", "package", "package_norm", "q"]
+        "SELECT", "classes", "PRUNE", "package", "package_norm", "table2", "q"]
     select = next(f for f in program.instructions if f.opcode == Opcode.SELECT)
     assert (select.kind, select.merged) == (SelectorKind.THRESHOLD, 0)
     assert (select.keep, select.under_way) == (0, 0)

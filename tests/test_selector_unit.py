@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Selector with its token list, the reciprocal unit and the comparators that it uses."""
+"""Selector with its token list and the reciprocal unit that it uses."""
 
+import random
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -146,15 +147,18 @@ async def _read(ctx, at, port, count):
 
 async def _scores(ctx, s, step, positions):
     for p in positions:
-        if step.kind == SelectorKind.TOPK:
-            ctx.set(s.score_row, p)
-            ctx.set(s.score, step.score[p])
-            await _pulse(ctx, s.score_en)
-        else:
-            ctx.set(s.pair_row, p)
-            ctx.set(s.pair_weighted, step.weighted[p])
-            ctx.set(s.pair_importance, step.importance[p])
-            await _pulse(ctx, s.pair_valid)
+        ctx.set(s.score_row, p)
+        ctx.set(s.score, step.score[p])
+        await _pulse(ctx, s.score_en)
+
+
+def _pair(ctx, s, step, p):
+    """Let the pair of a position come in this cycle, or none."""
+    ctx.set(s.pair_valid, p is not None)
+    if p is not None:
+        ctx.set(s.pair_row, p)
+        ctx.set(s.pair_weighted, step.weighted[p])
+        ctx.set(s.pair_importance, step.importance[p])
 
 
 async def _select(ctx, rig, step, tokens, *, special, patches, late):
@@ -162,19 +166,26 @@ async def _select(ctx, rig, step, tokens, *, special, patches, late):
     s = rig.selector
     got = {name: [] for name in ("physical", "keep", "weight")}
     shares = {}
-    first_late = tokens - late if step.kind == SelectorKind.TOPK else tokens
-    await _scores(ctx, s, step, range(first_late))
+    topk = step.kind == SelectorKind.TOPK
+    first_late = tokens - late
+    if topk:
+        await _scores(ctx, s, step, range(first_late))
     ctx.set(s.tokens, tokens)
     ctx.set(s.select, {"kind": step.kind, "keep": step.keep, "merged": step.merged,
                        "special": special})
-    ctx.set(s.attention_busy, first_late < tokens)
+    ctx.set(s.attention_busy, topk and first_late < tokens)
     await _pulse(ctx, s.start)
     ctx.set(s.select, {"kind": 1, "keep": 0xFFFF, "merged": 1, "special": 3})
-    await _scores(ctx, s, step, range(first_late, tokens))
+    if topk:
+        await _scores(ctx, s, step, range(first_late, tokens))
     ctx.set(s.attention_busy, 0)
     packages = tokens - special - patches
     cycles = search_cycles = 0
-    if step.kind == SelectorKind.TOPK:
+    # Pairs come at once, or with gaps.
+    gaps = random.Random(tokens)
+    pairs = iter([] if topk else [p for position in range(tokens) for p in
+                                  [None] * (gaps.randrange(3) if late else 0) + [position]])
+    if topk:
         search = TopKSearch(rig.config)
         words = -(-(tokens - packages) // search.comparators)
         search_cycles = 16 * (words + search.step_cycles) + 1
@@ -188,15 +199,18 @@ async def _select(ctx, rig, step, tokens, *, special, patches, late):
             index = ctx.get(s.share_index)
             assert index not in shares, f"share {index} came twice"
             shares[index] = ctx.get(s.share_value)
-        cycles += 1
+        pair = next(pairs, -1)
+        _pair(ctx, s, step, None if pair == -1 else pair)
+        # Of THRESHOLD only the cycles after the last pair count.
+        cycles = cycles + 1 if pair == -1 else 0
         assert cycles < 20_000, "the selector does not end"
         await ctx.tick()
     got["tokens_after"] = [ctx.get(s.tokens_after)]
     got["dropped_rows"] = [ctx.get(s.dropped_rows)]
     count, = got["dropped_rows"]
     assert sorted(shares) == list(range(count)), "a share is missing"
-    bound = Selector.busy_cycles(tokens, count)
-    assert bound <= tokens + count + 80
+    bound = Selector.busy_cycles(tokens if topk else 1, count)
+    assert bound <= (tokens if topk else 1) + count + 80
     assert cycles - search_cycles <= bound, (
         f"{cycles} cycles, {search_cycles} of them of the search, of at most {bound} others")
     got["share"] = [shares[i] for i in range(count)]
