@@ -141,9 +141,9 @@ def _get(tensors: Mapping[str, Tensor], key: str, source: str) -> Tensor:
 
 
 def depth_of(tensors: Mapping[str, Tensor], scheme: Scheme) -> int:
-    """Return the number of blocks, which have numbers from 0."""
+    """Return the number of blocks, however they are numbered."""
     block = re.compile(re.escape(scheme.layers) + r"(\d+)\.")
-    return 1 + max(int(match[1]) for key in tensors if (match := block.match(key)))
+    return len({match[1] for key in tensors if (match := block.match(key))})
 
 
 def sizes_of(tensors: Mapping[str, Tensor], scheme: Scheme, source: str) -> dict[str, Any]:
@@ -155,6 +155,8 @@ def sizes_of(tensors: Mapping[str, Tensor], scheme: Scheme, source: str) -> dict
         if len(found) != dimensions:
             raise CheckpointError(f"the shape of {key} in {source} is {found}, must have"
                                   f" {dimensions} dimensions")
+        if 0 in found:
+            raise CheckpointError(f"the shape of {key} in {source} is {found}, must be without 0")
         return found
 
     width, channels, patch, _ = shape("patch_embed.proj.weight", 4)
@@ -189,7 +191,8 @@ def _infer(tensors: Mapping[str, Tensor], scheme: Scheme, heads: int | None,
 
 
 def convert(tensors: Mapping[str, Tensor], model: ModelConfig | None = None, *,
-            heads: int | None = None, source: str = "the state") -> tuple[ModelConfig, dict[str, Tensor]]:
+            heads: int | None = None,
+            source: str = "the state") -> tuple[ModelConfig, dict[str, Tensor]]:
     """Return the model and the canonical float parameters that named ``tensors`` hold.
 
     The names may be timm's, those of published Hugging Face files, or those of transformers 5 in

@@ -242,6 +242,14 @@ def test_model_that_cannot_be_inferred() -> None:
         "the model in x.pth is not supported: hidden is 100, must be a multiple of 16")
 
 
+def test_numbers_that_are_odd() -> None:
+    state = timm_state(TINY)
+    assert fault(state | {"blocks.99999999999.x": torch.zeros(1)}, TINY) == (
+        "x.pth has 3 blocks, must be 2 in tiny_test")
+    assert fault(state | {"patch_embed.proj.weight": torch.zeros(64, 3, 0, 0)}) == (
+        "the shape of patch_embed.proj.weight in x.pth is (64, 3, 0, 0), must be without 0")
+
+
 def test_values_that_are_no_parameters() -> None:
     state = timm_state(TINY)
     assert fault(state | {"norm.bias": torch.zeros(64, dtype=torch.int8)}) == (

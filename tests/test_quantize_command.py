@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoints import SMALL, TINY, VIT, hugging_face, write
+from checkpoints import SMALL, TEACHER, TINY, VIT, hugging_face, published, write
 from networks import noise
 from PIL import Image
 from pruned_networks import random_selector
 
 from golden.images import ImageError, calibration_frames, load_image
-from golden.model import FloatViT
+from golden.model import MODELS, FloatViT
 from golden.packed import PackedError, load
 from golden.pruning import PruningConfig
 from golden.quantize import quantize
@@ -250,3 +250,24 @@ def test_other_activation(capsys: pytest.CaptureFixture[str], tmp_path: Path,
     (tmp_path / "config.json").write_text('{"hidden_act": "relu"}')
     assert fault(capsys, checkpoint, "-o", tmp_path / "model.hv") == (
         f"the activation in {tmp_path / 'config.json'} is relu, must be gelu")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("naming", ["timm", "Hugging Face"])
+@pytest.mark.parametrize("size", ["tiny", "small", "base"])
+def test_deit_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str,
+                    naming: str) -> None:
+    """All sizes of DeiT go from a file to a program."""
+    if size != "tiny":
+        monkeypatch.setattr("golden.quantize_command.layer_report", lambda *_: [])
+    timm = naming == "timm"
+    model = MODELS[f"deit_{size}" if timm else f"deit_{size}_distilled"]
+    path = write(tmp_path / "model.safetensors", synthetic(model, 0) if timm
+                 else published(hugging_face(TEACHER, model).state_dict()))
+    (tmp_path / "images").mkdir()
+    Image.fromarray(noise(model, 0)).save(tmp_path / "images" / "a.png")
+    assert main([str(path), "--calibrate", str(tmp_path / "images"), "-o",
+                 str(tmp_path / "model.hv")]) == 0
+    work = Workload.named(model.name, CONFIGS["zcu102"], checkpoint=tmp_path / "model.hv")
+    assert work.program.image
+    assert work.qvit.model.eps == (1e-6 if timm else 1e-12)
