@@ -228,9 +228,8 @@ def _layer(graph: _Graph, parts: _Parts, node: Any, constants: list[Real]) -> No
         len(constants) > 1) else None))
 
 
-def _parts(graph: _Graph) -> _Parts:
-    """Return the parts of the graph."""
-    parts = _Parts()
+def _collect(graph: _Graph, parts: _Parts) -> None:
+    """Take in the parts of the graph."""
     for node in graph.data_nodes():
         data, constants = graph.split(node)
         kind = node.op_type
@@ -253,7 +252,6 @@ def _parts(graph: _Graph) -> _Parts:
             _multiply(graph, parts, node, data[0], constants[0])
         elif kind == "Add" and constants and not _add(graph, parts, node, data[0], constants[0]):
             parts.extras.append(("an addition of a constant", f"Add {constants[0].shape}"))
-    return parts
 
 
 def _attention(graph: _Graph, parts: _Parts, softmax: str) -> list[_Linear]:
@@ -356,15 +354,17 @@ def read_onnx(path: Path) -> ModelFile:
         graph.unknown.items()))
     if unknown:
         return ModelFile(source=source, tensors={}, description=Description(), extras=unknown)
-    parts = _parts(graph)
+    parts, state = _Parts(), {}
     try:
+        _collect(graph, parts)
         state = _state(graph, parts)
-    except (CheckpointError, KeyError, IndexError) as error:
-        parts.extras.append(("another structure", str(error)))
-        state = {}
+    # In a graph of another network inputs, constants and axes may be missing.
+    except (LookupError, ValueError, TypeError) as error:
+        parts.extras.append(("another structure", str(error).splitlines()[0]))
     tensors = {key: torch.from_numpy(np.array(value, np.float32))
                for key, value in state.items()}
-    heads = {graph.values[softmax].shape[1] for softmax in parts.softmaxes}
+    heads = {graph.values[softmax].shape[1] for softmax in parts.softmaxes
+             if graph.values[softmax].ndim > 1}
     eps = {norm.eps for norm in parts.norms}
     for what, values in (("numbers of heads", heads), ("values of eps in LayerNorm", eps)):
         if len(values) > 1:
