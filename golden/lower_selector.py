@@ -3,8 +3,8 @@
 
 Before block b, of selector s::
 
-    threshold:  importance1, LayerNorm of head 0; for each head h: LayerNorm of head h + 1,
-                local h, global h; mean; score1 of each head; score2; SELECT; classes
+    threshold:  LayerNorm of head 0; for each head h: LayerNorm of head h + 1, local h, global h;
+                importance1; mean; score1 of each head; score2; SELECT; classes
     both:       PRUNE, package token, its LayerNorm
 
 ``topk`` has nothing but SELECT, in the block before, as soon as its attention is over.
@@ -171,13 +171,14 @@ class _Classifier:
     def add(self) -> None:
         heads = range(self.model.heads)
         self.lowering.lane_table(self.layers.gelu, under_way=1)
-        self.importance()
         self.head_norm(0)
         for head in heads:
             if head + 1 < len(heads):
                 self.head_norm(head + 1)
             for kind in (PassKind.LOCAL, PassKind.GLOBAL):
                 self.embed(kind, head)
+        # While these rows are streamed, global becomes an operand.
+        self.importance()
         self.mean()
         for head in heads:
             self.score1(head)
@@ -248,13 +249,17 @@ class _Classifier:
             **source, **target)
 
     def mean(self) -> None:
-        """One row: exponentials of 255 for all but special tokens, over their sum."""
+        """One row: exponentials of 255 for all but special tokens, over their sum.
+
+        It is streamed as the last row, so that it waits for all rows of importance1: their GELU
+        and its exponentials share the lanes. It is written to the place of row 0.
+        """
         places, columns = self.places, self.config.columns
         end = (self.model.heads + 1) * places.slot
-        target = self.to_act(0, places.mean_words, places.slot, 0)
+        target = self.to_act(0, 0, places.slot, 0)
         self.out.add_pass(
-            self.label(PassKind.MEAN, "mean"), reads=None, operand=PassKind.GLOBAL, writes="mean",
-            rows_from=Rows.COUNT, row_count=1, entries=self.lowering.tokens_list(),
+            self.label(PassKind.MEAN, "mean"), reads="importance1", operand=PassKind.GLOBAL,
+            writes="mean", rows_from=Rows.LAST, entries=self.lowering.tokens_list(),
             k_from_tokens=1, k_tiles=0, source=Source.SCORE, prologue=Prologue.EXP, exp_m=0,
             exp_s=1, zero_rows=self.model.special_tokens, stationary=Stationary.VALUE,
             operand_stride=places.tiles, column_tiles=places.tiles - places.slot // columns,

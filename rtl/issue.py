@@ -40,9 +40,9 @@ class RowIssue(wiring.Component):
     """Streams the rows of one tile after the other: row, physical row, addresses, control bits.
 
     In the first tile of a pass, row i is issued when the pass ``row_dependency`` back has written
-    it (row-level hand-over); everything later in the pass follows by order. What a pass over the
-    last row does not write needs no waiting for; a pass over dropped rows must have ended, as its
-    rows are counted in another list. A row returns in the
+    it (row-level hand-over); everything later in the pass follows by order. Rows of the residual
+    that a pass over the last one does not write need no waiting for; a pass over dropped rows must
+    have ended, as its rows are counted in another list. A row returns in the
     next tile no sooner than ``MIN_TILE_CYCLES`` cycles later, as the accumulators are
     read-modify-write: shorter tiles are padded. A tile is accepted while the last row of the one
     before is issued, so tiles follow without a gap.
@@ -106,18 +106,21 @@ class RowIssue(wiring.Component):
 
         position = Signal(range(2 * config.max_tokens))
         behind = Signal(8)
-        earlier = Signal(isa.Rows)  # rows of the pass that is waited for
+        earlier = Signal(isa.pass_layout)  # the pass that is waited for
+        of_last = Signal()                 # it writes the last row of the residual, no other
         written, ready, issue, last, finish = (Signal(name=n) for n in (
             "written", "ready", "issue", "last", "finish"))
         m.d.comb += [
             position.eq(first + i),
             behind.eq(pass_behind(self.retired, number, fields.row_dependency)),
             earlier.eq(self.descriptors[(number - fields.row_dependency)
-                                        [:exact_log2(PASS_SLOTS)]].rows_from),
+                                        [:exact_log2(PASS_SLOTS)]]),
+            of_last.eq((earlier.rows_from == isa.Rows.LAST)
+                       & (earlier.destination == isa.Destination.RESIDUAL)),
             written.eq((behind.as_signed() > 0)
-                       | ((behind == 0) & (earlier != isa.Rows.DROPPED)
+                       | ((behind == 0) & (earlier.rows_from != isa.Rows.DROPPED)
                           & (self.retired_rows > position))
-                       | ((earlier == isa.Rows.LAST) & (position + 1 != self.tokens))),
+                       | (of_last & (position + 1 != self.tokens))),
             ready.eq(~(tile.first_column & tile.first_k) | (fields.row_dependency == 0) | written),
             issue.eq(active & ~issued_all & ready),
             last.eq(i + 1 == rows),

@@ -456,8 +456,16 @@ def _issued(passes, retired, *, tokens=9):
 
 
 def test_only_the_last_row_waits_for_a_pass_over_the_last_row():
-    passes = [_pass(rows_from=isa.Rows.LAST), _pass(row_dependency=1)]
+    last = _pass(rows_from=isa.Rows.LAST, destination=isa.Destination.RESIDUAL)
+    passes = [last, _pass(row_dependency=1)]
     assert _issued(passes, (0, 0)) == list(range(8))
+    assert _issued(passes, (1, 0)) == list(range(9))
+
+
+def test_all_rows_wait_for_what_the_last_one_leaves_elsewhere():
+    """The mean of a classifier, which is of the last row, is for all of them."""
+    passes = [_pass(rows_from=isa.Rows.LAST), _pass(row_dependency=1)]
+    assert _issued(passes, (0, 0)) == []
     assert _issued(passes, (1, 0)) == list(range(9))
 
 

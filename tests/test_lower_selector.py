@@ -204,9 +204,9 @@ def test_order_of_a_threshold_selector() -> None:
     program = lower(pruned_network("tiny_test", "threshold", "each", (1,), (0,)).qvit,
                     named("small"))
     assert kinds(program) == [
-        "projection", "mlp1", "mlp2", "table1", "importance1", "head_norm0", "head_norm1",
-        "local0", "global0", "local1", "global1", "mean", "score10", "score11", "score2", "table0",
-        "SELECT", "classes", "PRUNE", "package", "package_norm", "table2", "q"]
+        "projection", "mlp1", "mlp2", "table1", "head_norm0", "head_norm1", "local0",
+        "global0", "local1", "global1", "importance1", "mean", "score10", "score11", "score2",
+        "table0", "SELECT", "classes", "PRUNE", "package", "package_norm", "table2", "q"]
     select = next(f for f in program.instructions if f.opcode == Opcode.SELECT)
     assert (select.kind, select.merged) == (SelectorKind.THRESHOLD, 0)
     assert (select.keep, select.under_way) == (0, 0)
@@ -290,7 +290,7 @@ def test_fields_of_the_classifier() -> None:
         assert (rest.destination_base, rest.destination_mask) == ((head + 1) // 2,
                                                                   1 << (head + 1) % 2)
     mean = fields[PassKind.MEAN, None]
-    assert (mean.rows_from, mean.row_first, mean.row_count) == (Rows.COUNT, 0, 1)
+    assert (mean.rows_from, mean.row_dependency, mean.destination_stride) == (Rows.LAST, 1, 0)
     assert (mean.exp_m, mean.exp_s, mean.zero_rows, mean.k_from_tokens) == (0, 1, 1, 1)
     assert (mean.scale_m, mean.scale_s) == (1 << 16, 33)
     assert (mean.operand_base, mean.operand_stride, mean.column_tiles) == (0, 3, 3)
