@@ -80,9 +80,8 @@ class TileLoader(wiring.Component):
         word = data.ArrayLayout(unsigned(8), config.columns)
         signed_word = data.ArrayLayout(signed(8), config.columns)
         # From the request of a row to its arrival at the array, by source.
-        self._key_latency = 1 + keys.latency
-        self._value_latency = 2 + values.LATENCY
-        self._load_latency = 1 + max(self._key_latency, self._value_latency)
+        self._latency = {isa.Stationary.WEIGHT: 2, isa.Stationary.KEY: 2 + keys.latency,
+                         isa.Stationary.VALUE: 3 + values.LATENCY}
         super().__init__({
             "queued": In(8), "retired": In(8), "columns_retired": In(range(2 * SCALE_SLOTS)),
             "slot": Out(range(PASS_SLOTS)), "descriptor": In(isa.pass_layout), "tokens": In(16),
@@ -227,12 +226,19 @@ class TileLoader(wiring.Component):
                     with m.If(row == config.rows - 1):
                         m.d.sync += filled.eq(1)
 
-                # Offered when the rest of the tile can no longer be held up.
+                # Offered when the rest of the tile can no longer be held up: the last of its rows
+                # is in place ``remaining - 1`` and the latency of its source from now, the row that
+                # swaps it in comes a cycle and ``lead`` from now.
                 remaining = Signal(range(config.rows + 1))
+                most = Signal(range(config.rows + self.lead + 3))
                 certain = Signal()
+                with m.Switch(fields.stationary):
+                    for kind, cycles in self._latency.items():
+                        with m.Case(kind):
+                            m.d.comb += most.eq(max(1, self.lead + 2 - cycles))
                 m.d.comb += [
                     remaining.eq(config.rows - row),
-                    certain.eq(read_row & (remaining <= max(1, self.lead - self._load_latency - 2))
+                    certain.eq(read_row & (remaining <= most)
                                & (~is_weight | (self.weight_level >= remaining))),
                 ]
                 with m.If((certain | filled) & ~offered):
@@ -301,13 +307,13 @@ class TileLoader(wiring.Component):
         weights = Signal.like(self.weight.payload, reset_less=True)
         m.d.sync += weights.eq(self.weight.payload)
         answers = {
-            isa.Stationary.WEIGHT: (1, weights),
-            isa.Stationary.KEY: (self._key_latency, self.key_data.as_value()),
-            isa.Stationary.VALUE: (self._value_latency, self.value_data.as_value()),
+            isa.Stationary.WEIGHT: weights,
+            isa.Stationary.KEY: self.key_data.as_value(),
+            isa.Stationary.VALUE: self.value_data.as_value(),
         }
         m.d.sync += self.load_valid.eq(0)
-        for kind, (cycles, word) in answers.items():
-            name = kind.name.lower()
+        for kind, word in answers.items():
+            name, cycles = kind.name.lower(), self._latency[kind] - 1
             valid = delay(m, source_is[kind], cycles, name=f"{name}_valid", reset=True)
             at = delay(m, row, cycles, name=f"{name}_row")
             with m.If(valid):
