@@ -113,7 +113,8 @@ def read_model(path: str | Path) -> ModelFile:
     """Return the contents of a checkpoint or an ONNX graph, whatever network it is of."""
     path = find_model(path)
     if path.suffix == ".onnx":
-        from golden.onnx_import import read_onnx  # its package is optional
+        # That file needs what this one has.
+        from golden.onnx_import import read_onnx
         return read_onnx(path)
     tensors, selectors = _split(load_tensors(path))
     return ModelFile(source=f"checkpoint {path}", tensors=tensors, selectors=selectors,

@@ -7,7 +7,6 @@ a constant, and the roles of constants follow from the operators that they meet.
 twin must have the logits of the graph.
 """
 
-import importlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx.numpy_helper
+import onnx.reference
 import torch
 from numpy.typing import NDArray
 
@@ -71,17 +73,7 @@ class _Parts:
     extras: list[tuple[str, str]] = field(default_factory=list)
 
 
-def _onnx() -> Any:
-    try:
-        for module in ("onnx.reference", "onnx.numpy_helper"):
-            importlib.import_module(module)
-        return importlib.import_module("onnx")
-    except ImportError as error:
-        raise CheckpointError("ONNX files need the package onnx, which is not installed:"
-                              " pip install onnx") from error
-
-
-def _load(onnx: Any, path: Path, source: str) -> Any:
+def _load(path: Path, source: str) -> Any:
     try:
         path.open("rb").close()
         model = onnx.load(str(path))
@@ -111,7 +103,7 @@ def _image(model: Any, source: str) -> tuple[str, Real]:
     return inputs[0].name, image
 
 
-def _attribute(onnx: Any, node: Any, name: str, default: Any) -> Any:
+def _attribute(node: Any, name: str, default: Any) -> Any:
     for attribute in node.attribute:
         if attribute.name == name:
             return onnx.helper.get_attribute_value(attribute)
@@ -121,8 +113,7 @@ def _attribute(onnx: Any, node: Any, name: str, default: Any) -> Any:
 class _Graph:
     """A graph and the values of one run; ``data`` names the values that depend on the image."""
 
-    def __init__(self, onnx: Any, model: Any, name: str, image: Real) -> None:
-        self.onnx = onnx
+    def __init__(self, model: Any, name: str, image: Real) -> None:
         self.nodes = list(model.graph.node)
         self.data = {name}
         for node in self.nodes:
@@ -204,12 +195,11 @@ def _divide(graph: _Graph, parts: _Parts, node: Any) -> None:
 
 
 def _layer(graph: _Graph, parts: _Parts, node: Any, constants: list[Real]) -> None:
-    onnx = graph.onnx
     if node.op_type == "Conv":
         weight = constants[0]
-        kernel, strides = weight.shape[2:], _attribute(onnx, node, "strides", [1, 1])
+        kernel, strides = weight.shape[2:], _attribute(node, "strides", [1, 1])
         plain = (weight.ndim == 4 and list(strides) == list(kernel) and not any(
-            _attribute(onnx, node, "pads", [0])) and _attribute(onnx, node, "group", 1) == 1)
+            _attribute(node, "pads", [0])) and _attribute(node, "group", 1) == 1)
         if plain and not parts.patches:
             bias = constants[1] if len(constants) > 1 else np.zeros(len(weight), weight.dtype)
             parts.patches.append((weight, bias))
@@ -222,7 +212,7 @@ def _layer(graph: _Graph, parts: _Parts, node: Any, constants: list[Real]) -> No
     if node.input[1] in graph.data or weight.ndim != 2:
         parts.extras.append(("a product with a constant", node.name or node.output[0]))
         return
-    if not (node.op_type == "Gemm" and _attribute(onnx, node, "transB", 0)):
+    if not (node.op_type == "Gemm" and _attribute(node, "transB", 0)):
         weight = weight.T
     parts.linears.append(_Linear(node.output[0], weight, constants[1].reshape(-1) if (
         len(constants) > 1) else None))
@@ -240,11 +230,11 @@ def _collect(graph: _Graph, parts: _Parts) -> None:
         elif kind == "LayerNormalization":
             size = len(constants[0])
             parts.norms.append(_Norm(
-                node.output[0], float(_attribute(graph.onnx, node, "epsilon", 1e-5)), constants[0],
+                node.output[0], float(_attribute(node, "epsilon", 1e-5)), constants[0],
                 constants[1] if len(constants) > 1 else np.zeros(size, constants[0].dtype)))
         elif kind == "Concat" and graph.values[node.output[0]].ndim == 3:
             parts.special += constants
-        elif kind == "Gelu" and _attribute(graph.onnx, node, "approximate", b"none") != b"none":
+        elif kind == "Gelu" and _attribute(node, "approximate", b"none") != b"none":
             parts.extras.append(("GELU by tanh", node.name or node.output[0]))
         elif kind == "Div" and len(data) == 2:
             _divide(graph, parts, node)
@@ -341,11 +331,11 @@ def read_onnx(path: Path) -> ModelFile:
 
     A file that cannot be read raises CheckpointError.
     """
-    onnx, source = _onnx(), f"checkpoint {path}"
-    model = _load(onnx, path, source)
+    source = f"checkpoint {path}"
+    model = _load(path, source)
     name, image = _image(model, source)
     try:
-        graph = _Graph(onnx, model, name, image)
+        graph = _Graph(model, name, image)
     # The reference evaluator raises errors of many kinds on graphs that are wrong.
     except Exception as error:
         raise CheckpointError(f"{source} cannot be computed: {str(error).splitlines()[0]}"

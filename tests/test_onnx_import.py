@@ -2,12 +2,12 @@
 """Tests of golden.onnx_import: exports of both exporters, what is not supported, what is broken."""
 
 import json
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from checkpoints import DEIT, SMALL, TEACHER, TINY, VIT, hugging_face
@@ -22,7 +22,6 @@ from golden.packed import load
 from golden.quantize_command import main as quantize_main
 from rtl.config import CONFIGS
 
-onnx = pytest.importorskip("onnx")
 
 class Attention(nn.Module):
     """Attention as timm has it, by products if that is asked for, or by PyTorch's function."""
@@ -148,8 +147,6 @@ def assert_logits(module: nn.Module, path: Path, model: ModelConfig) -> None:
 
 @pytest.fixture(params=[False, True], ids=["script", "dynamo"])
 def dynamo(request: pytest.FixtureRequest) -> bool:
-    if request.param:
-        pytest.importorskip("onnxscript")
     return request.param
 
 
@@ -268,10 +265,3 @@ def test_networks_of_other_kinds(tmp_path: Path, capsys: pytest.CaptureFixture[s
     path = export(module, tmp_path / "model.onnx", TINY)
     assert main([str(path)]) == 1
     assert "operator Relu" in capsys.readouterr().out
-
-
-def test_package_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = export(network(TINY), tmp_path / "model.onnx", TINY)
-    monkeypatch.setitem(sys.modules, "onnx.reference", None)
-    assert fault(path) == ("ONNX files need the package onnx, which is not installed: pip install"
-                           " onnx")
