@@ -126,7 +126,7 @@ class _Graph:
         self.values: dict[str, NDArray[Any]] = {}
         if not self.unknown:
             evaluator = onnx.reference.ReferenceEvaluator(model)
-            self.values = evaluator.run(None, {name: image}, intermediate=True)
+            self.values |= dict(evaluator.run(None, {name: image}, intermediate=True))
         for tensor in model.graph.initializer:
             self.values[tensor.name] = onnx.numpy_helper.to_array(tensor)
         self.logits = model.graph.output[0].name
