@@ -26,11 +26,14 @@ from golden.packed import SUFFIX, save
 from golden.pruning import PruningError
 from golden.quantize import QuantizedViT, quantize
 from golden.quantize_report import Layer, layer_report
+from golden.scenes import SceneSettings, fixed_set
 from golden.synthetic import SEED, synthetic
 from golden.synthetic_selector import synthetic_selectors
 
 __all__ = ["calibration_images", "main"]
 
+#: In place of a folder, the scenes of digits.
+_SCENES = Path("scenes")
 #: Images that are taken of a folder, unless told otherwise; those of them that the report is on.
 _IMAGES = 32
 _REPORTED = 2
@@ -43,14 +46,18 @@ def calibration_images(folder: Path | None, size: int,
     """Return up to ``most`` images of a folder, evenly from all in the order of their names.
 
     They lie in the folder or in its folders; one of exactly ``size`` pixels each way is taken as it
-    is. Without a folder these are the sample photograph, mirrored and negative.
+    is. Without a folder these are the sample photograph, mirrored and negative; ``scenes``, where
+    no folder has that name, are those of :mod:`golden.scenes`, of digits for training.
     """
     if folder is None:
         return calibration_frames(size)
-    if not folder.is_dir():
-        raise ImageError(f"{folder} is no folder, must be one with images for calibration")
     if most < 1:
         raise ImageError(f"the number of images is {most}, must be at least 1")
+    if folder == _SCENES and not folder.is_dir():
+        scenes = fixed_set("train", most, SceneSettings(size=size))
+        return [scenes.rgb(i) for i in range(most)]
+    if not folder.is_dir():
+        raise ImageError(f"{folder} is no folder, must be one with images for calibration")
     suffixes = Image.registered_extensions()
     files = [file for pattern in ("*", "*/*") for file in sorted(folder.glob(pattern))
              if file.is_file() and file.suffix.lower() in suffixes]
@@ -93,8 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar=f"MODEL{SUFFIX}")
     parser.add_argument("--model", help="what the checkpoint must be of; without it that is"
                         " inferred from its shapes and from a config.json beside it")
-    parser.add_argument("--calibrate", type=Path, metavar="FOLDER",
-                        help="images, also in folders of classes; without it a sample photograph")
+    parser.add_argument("--calibrate", type=Path, metavar="FOLDER|scenes",
+                        help="images, also in folders of classes, or scenes of digits for training;"
+                        " without it a sample photograph")
     parser.add_argument("--images", type=int, default=_IMAGES, metavar="COUNT",
                         help="images that are taken of the folder (default: %(default)s)")
     parser.add_argument("--percentile", type=float, default=100.0,

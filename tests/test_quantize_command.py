@@ -22,6 +22,7 @@ from golden.packed import PackedError, load
 from golden.pruning import PruningConfig
 from golden.quantize import quantize
 from golden.quantize_command import calibration_images, main
+from golden.scenes import fixed_set
 from golden.synthetic import synthetic
 from rtl.config import CONFIGS
 from sim.workload import Workload, quantized
@@ -66,6 +67,18 @@ def test_checkpoint_and_images(tmp_path: Path, checkpoint: Path, images: Path) -
     assert_image(model, twin, [noise(TINY, i) for i in range(3)])
     assert main([str(checkpoint), "-o", str(model), "--percentile", "99"]) == 0
     assert_image(model, twin, calibration_frames(TINY.image_size), percentile=99.0)
+
+
+def test_calibration_on_scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = calibration_images(Path("scenes"), 96, 3)
+    expected = fixed_set("train", 3)
+    assert len(found) == 3 and np.array_equal(found[2], expected.rgb(2))
+    # A folder that has the name is a folder.
+    monkeypatch.chdir(tmp_path)
+    Path("scenes").mkdir()
+    Image.fromarray(noise(TINY, 0)).save("scenes/a.png")
+    (frame,) = calibration_images(Path("scenes"), TINY.image_size, 3)
+    assert np.array_equal(frame, noise(TINY, 0))
 
 
 def test_same_bytes_in_another_place(tmp_path: Path, checkpoint: Path, images: Path) -> None:

@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Accuracy of a packed model on a set of images: ``python -m golden.evaluate``."""
+
+import argparse
+import json
+import multiprocessing
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from golden import integer
+from golden.files import check_output
+from golden.folder import ImageFolder
+from golden.images import normalise
+from golden.model import FloatViT, ModelConfig
+from golden.model_file import find_model, load_model
+from golden.packed import load
+from golden.pruning import PrunedViT, PruningConfig, segment_macs
+from golden.quantize import QuantizedViT
+from golden.scenes import CLASSES, SPLITS, SceneError, Scenes, SceneSettings, fixed_set
+
+__all__ = ["Accuracy", "Answer", "Images", "Networks", "SceneSet", "accuracies", "evaluate",
+           "main", "scene_set"]
+
+#: The data that are no folder, and how many of them are the test.
+_SCENES = "scenes"
+_COUNT = 4000
+
+#: Images that a process is given at a time.
+_CHUNK = 8
+
+
+class Images(Protocol):
+    """Images with labels, as :class:`golden.folder.ImageFolder` has them."""
+
+    labels: list[int]
+
+    def frame(self, index: int, size: int) -> NDArray[np.uint8]:
+        """Return an image, bytes [size, size, 3]."""
+
+
+class SceneSet:
+    """Scenes as a set of images.
+
+    Parameters
+    ----------
+    scenes
+        The scenes.
+    """
+
+    def __init__(self, scenes: Scenes) -> None:
+        self.scenes = scenes
+        self.labels: list[int] = scenes.labels.tolist()
+
+    def frame(self, index: int, size: int) -> NDArray[np.uint8]:
+        """Return a scene, bytes [size, size, 3]."""
+        frame = self.scenes.rgb(index)
+        if frame.shape[0] != size:
+            raise SceneError(f"scenes are {frame.shape[0]} pixels wide, must be {size}")
+        return frame
+
+
+def scene_set(model: ModelConfig, split: str, count: int) -> SceneSet:
+    """Return the first ``count`` scenes of a split, of the size that ``model`` takes."""
+    if model.classes != CLASSES:
+        raise SceneError(f"{model.name} has {model.classes} classes, must have the {CLASSES} of"
+                         " scenes")
+    if count < 1:
+        raise SceneError(f"the number of scenes is {count}, must be at least 1")
+    return SceneSet(fixed_set(split, count, SceneSettings(size=model.image_size)))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a network says of one image: its top class, and the tokens of each segment."""
+
+    top: int
+    tokens: tuple[int, ...]
+
+
+class Networks:
+    """The networks that are compared, by name: ``float``, ``int8``, and both ``pruned``.
+
+    Parameters
+    ----------
+    qvit
+        The packed model; with selectors it is also taken without them.
+    checkpoint
+        What it was made of, for the float twins; they have the selectors of ``qvit``.
+    """
+
+    def __init__(self, qvit: QuantizedViT, checkpoint: Path | None = None) -> None:
+        self.model = qvit.model
+        self.pruning = qvit.pruning
+        self.integers = {"int8": replace(qvit, pruning=None, classifiers=(), score_frac=0)}
+        self.floats: dict[str, PrunedViT] = {}
+        if qvit.pruning is not None:
+            self.integers["int8, pruned"] = qvit
+        if checkpoint is not None:
+            _, state, selectors = load_model(checkpoint, qvit.model)
+            twin = FloatViT(qvit.model, state)
+            self.floats["float"] = PrunedViT(twin, PruningConfig(selector="none"))
+            if qvit.pruning is not None:
+                self.floats["float, pruned"] = PrunedViT(twin, qvit.pruning, selectors)
+
+    def answers(self, frame: NDArray[np.uint8]) -> dict[str, Answer]:
+        """Return what each network says of an image, bytes [size, size, 3]."""
+        answers = {}
+        if self.floats:
+            image = normalise(frame)
+        for name, twin in self.floats.items():
+            result = twin.run(image)
+            answers[name] = Answer(int(result.logits.argmax()), (
+                self.model.tokens, *(step.tokens_out for step in result.steps)))
+        for name, qvit in self.integers.items():
+            _, top, stages = integer.run(qvit, frame)
+            count = 0 if qvit.pruning is None else len(qvit.pruning.active)
+            answers[name] = Answer(top, (self.model.tokens, *(
+                int(stages[f"selector{i}.tokens"][0]) for i in range(count))))
+        return answers
+
+    def macs(self, answer: Answer) -> int:
+        """Return the multiplications that an answer took."""
+        dense = PruningConfig(selector="none")
+        pruning = dense if len(answer.tokens) == 1 or self.pruning is None else self.pruning
+        return sum(segment_macs(self.model, pruning, answer.tokens))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """How well one network does.
+
+    Parameters
+    ----------
+    network
+        Its name, see :class:`Networks`.
+    images, correct
+        How many there were, and how many it named rightly.
+    agree
+        How many the float network, dense or pruned as this one, named equally; None without it.
+    tokens
+        Mean tokens of each segment, of all images.
+    macs
+        Mean multiplications of an image.
+    """
+
+    network: str
+    images: int
+    correct: int
+    agree: int | None
+    tokens: tuple[float, ...]
+    macs: float
+
+    @property
+    def top1(self) -> float:
+        return self.correct / self.images
+
+
+def accuracies(networks: Networks, labels: Sequence[int],
+               answers: Sequence[dict[str, Answer]]) -> list[Accuracy]:
+    """Return the accuracy of each network, of its answers to images with ``labels``."""
+    result = []
+    for name in answers[0]:
+        mine = [answer[name] for answer in answers]
+        reference = name.replace("int8", "float")
+        agree = (sum(answer[reference].top == one.top
+                     for answer, one in zip(answers, mine, strict=True))
+                 if name != reference and reference in networks.floats else None)
+        result.append(Accuracy(
+            network=name, images=len(mine), agree=agree,
+            correct=sum(one.top == label for one, label in zip(mine, labels, strict=True)),
+            tokens=tuple(np.mean([one.tokens for one in mine], 0).tolist()),
+            macs=float(np.mean([networks.macs(one) for one in mine]))))
+    return result
+
+
+# A process has its networks and images once, then it is told indices.
+_networks: Networks
+_images: Images
+
+
+def _start(qvit: QuantizedViT, checkpoint: Path | None, images: Images) -> None:
+    global _networks, _images
+    # It is the first process that an interruption ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    _networks, _images = Networks(qvit, checkpoint), images
+
+
+def _answers(index: int) -> dict[str, Answer]:
+    return _networks.answers(_images.frame(index, _networks.model.image_size))
+
+
+def evaluate(qvit: QuantizedViT, images: Images, indices: Sequence[int], *,
+             checkpoint: Path | None = None, jobs: int = 1) -> Iterator[dict[str, Answer]]:
+    """Yield what the networks say of the images with these indices, in their order.
+
+    Parameters
+    ----------
+    qvit, checkpoint
+        See :class:`Networks`.
+    images
+        The images.
+    indices
+        Which of them, and in which order.
+    jobs
+        Processes; with 1 it is this one.
+    """
+    if jobs < 1:
+        raise ValueError(f"the number of jobs is {jobs}, must be at least 1")
+    if jobs == 1:
+        networks = Networks(qvit, checkpoint)
+        for index in indices:
+            yield networks.answers(images.frame(index, qvit.model.image_size))
+        return
+    # A process that is forked while torch has threads may hang.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, _start, (qvit, checkpoint, images)) as pool:
+        try:
+            yield from pool.map(_answers, indices, chunksize=_CHUNK)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _table(found: Sequence[Accuracy]) -> Table:
+    compared = any(accuracy.agree is not None for accuracy in found)
+    table = Table()
+    for header in ("network", "top-1", "right", *(("as float",) if compared else ()),
+                   "tokens", "GMAC"):
+        table.add_column(header, justify="left" if header == "network" else "right")
+    for a in found:
+        agree = "" if a.agree is None else f"{a.agree / a.images:.2%}"
+        table.add_row(a.network, f"{a.top1:.2%}", f"{a.correct:,}",
+                      *((agree,) if compared else ()),
+                      ", ".join(f"{mean:.1f}".removesuffix(".0") for mean in a.tokens),
+                      f"{a.macs / 1e9:.4f}")
+    return table
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m golden.evaluate", description="Measure the accuracy of a packed model, as"
+        " the accelerator computes it: without selectors, and with those that are in the file.")
+    parser.add_argument("model", type=Path, metavar="MODEL.hv", help="packed model")
+    parser.add_argument("--data", required=True, metavar=f"{_SCENES}|FOLDER",
+                        help="scenes of digits, or a folder with one folder for each class")
+    parser.add_argument("--split", default="test",
+                        help=f"of scenes, one of {', '.join(SPLITS)} (default: %(default)s)")
+    parser.add_argument("--count", type=int, metavar="N",
+                        help=f"images: the first {_COUNT:,} scenes, or all of a folder, of which"
+                        " fewer are taken evenly")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE",
+                        help="parameters that the model was made of: the float model is measured,"
+                        " too, and how often both agree")
+    parser.add_argument("--jobs", type=int, default=1, metavar="PROCESSES",
+                        help="processes that share the images (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here, too")
+    return parser
+
+
+def _data(options: argparse.Namespace, model: ModelConfig) -> tuple[Images, list[int]]:
+    """Return the images, and which of them are taken."""
+    if options.count is not None and options.count < 1:
+        raise ValueError(f"the number of images is {options.count}, must be at least 1")
+    if options.data == _SCENES:
+        scenes = scene_set(model, options.split, options.count or _COUNT)
+        return scenes, list(range(len(scenes.labels)))
+    folder = ImageFolder(options.data, model.classes)
+    return folder, list(folder.spread(options.count or len(folder)))
+
+
+def _run(options: argparse.Namespace, console: Console) -> None:
+    if options.json is not None:
+        check_output(options.json)
+    qvit = load(options.model)
+    # Faults of the checkpoint are found here, before there are processes.
+    networks = Networks(qvit, options.checkpoint)
+    with console.status(f"Images of {escape(options.data)}"):
+        images, indices = _data(options, qvit.model)
+    torch.set_num_threads(1)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+               TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        answers = list(bar.track(
+            evaluate(qvit, images, indices, checkpoint=options.checkpoint,
+                     jobs=min(options.jobs, len(indices))),
+            total=len(indices), description=qvit.model.name))
+    found = accuracies(networks, [images.labels[i] for i in indices], answers)
+    weights = ("SYNTHETIC (seeded random numbers: the accuracy means nothing)"
+               if qvit.weights == "synthetic" else qvit.weights)
+    split = f" ({options.split})" if options.data == _SCENES else ""
+    console.print(f"{escape(str(options.model))}: {qvit.model.name}, weights {escape(weights)}",
+                  highlight=False)
+    console.print(f"{len(indices):,} images of {escape(options.data)}{split}", highlight=False)
+    console.print(_table(found))
+    if options.json is not None:
+        result = {
+            "model": qvit.model.name, "weights": qvit.weights, "data": options.data,
+            "split": options.split if options.data == _SCENES else None,
+            "checkpoint": None if options.checkpoint is None
+            else find_model(options.checkpoint).name,
+            "images": len(indices),
+            "pruning": None if qvit.pruning is None else asdict(qvit.pruning),
+            "networks": [{**asdict(a), "top1": a.top1,
+                          "agreement": None if a.agree is None else a.agree / a.images}
+                         for a in found]}
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        _run(options, Console())
+    # Faults of model, checkpoint, scenes and images are ValueErrors.
+    except (ValueError, OSError) as error:
+        print(f"golden.evaluate: {error}", file=sys.stderr)
+        return 2
+    except BrokenProcessPool:
+        print("golden.evaluate: a process ended before its images were done", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("golden.evaluate: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
