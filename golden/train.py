@@ -53,8 +53,10 @@ class _Display:
         self._bar.update(self._task, completed=now.step, description=now.stage.name,
                          loss=f"{self._loss:.3f}")
         if now.accuracy is not None:
+            kept = "".join(f"{', ' if i else '; kept '}{share:.1%}"
+                           for i, share in enumerate(now.kept))
             self._console.print(f"{now.stage.name} {now.step}/{now.stage.steps}: loss"
-                                f" {self._loss:.3f}, validation {now.accuracy:.2%}")
+                                f" {self._loss:.3f}, validation {now.accuracy:.2%}{kept}")
 
 
 def _device(name: str, world: World) -> torch.device:

@@ -11,15 +11,19 @@ import yaml
 
 from golden.model import ModelConfig, model_named
 from golden.nonlinear import FUNCTIONS
+from golden.pruning import PruningConfig, PruningError
 
 __all__ = ["KINDS", "PRECISIONS", "Stage", "TrainConfig", "TrainError", "load_config",
            "parse_config"]
 
 #: Kinds of stages.
-KINDS = ("dense",)
+KINDS = ("dense", "threshold", "topk")
 
 #: Precision of the products of matrices.
 PRECISIONS = ("float32", "bfloat16")
+
+#: Types of settings that are lists.
+_LISTS = (tuple[int, ...], tuple[float, ...])
 
 
 class TrainError(ValueError):
@@ -28,14 +32,18 @@ class TrainError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One stage of a training: it begins with the weights that the stage before it ended with.
+    """One stage of a training.
 
     Parameters
     ----------
     name
         Name of the file of its weights.
     kind
-        ``dense``: all patches, cross entropy.
+        ``dense``: all patches, cross entropy. ``threshold`` or ``topk``: with selectors of this
+        kind, see :mod:`golden.pruning`.
+    start
+        Name of the stage before whose weights this one begins with: those of its selectors, too, if
+        it has as many. Without it, it is the one just before.
     size
         Side of the images in pixels; less than that of the model, they are windows, each with the
         positions of a random place in the image.
@@ -53,6 +61,19 @@ class Stage:
     precision
         Of the products of matrices: with ``bfloat16`` a training takes half as long on a processor
         that has it. The parameters are in float32, and so is the measured accuracy.
+    blocks, keep, package
+        Of stages with selectors: blocks before which one stands; the part of all patches that each
+        keeps, of ``threshold`` in the mean over all images; kind of the package tokens.
+    network
+        The rate of the network, as a part of that of the selectors.
+    noise
+        Of ``threshold``, what the noise of the decisions is multiplied by: 1 is Gumbel-softmax. It
+        falls to 0 along a straight line, for in the end decisions are made without noise.
+    loss_class, loss_ratio, loss_distil, loss_tokens
+        Of stages with selectors, weights of: the cross entropy; the square of the difference from
+        ``keep``, of ``threshold``; KL divergence of the classes from those of the dense network;
+        the squared difference of the kept patches from theirs in the dense network. The dense
+        network is that of the last dense stage before.
     """
 
     name: str
@@ -67,6 +88,16 @@ class Stage:
     smoothing: float = 0.0
     clip: float = 1.0
     precision: str = "float32"
+    start: str = ""
+    blocks: tuple[int, ...] = ()
+    keep: tuple[float, ...] = ()
+    package: str = "each"
+    network: float = 1.0
+    noise: float = 1.0
+    loss_class: float = 1.0
+    loss_ratio: float = 2.0
+    loss_distil: float = 0.5
+    loss_tokens: float = 0.5
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -81,12 +112,46 @@ class Stage:
         limits: tuple[tuple[str, float, float], ...] = (
             ("size", 1, float("inf")), ("steps", 1, float("inf")), ("batch", 1, float("inf")),
             ("warmup", 0, self.steps - 1), ("rate", 0, float("inf")), ("last", 0, 1),
-            ("decay", 0, float("inf")), ("smoothing", 0, 1), ("clip", 0, float("inf")))
+            ("decay", 0, float("inf")), ("smoothing", 0, 1), ("clip", 0, float("inf")),
+            ("network", 0, float("inf")), ("noise", 0, float("inf")),
+            *((f"loss_{part}", 0, float("inf"))
+              for part in ("class", "ratio", "distil", "tokens")))
         for name, low, high in limits:
             value = getattr(self, name)
             if not low <= value <= high:
                 limit = f"at least {low}" if high == float("inf") else f"from {low} to {high}"
                 raise TrainError(f"{name} of stage {self.name} is {value}, must be {limit}")
+        self._check_selectors()
+
+    def _check_selectors(self) -> None:
+        if self.kind == "dense":
+            for name in ("blocks", "keep"):
+                if getattr(self, name):
+                    raise TrainError(f"{name} of stage {self.name} is {list(getattr(self, name))},"
+                                     " must not be there in a dense stage")
+            return
+        if len(self.keep) != len(self.blocks):
+            raise TrainError(f"keep of stage {self.name} has {len(self.keep)} values, must have one"
+                             f" for each of its {len(self.blocks)} blocks")
+        try:
+            # The limits of rates are those of topk in both kinds.
+            PruningConfig(selector="topk", blocks=self.blocks, rates=self.keep,
+                          package=self.package)
+        except PruningError as error:
+            raise TrainError(f"stage {self.name}: {error}") from error
+
+    @property
+    def pruning(self) -> PruningConfig | None:
+        """Where and how patches are dropped; None in a dense stage."""
+        if self.kind == "dense":
+            return None
+        return PruningConfig(selector=self.kind, blocks=self.blocks, package=self.package,
+                             rates=self.keep if self.kind == "topk" else None)
+
+    @property
+    def distils(self) -> bool:
+        """Whether the stage learns from the dense network."""
+        return self.kind != "dense" and max(self.loss_distil, self.loss_tokens) > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +174,9 @@ class TrainConfig:
         Steps between two measurements, after which the training can be resumed.
     functions
         GELU and softmax, ``exact`` or ``heatvit``.
+    weights
+        File of a dense network that the first stage begins with, as the path is from where the
+        command is called.
     stages
         What is done, in this order.
     """
@@ -120,6 +188,7 @@ class TrainConfig:
     validation: int = 2000
     validate_every: int = 500
     functions: str = "exact"
+    weights: str = ""
     stages: tuple[Stage, ...]
 
     def __post_init__(self) -> None:
@@ -142,6 +211,36 @@ class TrainConfig:
                 raise TrainError(f"size of stage {stage.name} is {stage.size}, must be a multiple"
                                  f" of the patch, {self.model.patch}, up to"
                                  f" {self.model.image_size}")
+        for index, stage in enumerate(self.stages):
+            self._check_selectors(index, stage)
+
+    def _check_selectors(self, index: int, stage: Stage) -> None:
+        before = [earlier.name for earlier in self.stages[:index]]
+        if stage.start and stage.start not in before:
+            raise TrainError(f"start of stage {stage.name} is {stage.start!r}, must be a stage"
+                             f" before it: {', '.join(before) or 'there is none'}")
+        if stage.pruning is None:
+            return
+        try:
+            stage.pruning.check(self.model)
+        except PruningError as error:
+            raise TrainError(f"stage {stage.name}: {error}") from error
+        if stage.size != self.model.image_size:
+            raise TrainError(f"size of stage {stage.name} is {stage.size}, must be"
+                             f" {self.model.image_size} in a stage with selectors")
+        if stage.distils and self.teacher(index) is None and not self.weights:
+            raise TrainError(f"there are 0 dense stages before {stage.name}, must be 1 for it to"
+                             " learn from, or weights")
+
+    def source(self, index: int) -> str | None:
+        """Return the name of the stage whose weights stage ``index`` begins with, if any."""
+        stage = self.stages[index]
+        return stage.start or (self.stages[index - 1].name if index else None)
+
+    def teacher(self, index: int) -> str | None:
+        """Return the name of the last dense stage before stage ``index``, if any."""
+        dense = [stage.name for stage in self.stages[:index] if stage.kind == "dense"]
+        return dense[-1] if dense else None
 
 
 def _number(whole: bool, value: object, name: str) -> float:
@@ -170,6 +269,11 @@ def _values(kind: type, given: object, what: str) -> dict[str, Any]:
     for name, value in given.items():
         if known[name].type in (int, float):
             values[name] = _number(known[name].type is int, value, f"{name} of {what}")
+        elif known[name].type in _LISTS:
+            if not isinstance(value, list):
+                raise TrainError(f"{name} of {what} is {value!r}, must be a list")
+            whole = known[name].type == tuple[int, ...]
+            values[name] = tuple(_number(whole, item, f"{name} of {what}") for item in value)
         elif known[name].type is str and not isinstance(value, str):
             raise TrainError(f"{name} of {what} is {value!r}, must be text")
     return values

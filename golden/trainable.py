@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from golden.model import ModelConfig, parameter_shapes
-from golden.nonlinear import functions_named
+from golden.nonlinear import Functions, functions_named
 
-__all__ = ["TrainableViT"]
+__all__ = ["TrainableViT", "masked_softmax"]
 
 #: Standard deviation of weights at the start, and where they are cut off.
 _STD, _CUT = 0.02, 2.0
@@ -47,6 +47,21 @@ class _Mlp(nn.Module):
         self.fc2 = nn.Linear(model.hidden, model.width)
 
 
+def masked_softmax(scores: Tensor, present: Tensor, functions: Functions) -> Tensor:
+    """Return the softmax of ``scores`` [batch, heads, tokens, tokens] over the tokens that are
+    ``present`` [batch, tokens], 1 or 0; the diagonal always counts.
+
+    exp(x - max) mask / sum(exp(x - max) mask), the maximum taken where the mask is 1: it has a
+    gradient by the mask, and the sum is at least 1.
+    """
+    diagonal = torch.eye(scores.shape[-1], dtype=present.dtype, device=present.device)
+    mask = (present[:, None] * (1 - diagonal) + diagonal)[:, None]
+    top = scores.detach().masked_fill(mask == 0, -torch.inf).amax(-1, keepdim=True)
+    # What is absent may be above the maximum: exp is 1 there, not infinite.
+    weights = functions.softmax((scores - top).clamp(max=0)) * mask
+    return weights / weights.sum(-1, keepdim=True)
+
+
 class _Block(nn.Module):
     def __init__(self, model: ModelConfig, functions: str) -> None:
         super().__init__()
@@ -57,14 +72,21 @@ class _Block(nn.Module):
         self.heads, self.head_size = model.heads, model.head_size
         self.functions = functions_named(functions)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the residual [batch, tokens, channels] after the block."""
+    def forward(self, x: Tensor, present: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the residual [batch, tokens, channels] after the block, and the attention of the
+        class token, the mean of the heads [batch, tokens].
+
+        With ``present`` [batch, tokens] tokens attend to those where it is 1, and to themselves.
+        """
         qkv = self.attn.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, self.head_size))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        weights = self.functions.softmax(q @ k.transpose(-2, -1) / math.sqrt(self.head_size))
+        scores = q @ k.transpose(-2, -1) / math.sqrt(self.head_size)
+        weights = self.functions.softmax(scores) if present is None else masked_softmax(
+            scores, present, self.functions)
         attention = (weights * self.functions.attention @ v).transpose(1, 2).flatten(2)
         x = x + self.attn.proj(attention)
-        return x + self.mlp.fc2(self.functions.gelu(self.mlp.fc1(self.norm2(x))))
+        x = x + self.mlp.fc2(self.functions.gelu(self.mlp.fc1(self.norm2(x))))
+        return x, weights[:, :, 0].mean(1)
 
 
 class TrainableViT(nn.Module):
@@ -119,10 +141,14 @@ class TrainableViT(nn.Module):
         With ``places`` [batch, patches] the images are windows: the patch that is at index i,
         line by line, is the one of the image at that place.
         """
+        return self.logits(self.features(images, places))
+
+    def features(self, images: Tensor, places: Tensor | None = None) -> Tensor:
+        """Return all tokens after the last LayerNorm [batch, tokens, channels]."""
         x = self.embed(images, places)
         for block in self.blocks:
-            x = block(x)
-        return self.classify(x)
+            x, _ = block(x)
+        return self.norm(x)
 
     def embed(self, images: Tensor, places: Tensor | None = None) -> Tensor:
         """Return the residual [batch, tokens, channels] of images, the positions added."""
@@ -135,12 +161,11 @@ class TrainableViT(nn.Module):
         special = special + self.pos_embed[:, :m.special_tokens]
         return torch.cat([special.expand(len(images), -1, -1), patches], 1)
 
-    def classify(self, x: Tensor) -> Tensor:
-        """Return the logits of the residual after the last block."""
-        y = self.norm(x[:, :self.model.special_tokens])
-        logits = self.head(y[:, 0])
+    def logits(self, features: Tensor) -> Tensor:
+        """Return the logits of tokens after the last LayerNorm."""
+        logits = self.head(features[:, 0])
         if self.model.distilled:
-            logits = (logits + self.head_dist(y[:, 1])) / 2
+            logits = (logits + self.head_dist(features[:, 1])) / 2
         return logits
 
     def state(self) -> dict[str, Tensor]:

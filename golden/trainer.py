@@ -17,9 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
+from golden.model_file import load_model
 from golden.train_config import Stage, TrainConfig, TrainError
 from golden.train_data import Batch, SceneData
+from golden.train_losses import distillation_loss, ratio_loss, token_loss
 from golden.trainable import TrainableViT
+from golden.trainable_pruning import TrainablePrunedViT
 
 __all__ = ["Progress", "Trainer", "World", "learning_rate", "parameter_groups"]
 
@@ -48,14 +51,16 @@ class World:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training is: after which step of which stage, the loss there, and the accuracy on
-    the validation images if it was measured there.
+    """Where a training is: after which step of which stage, and the loss there; where they were
+    measured, the accuracy on the validation images and the part of the patches that each selector
+    keeps.
     """
 
     stage: Stage
     step: int
     loss: float
     accuracy: float | None = None
+    kept: tuple[float, ...] = ()
 
 
 def learning_rate(stage: Stage, step: int) -> float:
@@ -66,13 +71,20 @@ def learning_rate(stage: Stage, step: int) -> float:
     return stage.rate * (stage.last + (1 - stage.last) * (1 + math.cos(math.pi * part)) / 2)
 
 
-def parameter_groups(network: nn.Module, decay: float) -> list[dict[str, Any]]:
-    """Return the parameters for an optimiser: weights of layers decay, nothing else does."""
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+def parameter_groups(network: nn.Module, decay: float,
+                     factor: float = 1.0) -> list[dict[str, Any]]:
+    """Return the parameters for an optimiser: weights of layers decay, nothing else does.
+
+    The ``factor`` of a group is for its learning rate: 1 for selectors, and what is given for the
+    rest of the network.
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
-        groups[name.endswith(".weight") and parameter.dim() > 1].append(parameter)
-    return [{"params": groups[True], "weight_decay": decay},
-            {"params": groups[False], "weight_decay": 0.0}]
+        decays = name.endswith(".weight") and parameter.dim() > 1
+        groups.setdefault((name.startswith("selectors."), decays), []).append(parameter)
+    return [{"params": groups[selectors, decays], "weight_decay": decay if decays else 0.0,
+             "factor": 1.0 if selectors else factor}
+            for selectors, decays in sorted(groups, key=lambda key: (key[0], not key[1]))]
 
 
 class Trainer:
@@ -83,8 +95,8 @@ class Trainer:
     configuration gives the same weights on the same machine.
 
     Into the folder it writes ``state.pt``, to resume from; ``log.jsonl``, with a line for each
-    measurement; and for each stage that ended ``NAME.safetensors``, its weights, which
-    ``golden.checkpoint`` reads.
+    measurement; and for each stage that ended ``NAME.safetensors``, the weights of the network and
+    of its selectors, which ``golden.model_file`` reads.
 
     Parameters
     ----------
@@ -109,15 +121,16 @@ class Trainer:
         self.data = SceneData(config.model)
         for stage in config.stages:
             self.data.settings(stage.size)  # raises an error now, not when the stage begins
-        self.network = TrainableViT(config.model, config.functions)
-        self.network.initialise(torch.Generator().manual_seed(config.seed))
-        self.network.to(device)
         self.stage, self.step = 0, 0
         self._seconds = self._cpu_seconds = 0.0
         self._optimiser: torch.optim.Optimizer | None = None
         self._optimiser_state: dict[str, Any] | None = None
         self._validation: dict[int, list[Batch]] = {}
-        self._resume()
+        self._teacher: TrainableViT | None = None
+        state = self._resume()
+        self._begin(min(self.stage, len(config.stages) - 1))
+        if state is not None:
+            self.network.load_state_dict(state)
 
     def run(self, report: Callable[[Progress], None]) -> None:
         """Train to the end; ``report`` is called after every step."""
@@ -126,8 +139,8 @@ class Trainer:
         cpu_start = time.process_time() - self._cpu_seconds
         while self.stage < len(self.config.stages):
             stage = self.config.stages[self.stage]
-            self._optimiser = torch.optim.AdamW(parameter_groups(self.network, stage.decay),
-                                                lr=stage.rate, betas=_BETAS, fused=True)
+            self._optimiser = torch.optim.AdamW(parameter_groups(
+                self.network, stage.decay, stage.network), lr=stage.rate, betas=_BETAS, fused=True)
             if self._optimiser_state is not None:
                 self._optimiser.load_state_dict(self._optimiser_state)
                 self._optimiser_state = None
@@ -135,25 +148,72 @@ class Trainer:
             while self.step < stage.steps:
                 loss = self._update(network, stage)
                 self.step += 1
-                accuracy = None
+                accuracy, kept = None, ()
                 if self.step % self.config.validate_every == 0 or self.step == stage.steps:
                     self._seconds = time.perf_counter() - start
                     self._cpu_seconds = time.process_time() - cpu_start
-                    accuracy = self._measure(stage, loss)
-                report(Progress(stage, self.step, loss, accuracy))
+                    accuracy, kept = self._measure(stage, loss)
+                report(Progress(stage, self.step, loss, accuracy, kept))
             self._end(stage)
 
-    def accuracy(self, size: int) -> float:
-        """Return the part of the validation images of ``size`` pixels that is classified right."""
+    def measure(self, size: int) -> tuple[float, tuple[float, ...]]:
+        """Return the part of the validation images of ``size`` pixels that is classified right, and
+        the part of their patches that each selector keeps.
+        """
         if size not in self._validation:
             self._validation[size] = [batch.to(self.device) for batch in self.data.validation(
                 size, self.config.validation)]
+        batches = self._validation[size]
         self.network.eval()
+        right = 0
+        kept: list[Tensor] = []
         with torch.no_grad():
-            right = sum(int((self.network(batch.images, batch.places).argmax(-1)
-                             == batch.labels).sum()) for batch in self._validation[size])
+            for batch in batches:
+                if isinstance(self.network, TrainablePrunedViT):
+                    output = self.network(batch.images)
+                    logits = output.logits
+                    kept.append(torch.stack([keep.mean(1).sum() for keep in output.keeps]))
+                else:
+                    logits = self.network(batch.images, batch.places)
+                right += int((logits.argmax(-1) == batch.labels).sum())
         self.network.train()
-        return right / self.config.validation
+        count = self.config.validation
+        return right / count, tuple((sum(kept) / count).tolist()) if kept else ()
+
+    def _begin(self, index: int) -> None:
+        """Make the network of a stage, with the weights that it begins with, and its teacher."""
+        config, stage = self.config, self.config.stages[index]
+        model, functions, pruning = config.model, config.functions, stage.pruning
+        self.network = (TrainableViT(model, functions) if pruning is None
+                        else TrainablePrunedViT(model, pruning, functions))
+        self.network.initialise(torch.Generator().manual_seed(config.seed))
+        if isinstance(self.network, TrainablePrunedViT):
+            seed = int(np.random.SeedSequence([config.seed, index]).generate_state(1)[0])
+            self.network.initialise_selectors(torch.Generator().manual_seed(seed))
+        if (file := self._file(config.source(index))) is not None:
+            self._load(self.network, file)
+        self.network.to(self.device)
+        self._teacher = None
+        if stage.distils:
+            file = self._file(config.teacher(index))
+            assert file is not None
+            self._teacher = TrainableViT(model, functions).requires_grad_(False).eval()
+            self._load(self._teacher, file)
+            self._teacher.to(self.device)
+
+    def _file(self, stage: str | None) -> Path | None:
+        """Return the file of the weights of a stage, or of those that training begins with."""
+        if stage is not None:
+            return self.folder / f"{stage}.safetensors"
+        return Path(self.config.weights) if self.config.weights else None
+
+    def _load(self, network: TrainableViT, file: Path) -> None:
+        """Set the parameters of a network; of its selectors if there are as many in the file."""
+        _, state, selectors = load_model(file, self.config.model)
+        if isinstance(network, TrainablePrunedViT) and len(selectors) == len(network.selectors):
+            state |= {f"selectors.{i}.{name}": value for i, selector in enumerate(selectors)
+                      for name, value in selector.items()}
+        network.load_state_dict({**network.state(), **state})
 
     def _distributed(self) -> nn.Module:
         if self.world.size == 1:
@@ -167,33 +227,57 @@ class Trainer:
         generator = np.random.default_rng([self.config.seed, self.stage, self.step,
                                            self.world.rank])
         batch = self.data.batch(stage.size, stage.batch // self.world.size, generator)
+        noise = None
+        if stage.kind == "threshold" and stage.noise > 0:
+            shape = (len(stage.blocks), len(batch.labels), self.config.model.grid ** 2)
+            factor = stage.noise * (1 - self.step / stage.steps)
+            noise = torch.from_numpy(factor * generator.logistic(size=shape)).float()
+            noise = noise.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16,
                             enabled=stage.precision == "bfloat16"):
-            loss = self._loss(network, stage, batch.to(self.device))
+            loss = self._loss(network, stage, batch.to(self.device), noise)
         self._optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), stage.clip)
         for group in self._optimiser.param_groups:
-            group["lr"] = learning_rate(stage, self.step)
+            group["lr"] = group["factor"] * learning_rate(stage, self.step)
         self._optimiser.step()
         return float(loss.detach())
 
-    def _loss(self, network: nn.Module, stage: Stage, batch: Batch) -> Tensor:
+    def _loss(self, network: nn.Module, stage: Stage, batch: Batch,
+              noise: Tensor | None) -> Tensor:
         """Return what a stage minimises: of ``dense``, the cross entropy."""
-        return functional.cross_entropy(network(batch.images, batch.places), batch.labels,
-                                        label_smoothing=stage.smoothing)
+        if stage.kind == "dense":
+            return functional.cross_entropy(network(batch.images, batch.places), batch.labels,
+                                            label_smoothing=stage.smoothing)
+        output = network(batch.images, noise)
+        loss = stage.loss_class * functional.cross_entropy(output.logits, batch.labels,
+                                                           label_smoothing=stage.smoothing)
+        if stage.kind == "threshold":
+            loss = loss + stage.loss_ratio * ratio_loss(output.keeps, stage.keep)
+        if self._teacher is not None:
+            with torch.no_grad():
+                features = self._teacher.features(batch.images)
+                logits = self._teacher.logits(features)
+            patches = features[:, self.config.model.special_tokens:]
+            loss = (loss + stage.loss_distil * distillation_loss(output.logits, logits)
+                    + stage.loss_tokens * token_loss(output.features, patches, output.keeps[-1]))
+        return loss
 
-    def _measure(self, stage: Stage, loss: float) -> float | None:
+    def _measure(self, stage: Stage, loss: float) -> tuple[float | None, tuple[float, ...]]:
         """Measure the accuracy, log it and save everything; only the first process does."""
         if self.world.rank:
-            return None
-        accuracy = self.accuracy(stage.size)
-        line = {"stage": stage.name, "step": self.step, "loss": loss, "accuracy": accuracy,
-                "seconds": round(self._seconds, 1), "cpu_seconds": round(self._cpu_seconds, 1)}
+            return None, ()
+        accuracy, kept = self.measure(stage.size)
+        line: dict[str, Any] = {
+            "stage": stage.name, "step": self.step, "loss": loss, "accuracy": accuracy,
+            "seconds": round(self._seconds, 1), "cpu_seconds": round(self._cpu_seconds, 1)}
+        if kept:
+            line["kept"] = [round(share, 4) for share in kept]
         with (self.folder / _LOG).open("a", encoding="utf-8") as log:
             print(json.dumps(line), file=log)
         self._save()
-        return accuracy
+        return accuracy, kept
 
     def _end(self, stage: Stage) -> None:
         self.stage, self.step = self.stage + 1, 0
@@ -201,6 +285,10 @@ class Trainer:
         if self.world.rank == 0:
             save_file(self.network.state(), self.folder / f"{stage.name}.safetensors")
             self._save()
+        if self.world.size > 1:
+            torch.distributed.barrier()  # the others read that file
+        if self.stage < len(self.config.stages):
+            self._begin(self.stage)
 
     def _save(self) -> None:
         state = {"config": asdict(self.config), "processes": self.world.size, "stage": self.stage,
@@ -212,10 +300,14 @@ class Trainer:
         torch.save(state, partial)
         partial.replace(self.folder / _STATE)
 
-    def _resume(self) -> None:
+    def _resume(self) -> dict[str, Tensor] | None:
+        """Read where an earlier run was; return the parameters of the network there.
+
+        There are none where a stage begins.
+        """
         path = self.folder / _STATE
         if not path.exists():
-            return
+            return None
         # Errors of many kinds, with messages of many lines, are raised on broken files.
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
@@ -230,7 +322,8 @@ class Trainer:
         if state["processes"] != self.world.size:
             raise TrainError(f"{self.folder} holds a training of {state['processes']} processes,"
                              f" must be resumed with as many, not {self.world.size}")
-        self.network.load_state_dict(state["network"])
         self.stage, self.step = state["stage"], state["step"]
         self._seconds, self._cpu_seconds = state["seconds"], state["cpu_seconds"]
         self._optimiser_state = state["optimiser"]
+        over = self.stage == len(self.config.stages)
+        return state["network"] if self.step or over else None
