@@ -210,7 +210,7 @@ class Assembler:
                  operand: str | None = None, entries: BlockList, broadcast: int = 0,
                  layer: Linear | None = None, scale: Scale = PAD_SCALE, list_stride: int = 0,
                  **fields: Any) -> None:
-        """Append a pass over all tokens.
+        """Append a pass, over all tokens unless ``fields`` have other rows.
 
         Parameters
         ----------

@@ -353,7 +353,7 @@ class Core(wiring.Component):
             m.d.comb += epilogue.old[c].eq(Mux(
                 is_logit, Mux(adds, self.logits.read_data[c], 0), residual))
 
-        # exp and GELU are never under way together: attention x V and MLP 1 have a pass between.
+        # exp and GELU are never under way together, see docs/hazards.md: a rule for programs.
         lanes_unit = self.lanes
         with_exp = Signal()
         exp_at = self.at_prologue + PrologueLane.EXP_DELAY

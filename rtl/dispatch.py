@@ -27,7 +27,8 @@ class Dispatcher(wiring.Component):
     """Runs one program: BEGIN, then instructions in order, until END or the first error.
 
     The program is one contiguous read from the model base. TABLE and SELECT wait until at most so
-    many passes are under way as they say: a program must not rewrite a table that one of them uses.
+    many passes are under way as they say: a program must not rewrite a table that one of them uses,
+    nor begin a selector, which empties the list of dropped rows, under a pass over them.
     LOAD, PRUNE and END wait for all passes, PRUNE for the selector, too. A PASS is queued when one
     of ``PASS_SLOTS`` descriptors is free.
 

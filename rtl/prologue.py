@@ -143,7 +143,7 @@ class Prologue(wiring.Component):
     No flow control: a row enters every cycle, each in a mode of its own. The exponential is
     evaluated outside, by lanes that are shared with the epilogue: ``exp_y`` is expected
     ``PolyLanes.LATENCY`` cycles after ``exp_x``. In mode EXP ``ref`` is not below any enabled
-    ``data16 << 8``.
+    ``data16 << 8``, unless ``m`` is 0.
 
     Latency: ``LATENCY`` cycles, in all modes; ``EXPONENTIAL_LATENCY`` of ``exponential`` and
     ``power``, which are there with ``config.pruning``.

@@ -16,6 +16,7 @@ from rtl.token_list import TokenList
 
 __all__ = ["Selector"]
 
+
 class Selector(wiring.Component):
     """One scan over the tokens: ``keep = S > T, or S = T and one of the first`` or ``A >= 64 B``.
 
