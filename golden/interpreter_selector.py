@@ -13,7 +13,7 @@ from rtl.isa import SCORE_BITS, SELECTORS, SelectorKind
 __all__ = ["NEVER", "Selection", "TokenSelector"]
 
 #: Number of a selector in the map of dropped rows where none has dropped the row.
-NEVER = 15
+NEVER = SELECTORS
 
 _SCORE_MAX = (1 << SCORE_BITS) - 1
 
