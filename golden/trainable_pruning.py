@@ -85,12 +85,16 @@ class TrainableSelector(nn.Module):
     def __init__(self, model: ModelConfig, functions: str = "exact") -> None:
         super().__init__()
         self.model, self.functions = model, functions_named(functions)
-        for name, shape in selector_shapes(model).items():
-            layer, kind = name.split(".")
-            if layer == "norm" and kind == "weight":
-                self.norm = nn.LayerNorm(shape[0], model.eps)
-            elif kind == "weight":
-                setattr(self, layer, nn.Linear(shape[1], shape[0]))
+        shapes = selector_shapes(model)
+
+        def layer(name: str) -> nn.Linear:
+            outputs, inputs = shapes[f"{name}.weight"]
+            return nn.Linear(inputs, outputs)
+
+        self.norm = nn.LayerNorm(model.head_size, model.eps)
+        self.embed = layer("embed")
+        self.score1, self.score2, self.score3 = layer("score1"), layer("score2"), layer("score3")
+        self.importance1, self.importance2 = layer("importance1"), layer("importance2")
 
     def initialise(self, generator: torch.Generator) -> None:
         """Set all parameters to what training starts from."""
@@ -162,7 +166,8 @@ class TrainablePrunedViT(TrainableViT):
         for selector in self.selectors:
             selector.initialise(generator)
 
-    def forward(self, images: Tensor, noise: Tensor | None = None) -> PrunedOutput:
+    def forward(self, images: Tensor,  # type: ignore[override]
+                noise: Tensor | None = None) -> PrunedOutput:
         """Return what the network says of ``images`` [batch, channels, side, side].
 
         ``noise`` [selectors, batch, patches] is added to the logits of the scores of

@@ -148,7 +148,8 @@ class Trainer:
             while self.step < stage.steps:
                 loss = self._update(network, stage)
                 self.step += 1
-                accuracy, kept = None, ()
+                accuracy: float | None = None
+                kept: tuple[float, ...] = ()
                 if self.step % self.config.validate_every == 0 or self.step == stage.steps:
                     self._seconds = time.perf_counter() - start
                     self._cpu_seconds = time.process_time() - cpu_start
@@ -178,7 +179,7 @@ class Trainer:
                 right += int((logits.argmax(-1) == batch.labels).sum())
         self.network.train()
         count = self.config.validation
-        return right / count, tuple((sum(kept) / count).tolist()) if kept else ()
+        return right / count, tuple((torch.stack(kept).sum(0) / count).tolist()) if kept else ()
 
     def _begin(self, index: int) -> None:
         """Make the network of a stage, with the weights that it begins with, and its teacher."""

@@ -6,10 +6,14 @@ from pathlib import Path
 import pytest
 
 from golden.model import MODELS, ModelError
+from golden.pruning import PruningConfig
 from golden.train_config import Stage, TrainConfig, TrainError, load_config, parse_config
 
 SHIPPED = Path(__file__).parent.parent / "models" / "scenes" / "train.yaml"
 STAGE = "{name: dense, size: 96, steps: 10, batch: 4, rate: 1e-3}"
+
+SELECT = ("{name: pruned, kind: threshold, size: 96, steps: 10, batch: 4, rate: 1, blocks: [2, 3],"
+          " keep: [0.5, 3e-1]}")
 
 
 def parse(stages=f"[{STAGE}]", **values):
@@ -33,6 +37,19 @@ def test_defaults():
     assert parse(seed=3, threads=2).seed == 3
 
 
+def test_stages_with_selectors():
+    last = SELECT.replace("pruned", "k").replace("threshold", "topk")
+    found = parse(f"[{STAGE}, {SELECT}, {last}]")
+    dense, pruned, top = found.stages
+    assert dense.pruning is None and not dense.distils and pruned.distils
+    assert pruned.pruning == PruningConfig(selector="threshold", blocks=(2, 3))
+    assert top.pruning == PruningConfig(selector="topk", blocks=(2, 3), rates=(0.5, 0.3))
+    assert [found.source(i) for i in range(3)] == [None, "dense", "pruned"]
+    assert [found.teacher(i) for i in range(3)] == [None, "dense", "dense"]
+    assert parse(f"[{SELECT}]", weights="a.pth").weights == "a.pth"
+    assert parse(f"[{SELECT[:-1]}, loss_distil: 0, loss_tokens: 0}}]").teacher(0) is None
+
+
 def test_number_without_a_point():
     """YAML 1.1, which PyYAML reads, takes 1e-3 for text."""
     assert parse().stages[0].rate == 1e-3
@@ -41,7 +58,17 @@ def test_number_without_a_point():
 
 
 @pytest.mark.parametrize(("values", "message"), [
-    ({"kind": "sparse"}, "kind of stage dense is 'sparse', must be one of dense"),
+    ({"kind": "sparse"}, "kind of stage dense is 'sparse', must be one of dense, threshold, topk"),
+    ({"blocks": (2,)}, r"blocks of stage dense is \[2\], must not be there in a dense stage"),
+    ({"keep": (0.5,)}, r"keep of stage dense is \[0.5\], must not be there in a dense stage"),
+    ({"kind": "topk", "blocks": (2, 3), "keep": (0.5,)},
+     "keep of stage dense has 1 values, must have one for each of its 2 blocks"),
+    ({"kind": "threshold"}, "stage dense: there are 0 blocks with a selector, must be at least 1"),
+    ({"kind": "threshold", "blocks": (2, 3), "keep": (0.5, 0.6)},
+     "stage dense: keep rate 0.6 follows 0.5, must be at most that"),
+    ({"kind": "topk", "blocks": (2,), "keep": (0.5,), "package": "none"},
+     "stage dense: package is 'none', must be one of each, merged"),
+    ({"loss_ratio": -1.0}, "loss_ratio of stage dense is -1.0, must be at least 0"),
     ({"name": "../up"}, "name of a stage is '../up', must be letters"),
     ({"precision": "int8"}, "precision of stage dense is 'int8', must be one of float32, bfloat16"),
     ({"steps": 0}, "steps of stage dense is 0, must be at least 1"),
@@ -79,7 +106,21 @@ def test_bad_stages(values, message):
     ({"functions": "relu"}, "functions is 'relu', must be one of exact, heatvit"),
     ({"model": 7}, "model of x.yaml is 7, must be text"),
     ({"threads": 0}, "threads is 0, must be at least 1"),
-    ({"seed": -1}, "seed is -1, must be at least 0")])
+    ({"seed": -1}, "seed is -1, must be at least 0"),
+    ({"stages": f"[{SELECT}]"},
+     "there are 0 dense stages before pruned, must be 1 for it to learn from, or weights"),
+    ({"stages": f"[{STAGE}, {SELECT.replace('96', '48')}]"},
+     "size of stage pruned is 48, must be 96 in a stage with selectors"),
+    ({"stages": f"[{STAGE}, {SELECT.replace('2, 3', '2, 6')}]"},
+     "stage pruned: a selector is at block 6, must be at block 5 or earlier"),
+    ({"stages": f"[{STAGE}, {SELECT.replace('[2, 3]', '2')}]"},
+     "blocks of stage 2 of x.yaml is 2, must be a list"),
+    ({"stages": f"[{STAGE}, {SELECT.replace('2, 3', '2, x')}]"},
+     "blocks of stage 2 of x.yaml is 'x', must be a whole number"),
+    ({"stages": f"[{STAGE}, {SELECT[:-1]}, start: later}}]"},
+     "start of stage pruned is 'later', must be a stage before it: dense"),
+    ({"stages": f"[{STAGE[:-1]}, start: dense}}]"},
+     "start of stage dense is 'dense', must be a stage before it: there is none")])
 def test_bad_settings(values, message):
     with pytest.raises(TrainError, match=message):
         parse(**values)

@@ -14,9 +14,15 @@ import pytest
 import torch
 
 from golden.checkpoint import load_checkpoint
-from golden.model import MODELS
-from golden.scenes import SceneError
+from golden.integer import run as run_integer
+from golden.model import MODELS, FloatViT
+from golden.model_file import load_model
+from golden.pruning import PrunedViT
+from golden.quantize import quantize
+from golden.scenes import SceneError, fixed_set
 from golden.train_config import Stage, TrainConfig, TrainError
+from golden.train_data import grey_images
+from golden.trainable_pruning import TrainablePrunedViT
 from golden.trainer import Trainer, World, learning_rate, parameter_groups
 
 ROOT = Path(__file__).parent.parent
@@ -37,6 +43,17 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+SELECT = replace(
+    CONFIG, model=replace(MODELS["scenes"], depth=2), validation=10, stages=(
+        Stage(name="dense", size=96, steps=2, batch=2, rate=1e-3),
+        Stage(name="threshold", kind="threshold", size=96, steps=3, batch=2, rate=1e-3, blocks=(1,),
+              keep=(0.5,)),
+        Stage(name="again", kind="threshold", size=96, steps=1, batch=2, rate=0.0, blocks=(1,),
+              keep=(0.5,), package="merged"),
+        Stage(name="topk", kind="topk", start="dense", size=96, steps=3, batch=2, rate=0.0,
+              blocks=(1,), keep=(0.5,), precision="bfloat16")))
 
 
 class Stopped(Exception):
@@ -191,6 +208,105 @@ def test_world_of_torchrun(monkeypatch):
     for name, value in (("WORLD_SIZE", "4"), ("RANK", "3"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
     assert World.from_environment() == World(4, 3, 1)
+
+
+@pytest.fixture(scope="module")
+def selected(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("selected")
+    return folder, train(folder, SELECT)
+
+
+def loaded(folder, stage):
+    return load_model(folder / f"{stage}.safetensors", SELECT.model)
+
+
+def test_stages_with_selectors_begin_with_what_they_say(selected):
+    folder, _ = selected
+    dense, threshold, again, topk = (loaded(folder, stage.name) for stage in SELECT.stages)
+    assert dense.selectors == topk.selectors == ()
+    # Stages with a rate of 0 end with what they began with.
+    assert_equal(topk.state, dense.state)
+    assert_equal(again.state, threshold.state)
+    assert_equal(again.selectors[0], threshold.selectors[0])
+    assert not torch.equal(threshold.state["head.weight"], dense.state["head.weight"])
+
+
+def test_measures_what_is_kept(selected):
+    folder, reports = selected
+    kept = {r.stage.name: r.kept for r in reports if r.accuracy is not None}
+    assert kept["dense"] == () and kept["topk"] == (0.5,)
+    assert len(kept["threshold"]) == 1 and 0.5 < kept["threshold"][0] <= 1
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["kept"] == [0.5] and "kept" not in log[0]
+
+
+@pytest.mark.parametrize("name", ["threshold", "topk"])
+def test_selectors_are_quantised_and_equal_shorter_lists(name, selected):
+    """The measured accuracy is that of golden.pruning, and the file is all that it needs."""
+    folder, reports = selected
+    stage = next(stage for stage in SELECT.stages if stage.name == name)
+    model, state, selectors = loaded(folder, name)
+    twin = FloatViT(model, state)
+    scenes = fixed_set("validation", SELECT.validation)
+    pruned = PrunedViT(twin, stage.pruning, selectors)
+    found = [pruned.run(image) for image in grey_images(scenes.frames)]
+    right = [int(image.logits.argmax()) == label
+             for image, label in zip(found, scenes.labels, strict=True)]
+    measured = next(r for r in reports if r.stage == stage and r.step == stage.steps)
+    assert sum(right) / len(right) == measured.accuracy
+    shares = [len(image.steps[0].kept) / 64 for image in found]
+    assert sum(shares) / len(shares) == pytest.approx(measured.kept[0])
+    qvit = quantize(twin, [scenes.rgb(0), scenes.rgb(1)], weights=name, pruning=stage.pruning,
+                    selectors=selectors)
+    assert len(run_integer(qvit, scenes.rgb(2))[0]) == model.classes
+
+
+@pytest.mark.parametrize(("stop", "resumed"), [(3, 2), (4, 4), (5, 5), (8, 8), (9, 9)])
+def test_resumed_selectors_are_the_same(stop, resumed, selected, tmp_path):
+    folder, reports = selected
+    with pytest.raises(Stopped):
+        train(tmp_path, SELECT, stop=stop)
+    rest = train(tmp_path, SELECT)
+    assert [r.loss for r in rest] == [r.loss for r in reports[resumed:]]
+    for stage in SELECT.stages:
+        first, second = loaded(folder, stage.name), loaded(tmp_path, stage.name)
+        assert_equal(first.state, second.state)
+        for one, other in zip(first.selectors, second.selectors, strict=True):
+            assert_equal(one, other)
+    assert train(tmp_path, SELECT) == []
+
+
+def test_begins_with_the_weights_of_a_file(selected, tmp_path):
+    folder, _ = selected
+    config = replace(SELECT, weights=str(folder / "dense.safetensors"), stages=(
+        replace(SELECT.stages[1], rate=0.0),))
+    train(tmp_path, config)
+    assert_equal(loaded(tmp_path, "threshold").state, loaded(folder, "dense").state)
+    with pytest.raises(ValueError, match="missing.safetensors"):
+        train(tmp_path / "new", replace(config, weights="missing.safetensors"))
+
+
+def test_ratio_is_learned(tmp_path):
+    """With nothing but that loss, selectors keep what they are told to."""
+    stage = replace(SELECT.stages[1], steps=50, rate=1e-2, batch=8, loss_class=0.0,
+                    loss_distil=0.0, loss_tokens=0.0, keep=(0.3,))
+    trainer = Trainer(replace(SELECT, stages=(stage,), validate_every=50), tmp_path, device=CPU)
+    losses = []
+    trainer.run(lambda progress: losses.append(progress.loss))
+    assert losses[0] > 0.3
+    assert sum(losses[-10:]) / 10 < 0.05
+
+
+def test_rate_of_selectors_and_network(selected):
+    network = TrainablePrunedViT(SELECT.model, SELECT.stages[1].pruning)
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    groups = parameter_groups(network, 0.1, 0.25)
+    for group in groups:
+        own = {names[id(parameter)].startswith("selectors.") for parameter in group["params"]}
+        assert own == {group["factor"] == 1.0}
+    assert sorted((g["factor"], g["weight_decay"]) for g in groups) == [
+        (0.25, 0.0), (0.25, 0.1), (1.0, 0.0), (1.0, 0.1)]
+    assert sum(len(group["params"]) for group in groups) == len(names)
 
 
 @pytest.mark.slow
