@@ -71,6 +71,12 @@ class Report:
     def images_per_second(self) -> float:
         return self.workload.config.clock_mhz * 1e6 / self.cycles
 
+    @property
+    def right(self) -> bool | None:
+        """Whether the top class is the label; None without a label."""
+        label = self.workload.label
+        return None if label is None else self.status.top_class == label
+
     def to_dict(self) -> dict[str, object]:
         """Return the report as plain data; of one image alone."""
         return {
@@ -85,6 +91,7 @@ class Report:
             "tokens": [step.tokens_out for step in self.steps],
             "kept": [list(step.kept) for step in self.steps],
             "top1": self.status.top_class,
+            "label": self.workload.label,
             "stalls": self.status.stalls,
             **_compared([self.comparison]),
         }
@@ -116,7 +123,8 @@ class Summary:
             "config": config.name,
             "weights": work.qvit.weights,
             "selector": work.selector,
-            "selector_weights": "synthetic" if work.selector == "threshold" else None,
+            "selector_weights": None if work.selector != "threshold" else "synthetic"
+            if work.selectors_synthetic else work.qvit.weights,
             "blocks": list(work.blocks),
             "package": None if pruning is None else pruning.package,
             "image": first.image,
@@ -134,6 +142,8 @@ class Summary:
             [image["tokens"] for image in images],
             "kept": [image["kept"] for image in images],
             "top1": first.status.top_class,
+            "labelled": sum(report.right is not None for report in self.reports),
+            "right": sum(report.right is True for report in self.reports),
             "stalls": {cause: sum(report.status.stalls[cause] for report in self.reports)
                        for cause in first.status.stalls},
             "pictures": [str(picture) for picture in self.pictures],
@@ -148,9 +158,10 @@ class Summary:
         work = first.workload
         grid = Table.grid(padding=(0, 2))
         rows = [("weights", "SYNTHETIC (seeded random numbers: the top class means nothing)"
-                 if work.qvit.weights == "synthetic" else escape(work.qvit.weights))]
+                 if work.qvit.weights == "synthetic" else f"trained: {escape(work.qvit.weights)}")]
         if work.selector == "threshold":
-            rows.append(("selectors", "SYNTHETIC (fitted to keep dark patches)"))
+            rows.append(("selectors", "SYNTHETIC (fitted to keep dark patches)"
+                         if work.selectors_synthetic else "trained, with the weights"))
         rows += _about_one(first) if len(self.reports) == 1 else _about_all(self.reports)
         for name, text in rows:
             grid.add_row(name, text)
@@ -210,6 +221,8 @@ def _about_one(report: Report) -> list[tuple[str, str]]:
         ("tokens", ", ".join(map(str, [work.qvit.model.tokens,
                                        *(step.tokens_out for step in report.steps)]))),
         ("top class", str(report.status.top_class)),
+        *([] if report.right is None else
+          [("label", f"{work.label}: {'right' if report.right else 'wrong'}")]),
     ]
 
 
@@ -218,11 +231,13 @@ def _about_all(reports: Sequence[Report]) -> list[tuple[str, str]]:
     accesses = sum(report.host_accesses for report in reports)
     cycles = sum(report.cycles for report in reports)
     rate = len(reports) * config.clock_mhz * 1e6 / cycles
+    answers = [report.right for report in reports if report.right is not None]
     return [
         ("images", f"{len(reports)}, one program"),
         ("host", f"{accesses} accesses between start and interrupt"),
         ("cycles", f"{cycles:,}"),
         ("speed", f"{rate:,.1f} images/s at {config.clock_mhz} MHz"),
+        *([("top-1", f"{sum(answers)} of {len(answers)} right")] if answers else []),
     ]
 
 
@@ -241,7 +256,9 @@ def _images(reports: Sequence[Report]) -> Table:
     """Return one line for each image."""
     table = Table()
     table.add_column("image", overflow="fold")
-    for header in ("patches kept", "cycles", "images/s", "GMAC", "used", "class"):
+    labelled = any(report.right is not None for report in reports)
+    for header in ("patches kept", "cycles", "images/s", "GMAC", "used",
+                   *(("label",) if labelled else ()), "class"):
         table.add_column(header, justify="right")
     table.add_column("equal?")
     for report in reports:
@@ -250,7 +267,9 @@ def _images(reports: Sequence[Report]) -> Table:
             ", ".join(str(len(step.kept)) for step in report.steps),
             f"{report.cycles:,}", f"{report.images_per_second:,.1f}",
             f"{report.workload.macs / 1e9:.3f}", f"{report.utilization:.1%}",
-            str(report.status.top_class),
+            *([] if not labelled else ["" if report.right is None else str(report.workload.label)]),
+            f"[red]{report.status.top_class}[/red]" if report.right is False
+            else str(report.status.top_class),
             "[green]yes[/green]" if report.comparison.exact else "[red]NO[/red]")
     return table
 

@@ -7,10 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 from golden.cli import add_selector_options, frames, picture_name, pruning_config
-from golden.model import model_named
+from golden.evaluate import scene_set
+from golden.model import ModelConfig, model_named
 from golden.panels import panels
 from rtl.config import named
 from sim.command import (
@@ -44,19 +47,32 @@ def add_options(parser: argparse.ArgumentParser, selector: str) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here, too")
 
 
-def execute(options: argparse.Namespace, images: Sequence[Path] | None,
-            console: Console) -> Summary:
-    """Run ``images``, files and folders; show the result, write pictures and JSON."""
+def _frames(images: Sequence[Path] | None, scenes: int | None,
+            model: ModelConfig) -> list[tuple[str, NDArray[np.uint8], int | None]]:
+    """Return name, pixels and, if it is known, class of each image."""
+    if scenes is None:
+        return [(name, frame, None) for name, frame in frames(images, model.image_size)]
+    test = scene_set(model, "test", scenes)
+    return [(f"scene {i}", test.frame(i, model.image_size), label)
+            for i, label in enumerate(test.labels)]
+
+
+def execute(options: argparse.Namespace, images: Sequence[Path] | None, console: Console,
+            scenes: int | None = None) -> Summary:
+    """Run ``images``, files and folders, or the first ``scenes`` for testing.
+
+    The result is shown, pictures and JSON are written.
+    """
     if options.json is not None:
         check_writable(options.json)
     config, model = named(options.config), model_named(options.model)
     bus, pruning = bus_of(options), pruning_config(options)
     pruning.check(model)
-    pixels = frames(images, model.image_size)
+    pixels = _frames(images, scenes, model)
     with step(console, f"Golden model: {options.model}, quantised and lowered to {config.name}"):
         workload = Workload.named(options.model, config, checkpoint=options.checkpoint,
                                   pruning=pruning if pruning.active else None)
-        works = [(name, workload.with_frame(frame)) for name, frame in pixels]
+        works = [(name, workload.with_frame(frame, label)) for name, frame, label in pixels]
         # The integer twin runs here rather than under the next bar.
         total = sum(bus.cycles(work) for _, work in works)
     output = options.output or (_OUTPUT if pruning.active else None)
@@ -83,11 +99,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m sim.run", description="Simulate images on the emitted Verilog and"
         " compare every stage with the golden model.")
     add_options(parser, "none")
-    parser.add_argument("--images", "--image", type=Path, nargs="+", metavar="FILE",
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--images", "--image", type=Path, nargs="+", metavar="FILE",
                         help="photographs, or folders of them; without them a sample photograph of"
                         " scikit-learn")
+    source.add_argument("--scenes", type=int, metavar="N",
+                        help="the first N scenes of digits that are for testing, with their labels")
     options = parser.parse_args(arguments)
-    return command("sim.run", lambda: execute(options, options.images, Console()).exact)
+    return command("sim.run", lambda: execute(options, options.images, Console(),
+                                              options.scenes).exact)
 
 
 if __name__ == "__main__":

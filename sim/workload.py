@@ -93,11 +93,17 @@ class Workload:
         The configuration; a network that does not fit raises ConfigError.
     frame
         Bytes [size, size, 3].
+    label
+        Class of the frame; None if nobody knows.
+    selectors_synthetic
+        Whether the classifiers of ``threshold`` selectors are.
     """
 
     qvit: QuantizedViT
     config: Config
     frame: NDArray[np.uint8]
+    label: int | None = None
+    selectors_synthetic: bool = True
 
     @classmethod
     def named(cls, model: str, config: Config, *, image: Path | None = None,
@@ -114,11 +120,15 @@ class Workload:
         if pruning is not None:
             pruning.check(network)
         frame = load_image(image, network.image_size)
-        return cls(quantized(network, checkpoint, pruning), config, frame)
+        qvit = quantized(network, checkpoint, pruning)
+        # Only packed models bring selectors of their own.
+        brought = checkpoint is not None and checkpoint.suffix == SUFFIX
+        return cls(qvit, config, frame,
+                   selectors_synthetic=not brought or qvit.weights == "synthetic")
 
-    def with_frame(self, frame: NDArray[np.uint8]) -> "Workload":
-        """Return the same program with another frame."""
-        other = replace(self, frame=frame)
+    def with_frame(self, frame: NDArray[np.uint8], label: int | None = None) -> "Workload":
+        """Return the same program with another frame, of class ``label``."""
+        other = replace(self, frame=frame, label=label)
         other.__dict__["program"] = self.program
         return other
 
