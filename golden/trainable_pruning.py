@@ -164,6 +164,7 @@ class TrainablePrunedViT(TrainableViT):
     def initialise_selectors(self, generator: torch.Generator) -> None:
         """Set the parameters of the selectors to what training starts from."""
         for selector in self.selectors:
+            assert isinstance(selector, TrainableSelector)
             selector.initialise(generator)
 
     def forward(self, images: Tensor,  # type: ignore[override]
