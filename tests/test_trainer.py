@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from golden.checkpoint import load_checkpoint
 from golden.integer import run as run_integer
@@ -314,7 +315,10 @@ def test_two_processes(tmp_path):
     """Both have the same weights in the end: only so can a second run resume the first."""
     config = tmp_path / "train.yaml"
     config.write_text("model: scenes\nvalidation: 10\nvalidate_every: 2\nstages:\n"
-                      "- {name: windows, size: 48, steps: 3, batch: 4, rate: 0.001}\n")
+                      "- {name: windows, size: 48, steps: 3, batch: 4, rate: 0.001}\n"
+                      "- {name: dense, size: 96, steps: 1, batch: 4, rate: 0.001}\n"
+                      "- {name: pruned, kind: threshold, size: 96, steps: 3, batch: 4, rate: 0.001,"
+                      " blocks: [2, 4], keep: [0.7, 0.5]}\n")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
                "--nproc-per-node", "2", "-m", "golden.train", str(config), "--output"]
     found = []
@@ -323,7 +327,8 @@ def test_two_processes(tmp_path):
                               text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("windows 2/3") == 1, "one process prints"
-        found.append(load_checkpoint(tmp_path / name / "windows.safetensors", MODELS["scenes"])[1])
+        found.append(load_file(tmp_path / name / "pruned.safetensors"))
     assert_equal(*found)
+    assert any(name.startswith("selectors.1.") for name in found[0])
     state = torch.load(tmp_path / "first" / "state.pt", weights_only=True)
     assert state["processes"] == 2
