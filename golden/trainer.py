@@ -316,6 +316,13 @@ class Trainer:
         except Exception as error:
             raise TrainError(f"{path} is truncated or corrupt: delete it to start anew") from error
         now = asdict(self.config)
+        # Stages that have not begun may be others, and more.
+        begun = state["stage"] + (state["step"] > 0)
+        if begun > len(self.config.stages):
+            raise TrainError(f"{self.folder} holds a training of {begun} stages, must have as many"
+                             f" or more, not {len(self.config.stages)}")
+        for settings in (left, now):
+            settings["stages"] = settings["stages"][:begun]
         for name, value in now.items():
             if left.get(name) != value:
                 raise TrainError(f"{self.folder} holds a training with another {name}, must be"

@@ -29,7 +29,9 @@ def test_shipped_settings():
     config = load_config(SHIPPED)
     assert config.model == MODELS["scenes"]
     assert [stage.size for stage in config.stages[:2]] == [48, 96]
-    assert config.stages[1].name == "dense"
+    assert [(stage.name, stage.kind) for stage in config.stages[1:]] == [
+        ("dense", "dense"), ("threshold", "threshold"), ("topk", "topk")]
+    assert config.source(2) == config.source(3) == "dense"
 
 
 def test_defaults():

@@ -144,10 +144,23 @@ def test_settings_must_be_the_same(tmp_path):
     with pytest.raises(TrainError, match="holds a training with another seed, must be another"):
         train(tmp_path, replace(CONFIG, seed=1))
     with pytest.raises(TrainError, match="holds a training with another stages"):
-        train(tmp_path)
+        train(tmp_path, replace(CONFIG, stages=CONFIG.stages[1:]))
     with pytest.raises(TrainError, match="holds a training of 1 processes, must be resumed with as"
                                          " many, not 2"):
         train(tmp_path, replace(CONFIG, stages=CONFIG.stages[:1]), world=World(2, 0))
+
+
+def test_stages_that_have_not_begun_may_be_others(trained, tmp_path):
+    folder, reports = trained
+    first, second = CONFIG.stages
+    train(tmp_path, replace(CONFIG, stages=(first,)))
+    rest = train(tmp_path)
+    assert [r.loss for r in rest] == [r.loss for r in reports[first.steps:]]
+    assert_equal(weights(folder), weights(tmp_path))
+    with pytest.raises(TrainError, match="holds a training with another stages"):
+        train(tmp_path, replace(CONFIG, stages=(first, replace(second, rate=2e-3))))
+    with pytest.raises(TrainError, match="holds a training of 2 stages, must have as many or more"):
+        train(tmp_path, replace(CONFIG, stages=(first,)))
 
 
 def test_broken_state(tmp_path):
