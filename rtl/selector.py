@@ -31,7 +31,7 @@ class Selector(wiring.Component):
     dropped list has the row of the last token, with a share of one, and the package pass changes
     nothing.
 
-    When ``busy`` falls, the lists, ``tokens_after``, ``dropped_rows``, shares and counts are there.
+    When ``busy`` falls, the lists, ``tokens_after``, shares and counts are there.
     ``apply`` follows: the next ``start`` is of the next selector.
 
     Latency: at most ``busy_cycles(tokens, dropped)`` beside search and class attention for TOPK,
@@ -59,7 +59,8 @@ class Selector(wiring.Component):
     scan_position : Out; scan_row : In; write_en, write_dropped, write_position, write_row : Out
         Of ``TokenList``.
     tokens_after, dropped_rows : Out
-        Tokens after the selector; rows of the dropped list, at least one. Until the next start.
+        Tokens after the selector, until the next start; rows of the dropped list, at least one,
+        from ``apply`` to the next one.
     share_row : In; share : Out
         Place in the dropped list; its share, one cycle later.
     readback_at : In; readback : Out
@@ -224,7 +225,7 @@ class Selector(wiring.Component):
         with m.If(append & any_dropped):
             m.d.sync += packages.eq(Mux(select.merged, 1, packages + 1))
         with m.If(self.apply):
-            m.d.sync += index.eq(index + 1)
+            m.d.sync += [index.eq(index + 1), self.dropped_rows.eq(dropped)]
         with m.If(self.init):
             m.d.sync += [index.eq(0), packages.eq(0)]
 
@@ -233,7 +234,6 @@ class Selector(wiring.Component):
             self.scan_physical.eq(row_out),
             self.scan_keep.eq(~self.write_dropped),
             self.tokens_after.eq(kept),
-            self.dropped_rows.eq(dropped),
             shares.quotient.eq(~by_score),
             shares.package.eq(delay(m, package, 1, name="package_out")),
             shares.score.eq(delay(m, score, 2, name="score_out")),

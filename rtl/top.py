@@ -164,7 +164,7 @@ def _description(config: Config, verilog: str) -> dict[str, object]:
         "bus_bytes_per_cycle": config.bus_bytes,
         "instruction_set_version": ISA_VERSION,
         "ports": ports,
-        "registers": [{"name": r.name, "offset": r.offset, "bits": r.width,
+        "registers": [{"name": r.name, "offset": r.offset, "bits": r.width, "count": r.count,
                        "description": r.description} for r in REGISTERS],
         "bytes": len(verilog.encode()),
         "sha256": hashlib.sha256(verilog.encode()).hexdigest(),

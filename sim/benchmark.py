@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from golden.cli import numbers
+from golden.files import check_output
 from golden.lower import check_sizes
 from golden.model import model_named
 from golden.pruning import BLOCKS, PACKAGES, PruningConfig, cumulative_rates
@@ -19,7 +20,6 @@ from rtl.config import CONFIGS, Config, named
 from sim.command import (
     add_bus_options,
     bus_of,
-    check_writable,
     command,
     prepare,
     progress_bar,
@@ -170,7 +170,7 @@ def _update(page: Path, name: str, text: str) -> None:
 
 def _run(options: argparse.Namespace, console: Console) -> bool:
     if options.json is not None:
-        check_writable(options.json)
+        check_output(options.json)
     config, bus = named(options.config), bus_of(options)
     settings = list(_pruned(options))
     # What is wrong is said before the long work.

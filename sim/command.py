@@ -2,7 +2,6 @@
 """What the commands of this folder have in common: options, steps, and how they end."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from sim.session import SimulationFault
 from sim.simulate import Bus, CoreError
 from sim.verilator import BuildError
 
-__all__ = ["add_bus_options", "add_network_options", "bus_of", "check_writable", "command",
+__all__ = ["add_bus_options", "add_network_options", "bus_of", "command",
            "prepare", "progress_bar", "step"]
 
 
@@ -45,16 +44,6 @@ def bus_of(options: argparse.Namespace) -> Bus:
     """Return what the options of :func:`add_bus_options` say."""
     return Bus(bytes_per_cycle=options.bytes_per_cycle, latency=options.latency,
                stalls=options.stalls)
-
-
-def check_writable(path: Path) -> None:
-    """Raise ValueError if a file cannot be written: before the simulation, not after it."""
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, must be a file")
-    if not path.parent.is_dir():
-        raise ValueError(f"the folder of {path} does not exist")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise ValueError(f"{path} cannot be written: permission denied")
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from golden.cli import add_selector_options, frames, picture_name, pruning_config
 from golden.evaluate import scene_set
+from golden.files import check_output
 from golden.model import ModelConfig, model_named
 from golden.panels import panels
 from rtl.config import named
@@ -20,7 +21,6 @@ from sim.command import (
     add_bus_options,
     add_network_options,
     bus_of,
-    check_writable,
     command,
     prepare,
     progress_bar,
@@ -64,7 +64,7 @@ def execute(options: argparse.Namespace, images: Sequence[Path] | None, console:
     The result is shown, pictures and JSON are written.
     """
     if options.json is not None:
-        check_writable(options.json)
+        check_output(options.json)
     config, model = named(options.config), model_named(options.model)
     bus, pruning = bus_of(options), pruning_config(options)
     pruning.check(model)

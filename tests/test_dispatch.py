@@ -268,7 +268,7 @@ def test_tokens_are_there_when_they_are_announced():
     assert {tokens for tokens, _ in seen[at + 1:]} == {77}
 
 
-@pytest.mark.parametrize("opcode", [Opcode.PASS, Opcode.LOAD])
+@pytest.mark.parametrize("opcode", [Opcode.PASS, Opcode.LOAD, Opcode.SELECT])
 def test_nothing_starts_while_the_token_list_is_written(opcode):
     bench = Bench(program((opcode, {})), retire=_at_once, busy=200)
     bench.run()

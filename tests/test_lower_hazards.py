@@ -111,9 +111,8 @@ def check(net: Network, program: Program) -> None:
                 topk = f.kind == SelectorKind.TOPK
                 assert not any(p.class_attention if topk else p.destination == Destination.SELECTOR
                                for p in fields[done + 1:]), "scores are not there yet"
-                # The selector borrows comparators of the row maximum and the reciprocal.
-                assert not any(p.prologue == Prologue.EXP or p.destination == Destination.SCORE
-                               for p in fields[done + 1:])
+                # The selector borrows the reciprocal of the row sum.
+                assert not any(p.prologue == Prologue.EXP for p in fields[done + 1:])
             over, loaded = max(over, done), max(loaded, done)
         if f.opcode != Opcode.PASS:
             continue
