@@ -25,6 +25,7 @@ from golden.quantize import Linear, Norm
 from golden.quantize_selector import QuantizedClassifier
 from rtl.config import BLOCK, Config, ConfigError
 from rtl.isa import (
+    SELECTOR_HEADS,
     SELECTORS,
     Destination,
     Opcode,
@@ -107,6 +108,7 @@ def check_pruning(model: ModelConfig, pruning: PruningConfig, config: Config) ->
     places = _Places.of(model, config)
     values = -(-model.tokens // config.rows) * config.rows * places.tiles
     for what, need, limit, most in (
+        ("heads", model.heads, "the sums over heads", SELECTOR_HEADS),
         ("columns for two classes of each head", 2 * model.heads, "columns", columns),
         ("words of activations", places.end, "act_depth", config.act_depth),
         ("words of values", values, "value_depth", config.value_depth),

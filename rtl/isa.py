@@ -16,15 +16,15 @@ from amaranth.hdl import Shape, signed, unsigned
 from amaranth.lib import data, enum
 
 __all__ = ["ACC_BITS", "ACT_BITS", "begin_layout", "ColumnScale", "Destination", "end_layout",
-           "Error", "EXP_BITS", "EXP_FRAC", "INSTRUCTION_BYTES", "ISA_VERSION", "LANE_FRAC",
-           "LANE_LAYOUT_ROWS", "LANE_ROWS", "LANE_T", "LANE_X_BITS", "ListEntry", "LoadKind",
-           "load_layout", "MAGIC", "MANTISSA_BITS", "MEAN_BITS", "MEAN_FRAC", "NORM_SUM_BITS",
-           "NORM_SUMSQ_BITS", "Opcode", "pass_layout", "PolyRow", "POWER_BITS", "Prologue",
-           "prune_layout", "RECIPROCAL_ROWS", "Rows", "RowScale", "RSQRT_ROWS", "SCALAR_FRAC",
-           "SCALAR_T", "SCALE_BYTES", "ScaleSource", "SCORE_BITS", "select_layout", "SelectorKind",
-           "SELECTORS", "SHARE_BITS", "SHARE_MARGIN", "SHIFT_BITS", "Source", "Stall",
-           "Stationary", "SUM_BITS", "Table", "table_layout", "TABLE_ROWS", "VAR_BITS",
-           "WEIGHT_BITS", "WIDE_BITS"]
+           "Error", "EXP_BITS", "EXP_FRAC", "IMPORTANCE_BITS", "INSTRUCTION_BYTES", "ISA_VERSION",
+           "LANE_FRAC", "LANE_LAYOUT_ROWS", "LANE_ROWS", "LANE_T", "LANE_X_BITS", "ListEntry",
+           "LoadKind", "load_layout", "MAGIC", "MANTISSA_BITS", "MEAN_BITS", "MEAN_FRAC",
+           "NORM_SUM_BITS", "NORM_SUMSQ_BITS", "Opcode", "pass_layout", "PolyRow", "POWER_BITS",
+           "Prologue", "prune_layout", "RECIPROCAL_ROWS", "Rows", "RowScale", "RSQRT_ROWS",
+           "SCALAR_FRAC", "SCALAR_T", "SCALE_BYTES", "ScaleSource", "SCORE_BITS", "select_layout",
+           "SELECTOR_HEADS", "SelectorKind", "SELECTORS", "SHARE_BITS", "SHARE_MARGIN",
+           "SHIFT_BITS", "Source", "Stall", "Stationary", "SUM_BITS", "Table", "table_layout",
+           "TABLE_ROWS", "VAR_BITS", "WEIGHT_BITS", "WEIGHTED_BITS", "WIDE_BITS"]
 
 ISA_VERSION = 2
 MAGIC = 0x54495648  # "HVIT", little endian
@@ -75,6 +75,11 @@ WEIGHT_BITS = 24
 SHARE_BITS = 17
 #: Shares are taken of so little less than one that they never sum to more.
 SHARE_MARGIN = 8
+#: Heads of a classifier, at most, and bits of the sums over them: of importance times score, both
+#: of seven bits, and of importance.
+SELECTOR_HEADS = 32
+WEIGHTED_BITS = 20
+IMPORTANCE_BITS = 12
 #: Selectors in a program, at most: four bits say which one dropped a patch, 15 that none did.
 SELECTORS = 15
 #: Bits of the scaled variance D * sum(x^2) - sum(x)^2 + eps after normalisation.

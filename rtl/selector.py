@@ -11,7 +11,7 @@ from rtl.arith import delay
 from rtl.config import Config
 from rtl.kept_map import READBACK_BITS, KeptMap
 from rtl.search import TopKSearch
-from rtl.shares import IMPORTANCE_BITS, SCORE_INPUT_BITS, Shares
+from rtl.shares import Shares
 from rtl.token_list import TokenList
 
 __all__ = ["Selector"]
@@ -82,8 +82,8 @@ class Selector(wiring.Component):
             "select": In(isa.select_layout), "tokens": In(16),
             "attention_busy": In(1), "score_en": In(1), "score_row": In(index),
             "score": In(isa.SCORE_BITS),
-            "pair_valid": In(1), "pair_row": In(index), "pair_weighted": In(SCORE_INPUT_BITS),
-            "pair_importance": In(IMPORTANCE_BITS),
+            "pair_valid": In(1), "pair_row": In(index), "pair_weighted": In(isa.WEIGHTED_BITS),
+            "pair_importance": In(isa.IMPORTANCE_BITS),
             "request": Out(1), "request_sum": Out(isa.SUM_BITS),
             "request_scale_m": Out(isa.MANTISSA_BITS), "request_scale_s": Out(isa.SHIFT_BITS),
             "reciprocal": In(isa.RowScale),
@@ -155,8 +155,8 @@ class Selector(wiring.Component):
         m.d.comb += by_score.eq(select.kind == isa.SelectorKind.TOPK)
 
         # The scan reads the scores of the search, the pairs, and the rows.
-        pairs = Memory(shape=data.StructLayout({"weighted": SCORE_INPUT_BITS,
-                                                "importance": IMPORTANCE_BITS}),
+        pairs = Memory(shape=data.StructLayout({"weighted": isa.WEIGHTED_BITS,
+                                                "importance": isa.IMPORTANCE_BITS}),
                        depth=config.max_tokens, init=[], attrs={"ram_style": "block"})
         m.submodules.pairs = pairs
         read, write = pairs.read_port(), pairs.write_port()
@@ -174,8 +174,8 @@ class Selector(wiring.Component):
         ]
         # A position a cycle: its score, in the next cycle how that is to the threshold.
         pair = data.View(pairs.shape, delay(m, read.data, search.READ_LATENCY - 1, name="pair"))
-        score = Signal(SCORE_INPUT_BITS, reset_less=True)
-        bound = Signal(SCORE_INPUT_BITS, reset_less=True)
+        score = Signal(isa.WEIGHTED_BITS, reset_less=True)
+        bound = Signal(isa.WEIGHTED_BITS, reset_less=True)
         stays, equal = Signal(reset_less=True), Signal(reset_less=True)
         m.d.sync += [
             score.eq(Mux(by_score, search.read_score, pair.weighted)),

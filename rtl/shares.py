@@ -11,12 +11,7 @@ from rtl.arith import delay
 from rtl.config import Config
 from rtl.rowscale import Reciprocal
 
-__all__ = ["IMPORTANCE_BITS", "SCORE_INPUT_BITS", "Shares"]
-
-#: Bits of A, the sum over the heads of importance times score, and so of any score that comes in.
-SCORE_INPUT_BITS = 20
-#: Bits of B, the sum of the importance of the heads.
-IMPORTANCE_BITS = 12
+__all__ = ["Shares"]
 
 #: A / B in units of 2**-16, both with seven fraction bits and A with seven more.
 _QUOTIENT_M = 1 << 16
@@ -76,8 +71,8 @@ class Shares(wiring.Component):
         index = range(config.max_tokens)
         super().__init__({
             "init": In(1), "start": In(1), "finish": In(1), "busy": Out(1), "quotient": In(1),
-            "dropped": In(1), "package": In(1), "score": In(SCORE_INPUT_BITS),
-            "importance": In(IMPORTANCE_BITS),
+            "dropped": In(1), "package": In(1), "score": In(isa.WEIGHTED_BITS),
+            "importance": In(isa.IMPORTANCE_BITS),
             "request": Out(1), "request_sum": Out(isa.SUM_BITS),
             "request_scale_m": Out(isa.MANTISSA_BITS), "request_scale_s": Out(isa.SHIFT_BITS),
             "reciprocal": In(isa.RowScale),

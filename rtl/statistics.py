@@ -10,6 +10,7 @@ from amaranth.utils import exact_log2
 from rtl.arith import delay
 from rtl.config import BLOCK, Config
 from rtl.isa import (
+    IMPORTANCE_BITS,
     MANTISSA_BITS,
     MEAN_BITS,
     NORM_SUM_BITS,
@@ -17,6 +18,7 @@ from rtl.isa import (
     RSQRT_ROWS,
     SHARE_BITS,
     SHIFT_BITS,
+    WEIGHTED_BITS,
     WIDE_BITS,
     PolyRow,
     RowScale,
@@ -40,9 +42,6 @@ _FACTOR = signed(SHARE_BITS + 1)
 _PACKAGE_SUM = signed(WIDE_BITS + SHARE_BITS)
 _ONE_HALF = SHARE_BITS - 2
 _STEP = data.StructLayout({"enable": 1, "accumulate": 1, "half": 1})
-#: Bits of ``sum(a * s)`` and ``sum(a)`` of the heads of a token.
-_WEIGHTED_BITS = 20
-_IMPORTANCE_BITS = 12
 
 
 class Square(Component):
@@ -291,8 +290,8 @@ class Statistics(Component):
                 "last_row": In(1),
                 "pair_valid": Out(1),
                 "pair_row": Out(row),
-                "pair_weighted": Out(_WEIGHTED_BITS),
-                "pair_importance": Out(_IMPORTANCE_BITS),
+                "pair_weighted": Out(WEIGHTED_BITS),
+                "pair_importance": Out(IMPORTANCE_BITS),
                 "package_valid": Out(1),
                 "package_data": Out(data.ArrayLayout(signed(WIDE_BITS), self.package_lanes)),
             }

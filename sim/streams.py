@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 from rtl.config import Config
 from rtl.isa import (
     ACC_BITS,
+    IMPORTANCE_BITS,
     MANTISSA_BITS,
     SCORE_BITS,
     SHARE_BITS,
     SHIFT_BITS,
     SUM_BITS,
     WEIGHT_BITS,
+    WEIGHTED_BITS,
 )
 
 __all__ = ["Field", "Stream", "streams"]
@@ -103,7 +105,8 @@ def streams(config: Config) -> tuple[Stream, ...]:
         Stream("score", "tap_score_valid",
                (Field("tap_score_row", index), Field("tap_score", SCORE_BITS))),
         Stream("pair", "tap_pair_valid",
-               (Field("tap_pair_weighted", 20), Field("tap_pair_importance", 12))),
+               (Field("tap_pair_weighted", WEIGHTED_BITS),
+                Field("tap_pair_importance", IMPORTANCE_BITS))),
         Stream("scan", "tap_scan_valid",
                (Field("tap_scan_row", index), Field("tap_scan_keep", 1))),
         Stream("weight", "tap_weight_valid", (Field("tap_weight", WEIGHT_BITS),)),
