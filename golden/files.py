@@ -4,7 +4,7 @@
 import os
 from pathlib import Path
 
-__all__ = ["check_output"]
+__all__ = ["check_output", "make_folder"]
 
 
 def check_output(path: Path) -> None:
@@ -15,3 +15,15 @@ def check_output(path: Path) -> None:
         raise ValueError(f"{path} is a folder, must be a file")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise ValueError(f"{path} cannot be written: permission denied")
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder ``path`` where there is none; raise ValueError if that cannot be done."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise ValueError(f"{path} is a file, must be a folder") from None
+    except OSError as error:
+        raise ValueError(f"the folder {path} cannot be made: {error.strerror}") from None
+    if not os.access(path, os.W_OK):
+        raise ValueError(f"nothing can be written to the folder {path}: permission denied")

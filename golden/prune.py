@@ -19,7 +19,7 @@ from torch import Tensor
 from golden import integer
 from golden.checkpoint import load_checkpoint
 from golden.cli import add_selector_options, frames, picture_name, pruning_config
-from golden.files import check_output
+from golden.files import check_output, make_folder
 from golden.images import calibration_frames, normalise
 from golden.model import MODELS, FloatViT, ModelConfig, model_named
 from golden.panels import panels
@@ -129,6 +129,7 @@ def _run(options: argparse.Namespace, console: Console) -> None:
     model = model_named(options.model)
     pruning = pruning_config(options)
     pruning.check(model)
+    make_folder(options.output)
     images = frames(options.images, model.image_size)
     if options.checkpoint is None:
         state, weights, seed = synthetic(model, SEED), "synthetic", SEED
@@ -137,7 +138,6 @@ def _run(options: argparse.Namespace, console: Console) -> None:
         model, state = load_checkpoint(options.checkpoint, model)
         weights = label = str(options.checkpoint)
         seed = None
-    options.output.mkdir(parents=True, exist_ok=True)
     twin = FloatViT(model, state)
     about = [("model", model.name), ("weights", label),
              ("selector", f"{pruning.selector}, before blocks"

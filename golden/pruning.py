@@ -80,8 +80,8 @@ class PruningConfig:
                                " later: block 0 has no block before it")
         for before, block in pairwise(self.blocks):
             if block <= before:
-                raise PruningError(f"a selector at block {before} comes before that at block"
-                                   f" {block}, must be in increasing order")
+                raise PruningError(f"a selector at block {before} comes before one at block"
+                                   f" {block}, must be in increasing order, one for a block")
         given = [name for name, value in (("rates", self.rates), ("counts", self.counts))
                  if value is not None]
         if self.selector != "topk" and given:
@@ -105,6 +105,17 @@ class PruningConfig:
         for count in self.counts or ():
             if count < 0:
                 raise PruningError(f"keep count is {count}, must be at least 0")
+
+    def __str__(self) -> str:
+        """Say it in a few words, as error messages do."""
+        if not self.active:
+            return "no selectors"
+        text = f"{self.selector} before blocks {', '.join(map(str, self.blocks))}"
+        if self.counts:
+            text += f" that keeps {', '.join(map(str, self.counts))} patches"
+        if self.rates:
+            text += f" that keeps {', '.join(f'{rate:g}' for rate in self.rates)} of them"
+        return f"{text}, package {self.package}"
 
     @property
     def active(self) -> tuple[int, ...]:

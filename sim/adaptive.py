@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 
+from golden.files import make_folder
 from golden.model import model_named
 from golden.synthetic_selector import SKY, composed
 from sim.command import command
@@ -35,7 +36,7 @@ def compose(size: int, folder: Path) -> list[Path]:
     Each is framed with sky, of which ``golden.images.load_image`` leaves nothing: the frame of
     the network is then the composed picture.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     border = -(-size // 14)
     files = []
     for i in range(_PICTURES):

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from golden.cli import add_selector_options, frames, picture_name, pruning_config
 from golden.evaluate import scene_set
-from golden.files import check_output
+from golden.files import check_output, make_folder
 from golden.model import ModelConfig, model_named
 from golden.panels import panels
 from rtl.config import named
@@ -68,6 +68,9 @@ def execute(options: argparse.Namespace, images: Sequence[Path] | None, console:
     config, model = named(options.config), model_named(options.model)
     bus, pruning = bus_of(options), pruning_config(options)
     pruning.check(model)
+    output = options.output or (_OUTPUT if pruning.active else None)
+    if output is not None:
+        make_folder(output)
     pixels = _frames(images, scenes, model)
     with step(console, f"Golden model: {options.model}, quantised and lowered to {config.name}"):
         workload = Workload.named(options.model, config, checkpoint=options.checkpoint,
@@ -75,9 +78,6 @@ def execute(options: argparse.Namespace, images: Sequence[Path] | None, console:
         works = [(name, workload.with_frame(frame, label)) for name, frame, label in pixels]
         # The integer twin runs here rather than under the next bar.
         total = sum(bus.cycles(work) for _, work in works)
-    output = options.output or (_OUTPUT if pruning.active else None)
-    if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
     program = prepare(config, console)
     with progress_bar(console, "Simulation", total) as progress:
         reports = simulate_images(works, program, bus, progress=progress)

@@ -43,8 +43,8 @@ def _packed(path: Path, model: ModelConfig, pruning: PruningConfig | None) -> Qu
     if replace(qvit.model, name=model.name, eps=model.eps) != model:
         raise PackedError(f"packed model {path} is of {qvit.model.name}, must be of {model.name}")
     if pruning is not None and pruning != qvit.pruning:
-        raise PackedError(f"packed model {path} has the selectors {qvit.pruning}, must have"
-                          f" {pruning}")
+        raise PackedError(f"packed model {path} is for {qvit.pruning or 'no selectors'}, what is"
+                          f" asked for is {pruning}")
     return qvit
 
 
