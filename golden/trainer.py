@@ -96,7 +96,7 @@ class Trainer:
 
     Into the folder it writes ``state.pt``, to resume from; ``log.jsonl``, with a line for each
     measurement; and for each stage that ended ``NAME.safetensors``, the weights of the network and
-    of its selectors, which ``golden.model_file`` reads.
+    of its selectors, which ``golden.model_file`` reads, with ``config.json`` beside it.
 
     Parameters
     ----------
@@ -285,6 +285,10 @@ class Trainer:
         self._optimiser = None
         if self.world.rank == 0:
             save_file(self.network.state(), self.folder / f"{stage.name}.safetensors")
+            # What the names and shapes of the parameters do not say.
+            model = self.config.model
+            (self.folder / "config.json").write_text(json.dumps(
+                {"num_attention_heads": model.heads, "layer_norm_eps": model.eps}, indent=2) + "\n")
             self._save()
         if self.world.size > 1:
             torch.distributed.barrier()  # the others read that file

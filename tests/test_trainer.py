@@ -110,6 +110,13 @@ def test_weights_are_a_checkpoint(trained):
     assert not torch.equal(state["head.weight"], weights(folder, "windows")["head.weight"])
 
 
+def test_sizes_of_the_checkpoint_need_no_name(trained):
+    """Heads and epsilon are beside the weights, as nothing in them says so."""
+    folder, _ = trained
+    model, _, _ = load_model(folder / "dense.safetensors")
+    assert (model.heads, model.eps) == (CONFIG.model.heads, CONFIG.model.eps)
+
+
 def test_same_seed_same_weights(trained, tmp_path):
     folder, reports = trained
     again = train(tmp_path)
