@@ -194,7 +194,7 @@ def test_mismatch_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     (["--package", "two"], "package is 'two', must be one of each, merged"),
     (["--images", "/nowhere.jpg"], "image /nowhere.jpg cannot be read: No such file"),
     (["--images", str(Path(__file__).parent)], "has 0 images, must have at least 1"),
-    (["--selector", "topk", "--blocks", "1", "--output", __file__], "File exists"),
+    (["--selector", "topk", "--blocks", "1", "--output", __file__], "is a file, must be a folder"),
 ])
 def test_bad_input(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*TINY, *arguments]) == 2
