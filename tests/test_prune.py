@@ -121,7 +121,7 @@ def test_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (["--checkpoint", "/nowhere.pth"], "checkpoint /nowhere.pth cannot be read: No such"),
     (["--json", "/nowhere/x.json"], "the folder of /nowhere/x.json does not exist"),
     (["--json", "/"], "/ is a folder, must be a file"),
-    (["--output", __file__], "File exists"),
+    (["--output", __file__], "is a file, must be a folder"),
 ])
 def test_bad_input(tmp_path: Path, arguments: list[str], message: str,
                    capsys: pytest.CaptureFixture[str]) -> None:
