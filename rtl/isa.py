@@ -75,10 +75,11 @@ WEIGHT_BITS = 24
 SHARE_BITS = 17
 #: Shares are taken of so little less than one that they never sum to more.
 SHARE_MARGIN = 8
-#: Heads of a classifier, at most, and bits of the sums over them: of importance times score, both
-#: of seven bits, and of importance.
+#: Heads of a classifier, at most.
 SELECTOR_HEADS = 32
+#: Bits of the sum over the heads of importance times score, both of seven bits.
 WEIGHTED_BITS = 20
+#: Bits of the sum over the heads of importance.
 IMPORTANCE_BITS = 12
 #: Selectors in a program, at most: four bits say which one dropped a patch, 15 that none did.
 SELECTORS = 15
