@@ -255,11 +255,11 @@ def test_macs_of_parts(name: str) -> None:
     ({"blocks": (0, 3)},
      "a selector is at block 0, must be at block 1 or later: block 0 has no block before it"),
     ({"blocks": (3, 3)},
-     "a selector at block 3 comes before one at block 3, must be in increasing order, one for"
-     " a block"),
+     ("a selector at block 3 comes before one at block 3, must be in increasing order,"
+      " one for a block")),
     ({"blocks": (6, 3)},
-     "a selector at block 6 comes before one at block 3, must be in increasing order, one for"
-     " a block"),
+     ("a selector at block 6 comes before one at block 3, must be in increasing order,"
+      " one for a block")),
     ({"rates": (0.7,) * 3}, "keep rates are given for selector threshold, must be for topk only"),
     ({"selector": "none", "counts": (1,) * 3},
      "keep counts are given for selector none, must be for topk only"),
