@@ -68,8 +68,7 @@ class KeptMap(wiring.Component):
                                   "tokens": bits_for(self.max_tokens)})
         counts = Memory(shape=left, depth=1 << _NIBBLE, init=[],
                         attrs={"ram_style": "distributed"})
-        rows = Memory(shape=data.ArrayLayout(_NIBBLE, _NIBBLES), depth=words,
-                      init=[[15] * _NIBBLES] * words,
+        rows = Memory(shape=data.ArrayLayout(_NIBBLE, _NIBBLES), depth=words, init=[],
                       attrs={"ram_style": "distributed"})
         m.submodules.counts, m.submodules.rows = counts, rows
         count_read, count_write = counts.read_port(), counts.write_port()
