@@ -182,7 +182,8 @@ def test_simulation_takes_packed_models(tmp_path: Path, checkpoint: Path) -> Non
     assert quantized(TINY, model, expected.pruning).pruning == expected.pruning
     for network, pruning, sentence in (
         (SMALL, None, f"packed model {model} is of tiny_test, must be of small_test"),
-        (TINY, PruningConfig(selector="topk", blocks=(1,), counts=(1,)), "has the selectors")):
+        (TINY, PruningConfig(selector="topk", blocks=(1,), counts=(1,)),
+         "each, what is asked for is topk before blocks 1 that keeps 1 patches, package each")):
         with pytest.raises(PackedError) as error:
             quantized(network, model, pruning)
         assert sentence in str(error.value)
