@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from golden.checkpoint import load_checkpoint
+from golden.cli import exit_status
 from golden.files import check_output
 from golden.images import SAMPLE, calibration_frames, load_image
 from golden.model import MODELS, FloatViT, model_named
@@ -127,16 +128,7 @@ def _run(options: argparse.Namespace, console: Console) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = _parser().parse_args(arguments)
-    try:
-        _run(options, Console())
-    # Faults of model, checkpoint and image are ValueErrors.
-    except (ValueError, OSError) as error:
-        print(f"golden.accuracy: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("golden.accuracy: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status("golden.accuracy", lambda: _run(options, Console()))
 
 
 if __name__ == "__main__":

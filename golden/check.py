@@ -24,7 +24,7 @@ from golden.checkpoint import (
     sizes_of,
     unsupported,
 )
-from golden.cli import add_selector_options, pruning_config
+from golden.cli import add_selector_options, exit_status, pruning_config
 from golden.files import check_output
 from golden.lower import check_sizes, lower
 from golden.model import MODELS, ModelConfig, model_named, parameter_shapes
@@ -375,15 +375,7 @@ def _run(options: argparse.Namespace, console: Console) -> bool:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = _parser().parse_args(arguments)
-    try:
-        return 0 if _run(options, Console()) else 1
-    # Faults of model, configuration, selectors and files are ValueErrors.
-    except (ValueError, OSError) as error:
-        print(f"golden.check: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("golden.check: interrupted", file=sys.stderr)
-        return 130
+    return exit_status("golden.check", lambda: _run(options, Console()))
 
 
 if __name__ == "__main__":

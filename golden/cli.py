@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Options that commands share: which selectors stand where, and which images are taken."""
+"""What commands share: how they end, and options for selectors and images."""
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -13,12 +14,30 @@ from PIL import Image
 from golden.images import SAMPLE, ImageError, load_image
 from golden.pruning import BLOCKS, PACKAGES, SELECTORS, PruningConfig, cumulative_rates
 
-__all__ = ["add_selector_options", "frames", "numbers", "picture_name", "pruning_config"]
+__all__ = ["add_selector_options", "exit_status", "frames", "numbers", "picture_name",
+           "pruning_config"]
 
 #: What each selector of ``topk`` keeps of the patches it is given, unless told otherwise.
 _KEEP = 0.7
 
 _Number = TypeVar("_Number", int, float)
+
+
+def exit_status(name: str, run: Callable[[], bool | None],
+                *faults: type[Exception]) -> int:
+    """Run the command ``name`` and return its exit status: 1 if ``run`` returns False, else 0.
+
+    ValueErrors (all faults of models, settings and files that are read), OSErrors and ``faults``
+    are printed as one sentence: 2. An interrupt is 130.
+    """
+    try:
+        return 1 if run() is False else 0
+    except (ValueError, OSError, *faults) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130
 
 
 def numbers(kind: Callable[[str], _Number], what: str) -> Callable[[str], tuple[_Number, ...]]:

@@ -11,7 +11,7 @@ from torch.nn import functional
 from golden.nonlinear import functions_named
 
 __all__ = ["MODELS", "FloatViT", "ModelConfig", "ModelError", "Record", "State",
-           "model_named", "parameter_shapes"]
+           "check_state", "model_named", "parameter_shapes"]
 
 #: Parameters under their canonical names, see :func:`parameter_shapes`.
 State = Mapping[str, Tensor]
@@ -170,6 +170,22 @@ def parameter_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def check_state(state: State, shapes: Mapping[str, tuple[int, ...]], model: ModelConfig,
+                part: str = "") -> None:
+    """Raise ModelError unless ``state`` has the parameters ``shapes`` and no other.
+
+    ``part`` says what the state is of if not of the whole ``model``, as in " of a selector".
+    """
+    if state.keys() != shapes.keys():
+        name = min(state.keys() ^ shapes.keys())
+        problem = "lacks" if name in shapes else "has an unexpected"
+        raise ModelError(f"the state{part} for {model.name} {problem} parameter {name}")
+    for name, shape in shapes.items():
+        if tuple(state[name].shape) != shape:
+            raise ModelError(f"the shape of {name}{part} is {tuple(state[name].shape)}, must be"
+                             f" {shape} in {model.name}")
+
+
 class FloatViT:
     """The float twin: a vision transformer in evaluation mode.
 
@@ -191,15 +207,7 @@ class FloatViT:
     """
 
     def __init__(self, model: ModelConfig, state: State, functions: str = "exact") -> None:
-        shapes = parameter_shapes(model)
-        if state.keys() != shapes.keys():
-            name = min(state.keys() ^ shapes.keys())
-            problem = "lacks" if name in shapes else "has an unexpected"
-            raise ModelError(f"the state for {model.name} {problem} parameter {name}")
-        for name, shape in shapes.items():
-            if tuple(state[name].shape) != shape:
-                raise ModelError(f"the shape of {name} is {tuple(state[name].shape)}, must be"
-                                 f" {shape} in {model.name}")
+        check_state(state, parameter_shapes(model), model)
         self.model = model
         self.state = dict(state)
         self.functions = functions_named(functions)

@@ -18,7 +18,13 @@ from torch import Tensor
 
 from golden import integer
 from golden.checkpoint import load_checkpoint
-from golden.cli import add_selector_options, frames, picture_name, pruning_config
+from golden.cli import (
+    add_selector_options,
+    exit_status,
+    frames,
+    picture_name,
+    pruning_config,
+)
 from golden.files import check_output, make_folder
 from golden.images import calibration_frames, normalise
 from golden.model import MODELS, FloatViT, ModelConfig, model_named
@@ -194,16 +200,7 @@ def _run(options: argparse.Namespace, console: Console) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = _parser().parse_args(arguments)
-    try:
-        _run(options, Console())
-    # Faults of settings, model, checkpoint and images are ValueErrors.
-    except (ValueError, OSError) as error:
-        print(f"golden.prune: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("golden.prune: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status("golden.prune", lambda: _run(options, Console()))
 
 
 if __name__ == "__main__":

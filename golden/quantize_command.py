@@ -4,7 +4,6 @@
 import argparse
 import json
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from golden.cli import add_selector_options, pruning_config
+from golden.cli import add_selector_options, exit_status, pruning_config
 from golden.files import check_output
 from golden.images import ImageError, calibration_frames, load_image, read_image
 from golden.model import MODELS, FloatViT, model_named
@@ -176,13 +175,4 @@ def _run(options: argparse.Namespace, console: Console) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = _parser().parse_args(arguments)
-    try:
-        _run(options, Console())
-    # Faults of model, checkpoint, selectors and images are ValueErrors.
-    except (ValueError, OSError) as error:
-        print(f"golden.quantize: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("golden.quantize: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status("golden.quantize", lambda: _run(options, Console()))

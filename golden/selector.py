@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from golden.model import ModelConfig, ModelError, Record, State
+from golden.model import ModelConfig, Record, State, check_state
 from golden.nonlinear import FUNCTIONS, Functions
 
 __all__ = ["Selection", "ThresholdSelector", "class_attention", "combined_score", "keep_count",
@@ -136,15 +136,7 @@ class ThresholdSelector:
 
     def __init__(self, model: ModelConfig, state: State,
                  functions: Functions = FUNCTIONS["exact"]) -> None:
-        shapes = selector_shapes(model)
-        if state.keys() != shapes.keys():
-            name = min(state.keys() ^ shapes.keys())
-            problem = "lacks" if name in shapes else "has an unexpected"
-            raise ModelError(f"the state of a selector for {model.name} {problem} parameter {name}")
-        for name, shape in shapes.items():
-            if tuple(state[name].shape) != shape:
-                raise ModelError(f"the shape of {name} of a selector is"
-                                 f" {tuple(state[name].shape)}, must be {shape} in {model.name}")
+        check_state(state, selector_shapes(model), model, " of a selector")
         self.model = model
         self.state = dict(state)
         self.functions = functions

@@ -2,7 +2,6 @@
 """What the commands of this folder have in common: options, steps, and how they end."""
 
 import argparse
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from golden.cli import exit_status
 from golden.model import MODELS
 from rtl.config import CONFIGS, Config
 from sim.build import emitted, simulator
@@ -76,17 +76,5 @@ def progress_bar(console: Console, text: str, cycles: int) -> Iterator[Callable[
 
 
 def command(name: str, run: Callable[[], bool]) -> int:
-    """Return the exit status of a command: 0 if ``run`` returns true, 1 if not, 2 for a fault.
-
-    A fault is printed as one sentence.
-    """
-    try:
-        return 0 if run() else 1
-    # Faults of model, configuration, selectors, images, checkpoint, options and ports are
-    # ValueErrors.
-    except (ValueError, BuildError, CoreError, SimulationFault, OSError) as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
-        return 130
+    """Run a command and return its exit status, see :func:`golden.cli.exit_status`."""
+    return exit_status(name, run, BuildError, CoreError, SimulationFault)
