@@ -11,6 +11,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import ceil_log2, exact_log2
 
+from golden.pages import check_section, write_section
 from platforms.synthesis import Cells, SynthesisError, blocks, synthesise_blocks, totals
 from rtl.arith import delay
 from rtl.config import CONFIGS, Config, ConfigError, named
@@ -23,7 +24,8 @@ from rtl.tree import AdderTree, tree_latency
 __all__ = ["BitonicSorter", "Exchange", "GatedTree", "MaskedScores", "PlaneSearch", "cells",
            "main", "report"]
 
-_BEGIN, _END = "<!-- ablation: begin -->\n", "<!-- ablation: end -->\n"
+#: What the section of a page is called that holds the tables.
+_SECTION = "ablation"
 
 
 class MaskedScores(Component):
@@ -391,13 +393,11 @@ def main(arguments: list[str] | None = None) -> int:
     page: Path | None = options.update
     try:
         config = named(options.config)
-        before, begin, rest = page.read_text().partition(_BEGIN) if page else ("", "", "")
-        _, end, after = rest.partition(_END)
-        if page and not end:
-            raise ValueError(f"{page} lacks the lines {_BEGIN.strip()} and {_END.strip()}")
+        if page:
+            check_section(page, _SECTION)
         text = report(config)
         if page:
-            page.write_text(f"{before}{begin}\n{text}\n\n{end}{after}")
+            write_section(page, _SECTION, text)
         else:
             print(text)
     except OSError as error:

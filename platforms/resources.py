@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from golden.pages import check_section, write_section
 from platforms.synthesis import (
     Block,
     Cells,
@@ -135,16 +136,6 @@ def _table(head: Sequence[str], rows: Sequence[str]) -> list[str]:
     return [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}", *rows]
 
 
-def _around(path: Path, name: str) -> tuple[str, str]:
-    """Return what stands before and after the tables of a configuration in a file."""
-    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
-    before, found_begin, rest = path.read_text().partition(begin)
-    _, found_end, after = rest.partition(end)
-    if not found_begin or not found_end:
-        raise ValueError(f"{path} lacks the lines {begin.strip()} and {end.strip()}")
-    return before + begin, end + after
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run ``python -m platforms.resources``."""
     parser = argparse.ArgumentParser(prog="python -m platforms.resources", description=__doc__)
@@ -161,11 +152,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = named(options.config)
         # Whether there is a place for the tables is asked before the minutes that they take.
-        around = _around(page, config.name) if page else None
+        if page:
+            check_section(page, config.name)
         text = (selector_cost(config) if options.selector_cost
                 else report(config, whole=options.whole))
-        if page and around:
-            page.write_text(f"\n{text}\n\n".join(around))
+        if page:
+            write_section(page, config.name, text)
         else:
             print(text)
     except OSError as error:

@@ -3,7 +3,6 @@
 
 import argparse
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from golden.cli import numbers
 from golden.files import check_output
 from golden.lower import check_sizes
 from golden.model import model_named
+from golden.pages import check_section, write_section
 from golden.pruning import BLOCKS, PACKAGES, PruningConfig, cumulative_rates
 from rtl.config import CONFIGS, Config, named
 from sim.command import (
@@ -157,23 +157,15 @@ def _markdown(rows: Sequence[dict], columns: Sequence[tuple[str, str, Callable]]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _update(page: Path, name: str, text: str) -> None:
-    """Put ``text`` between the marks of the table ``name``."""
-    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-    old = page.read_text()
-    new, count = re.subn(rf"(?s){re.escape(begin)}.*?{re.escape(end)}",
-                         lambda _: f"{begin}\n{text}\n{end}", old)
-    if count != 1:
-        raise ValueError(f"{page} has {count} places for the table {name}, must have 1")
-    page.write_text(new)
-
-
 def _run(options: argparse.Namespace, console: Console) -> bool:
     if options.json is not None:
         check_output(options.json)
     config, bus = named(options.config), bus_of(options)
     settings = list(_pruned(options))
     # What is wrong is said before the long work.
+    if options.update:
+        for name in (_PRUNING, _COST):
+            check_section(_PAGE, name)
     for model in options.models:
         check_sizes(model_named(model), config)
         for _, pruning in settings:
@@ -191,7 +183,7 @@ def _run(options: argparse.Namespace, console: Console) -> bool:
         text = _markdown(lines, columns)
         console.print(f"\n{text}", markup=False, highlight=False, soft_wrap=True)
         if options.update:
-            _update(_PAGE, name, text)
+            write_section(_PAGE, name, text)
     if options.json is not None:
         options.json.write_text(json.dumps({
             "config": config.name, "clock_mhz": config.clock_mhz,

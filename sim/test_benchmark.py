@@ -16,8 +16,8 @@ TINY = ["--pruning", "--models", "tiny_test", "--config", "tiny", "--blocks", "1
 def test_pruning(tmp_path: Path, capsys: pytest.CaptureFixture[str],
                  monkeypatch: pytest.MonkeyPatch) -> None:
     page, path = tmp_path / "page.md", tmp_path / "result.json"
-    page.write_text("text\n<!-- begin pruning -->\nstale\n<!-- end pruning -->\nmore\n"
-                    "<!-- begin selector -->\n<!-- end selector -->\n")
+    page.write_text("text\n<!-- pruning: begin -->\nstale\n<!-- pruning: end -->\nmore\n"
+                    "<!-- selector: begin -->\n<!-- selector: end -->\n")
     monkeypatch.setattr(benchmark, "_PAGE", page)
     assert main([*TINY, "--keep", "0.7,0.3", "--json", str(path), "--update"]) == 0
     result = json.loads(path.read_text())
@@ -44,11 +44,13 @@ def test_pruning(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     assert "tiny_test, threshold: " in capsys.readouterr().out
 
 
-def test_page_without_a_place(tmp_path: Path) -> None:
+def test_page_without_a_place(tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                              monkeypatch: pytest.MonkeyPatch) -> None:
     page = tmp_path / "page.md"
-    page.write_text("nothing\n")
-    with pytest.raises(ValueError, match="has 0 places for the table pruning, must have 1"):
-        benchmark._update(page, "pruning", "text")
+    page.write_text("<!-- pruning: begin -->\n<!-- pruning: end -->\n")
+    monkeypatch.setattr(benchmark, "_PAGE", page)
+    assert main([*TINY, "--update"]) == 2
+    assert f"{page} lacks the lines <!-- selector: begin -->" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments, message", [
