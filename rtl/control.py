@@ -15,6 +15,7 @@ from rtl.registers import (
     READBACK,
     REGISTERS,
     STATUS,
+    WORD_ADDRESS_BITS,
     Register,
     RunState,
     constants,
@@ -24,12 +25,8 @@ from rtl.registers import (
 __all__ = ["Control", "ControlRegisters", "RunControl"]
 
 
-#: Bits of a word address.
-_WORD_BITS = ADDRESS_BITS - 2
-
-
 def _readback_ports(config: Config) -> dict[str, wiring.Member]:
-    return {"readback_at": Out(_WORD_BITS), "readback": In(32)} if config.pruning else {}
+    return {"readback_at": Out(WORD_ADDRESS_BITS), "readback": In(32)} if config.pruning else {}
 
 
 def _ports(registers: tuple[Register, ...], flow: wiring.Flow) -> dict[str, wiring.Member]:
@@ -156,7 +153,7 @@ class ControlRegisters(wiring.Component):
         have_address = Signal()
         have_data = Signal()
         write = Signal()
-        address = Signal(_WORD_BITS, reset_less=True, name="write_at")
+        address = Signal(WORD_ADDRESS_BITS, reset_less=True, name="write_at")
         value = Signal(32, reset_less=True, name="write_data")
         strobe = Signal(4, reset_less=True)
         m.d.comb += [bus.awready.eq(~have_address), bus.wready.eq(~have_data),
@@ -177,7 +174,7 @@ class ControlRegisters(wiring.Component):
         read = Signal()
         waits = Signal()    # for the core
         answered = Signal()
-        address = Signal(_WORD_BITS, reset_less=True, name="read_at")
+        address = Signal(WORD_ADDRESS_BITS, reset_less=True, name="read_at")
         value = Signal(32, reset_less=True, name="read_data")
         m.d.comb += [
             bus.arready.eq(~read & ~waits & ~bus.rvalid),

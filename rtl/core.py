@@ -24,6 +24,7 @@ from rtl.logits import LogitUnit
 from rtl.pipeline import RowPipeline
 from rtl.poly import PolyLanes
 from rtl.prologue import Prologue, PrologueLane
+from rtl.registers import WORD_ADDRESS_BITS
 from rtl.rowmax import RowMax
 from rtl.rowsum import RowSum
 from rtl.selection import connect_package, connect_selector
@@ -82,7 +83,8 @@ class Core(wiring.Component):
             "output": Out(stream.Signature(write_layout(config.port_bits))), "written": In(1),
             "done": Out(1), "error": Out(isa.Error), "error_index": Out(32),
             "top_class": Out(32), "tokens": Out(16), "stall": Out(isa.Stall),
-            **({"readback_at": In(10), "readback": Out(32)} if config.pruning else {}),
+            **({"readback_at": In(WORD_ADDRESS_BITS), "readback": Out(32)}
+               if config.pruning else {}),
             "taps": Out(Taps(config)),
         })
 

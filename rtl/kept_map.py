@@ -5,20 +5,16 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import bits_for
+from amaranth.utils import bits_for, exact_log2
 
 from rtl.arith import delay
 from rtl.config import Config
+from rtl.registers import DROPPED_BITS, DROPPED_ROWS, WORD_ADDRESS_BITS, WORD_BYTES, register
 
-__all__ = ["READBACK_BITS", "KeptMap"]
+__all__ = ["KeptMap"]
 
-#: Bits of the word address in the window of the control port.
-READBACK_BITS = 10
-#: A nibble for each row; rows in a word.
-_NIBBLE = 4
-_NIBBLES = 8
 #: Bit of the word address that tells the map from the counts.
-_MAP_BIT = 8
+_MAP_BIT = exact_log2(register("DROPPED").offset // WORD_BYTES)
 
 
 class KeptMap(wiring.Component):
@@ -55,37 +51,38 @@ class KeptMap(wiring.Component):
     def __init__(self, config: Config) -> None:
         self.max_tokens = config.max_tokens
         super().__init__({
-            "init": In(1), "index": In(_NIBBLE), "drop": In(1),
+            "init": In(1), "index": In(DROPPED_BITS), "drop": In(1),
             "drop_row": In(range(config.max_tokens)),
             "count": In(1), "count_tokens": In(16), "count_patches": In(16),
-            "at": In(READBACK_BITS), "word": Out(32),
+            "at": In(WORD_ADDRESS_BITS), "word": Out(32),
         })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        words = -(-self.max_tokens // _NIBBLES)
+        words, row_bits = -(-self.max_tokens // DROPPED_ROWS), exact_log2(DROPPED_ROWS)
         left = data.StructLayout({"patches": bits_for(self.max_tokens),
                                   "tokens": bits_for(self.max_tokens)})
-        counts = Memory(shape=left, depth=1 << _NIBBLE, init=[],
+        counts = Memory(shape=left, depth=1 << DROPPED_BITS, init=[],
                         attrs={"ram_style": "distributed"})
-        rows = Memory(shape=data.ArrayLayout(_NIBBLE, _NIBBLES), depth=words, init=[],
+        rows = Memory(shape=data.ArrayLayout(DROPPED_BITS, DROPPED_ROWS), depth=words, init=[],
                       attrs={"ram_style": "distributed"})
         m.submodules.counts, m.submodules.rows = counts, rows
         count_read, count_write = counts.read_port(), counts.write_port()
         row_read, row_write = rows.read_port(), rows.write_port(granularity=1)
 
         filling = Signal()
-        place = Signal(range(max(1 << _NIBBLE, words)))
+        place = Signal(range(max(1 << DROPPED_BITS, words)))
         with m.If(self.init):
             m.d.sync += [filling.eq(1), place.eq(0)]
         with m.Elif(filling):
             m.d.sync += place.eq(place + 1)
-            with m.If(place == max(1 << _NIBBLE, words) - 1):
+            with m.If(place == max(1 << DROPPED_BITS, words) - 1):
                 m.d.sync += filling.eq(0)
 
         m.d.comb += [
-            row_write.en.eq((self.drop << self.drop_row[:3]) | filling.replicate(_NIBBLES)),
-            row_write.addr.eq(Mux(filling, place, self.drop_row[3:])),
+            row_write.en.eq((self.drop << self.drop_row[:row_bits])
+                            | filling.replicate(DROPPED_ROWS)),
+            row_write.addr.eq(Mux(filling, place, self.drop_row[row_bits:])),
             count_write.en.eq(filling | self.count),
             count_write.addr.eq(Mux(filling, place, self.index)),
             count_write.data.tokens.eq(Mux(filling, 0, self.count_tokens)),
@@ -93,8 +90,8 @@ class KeptMap(wiring.Component):
             count_read.addr.eq(self.at),
             row_read.addr.eq(self.at),
         ]
-        for i in range(_NIBBLES):
-            m.d.comb += row_write.data[i].eq(self.index | filling.replicate(_NIBBLE))
+        for i in range(DROPPED_ROWS):
+            m.d.comb += row_write.data[i].eq(self.index | filling.replicate(DROPPED_BITS))
         in_map = delay(m, self.at[_MAP_BIT], self.LATENCY, name="in_map")
         count_word = Signal(data.StructLayout({"patches": 16, "tokens": 16}))
         m.d.comb += [

@@ -8,19 +8,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
+from amaranth.utils import exact_log2
+
 from rtl.config import Config
 from rtl.isa import ISA_VERSION, SELECTORS, Error, Stall
 
-__all__ = ["ADDRESS_BITS", "ARGUMENTS", "Access", "DROPPED_ROWS", "Field", "READBACK", "REGISTERS",
-           "Register", "RunState", "STATUS", "WORD_BYTES", "constants", "readback_words",
-           "register"]
+__all__ = ["ADDRESS_BITS", "ARGUMENTS", "Access", "DROPPED_BITS", "DROPPED_ROWS", "Field",
+           "READBACK", "REGISTERS", "Register", "RunState", "STATUS", "WORD_ADDRESS_BITS",
+           "WORD_BYTES", "constants", "readback_words", "register"]
 
 #: Address bits of the control port: 4 KiB, the smallest segment of an address map.
 ADDRESS_BITS = 12
 #: Bytes of one word; wider registers are several words, the low one first.
 WORD_BYTES = 4
-#: Rows of the residual in a word of the register DROPPED.
+#: Bits of the address of a word.
+WORD_ADDRESS_BITS = ADDRESS_BITS - exact_log2(WORD_BYTES)
+#: Rows of the residual in a word of the register DROPPED, and bits of each.
 DROPPED_ROWS = 8
+DROPPED_BITS = 8 * WORD_BYTES // DROPPED_ROWS
 #: Tokens of the largest configuration.
 _MAX_TOKENS = 1024
 

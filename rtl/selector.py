@@ -9,7 +9,8 @@ from amaranth.lib.wiring import In, Out
 from rtl import isa
 from rtl.arith import delay
 from rtl.config import Config
-from rtl.kept_map import READBACK_BITS, KeptMap
+from rtl.kept_map import KeptMap
+from rtl.registers import WORD_ADDRESS_BITS
 from rtl.search import TopKSearch
 from rtl.shares import Shares
 from rtl.token_list import TokenList
@@ -92,7 +93,7 @@ class Selector(wiring.Component):
             "write_row": Out(index),
             "tokens_after": Out(16), "dropped_rows": Out(11),
             "share_row": In(index), "share": Out(isa.SHARE_BITS),
-            "readback_at": In(READBACK_BITS), "readback": Out(32),
+            "readback_at": In(WORD_ADDRESS_BITS), "readback": Out(32),
             "scan_valid": Out(1), "scan_physical": Out(index), "scan_keep": Out(1),
             "weight_valid": Out(1), "weight": Out(isa.WEIGHT_BITS),
             "share_valid": Out(1), "share_index": Out(index), "share_value": Out(isa.SHARE_BITS),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rtl.isa import SELECTORS, Error, Stall
-from rtl.registers import DROPPED_ROWS, WORD_BYTES, register
+from rtl.registers import DROPPED_BITS, DROPPED_ROWS, WORD_BYTES, register
 from sim.session import Session
 
 __all__ = ["FRAME_BASE", "MODEL_BASE", "NEVER", "OUTPUT_BASE", "Device", "Result", "Selections",
@@ -23,9 +23,6 @@ OUTPUT_BASE = 0x25_4000_0000
 
 #: Bytes of the last beat of the output: top class, its logit, two zeros.
 _TOP_BYTES = 16
-
-#: Bits of a row in the map of dropped rows, the lowest row lowest.
-_MAP_BITS = 8 * WORD_BYTES // DROPPED_ROWS
 
 
 def output_bytes(classes: int) -> int:
@@ -164,7 +161,7 @@ class Device:
 
         def selections() -> Selections:
             packed = np.array([self.session.values[key] for key in keys], np.int64)
-            nibbles = packed[:, None] >> _MAP_BITS * np.arange(DROPPED_ROWS) & NEVER
+            nibbles = packed[:, None] >> DROPPED_BITS * np.arange(DROPPED_ROWS) & NEVER
             return Selections(tuple(value(count(), "tokens") for count in counts),
                               tuple(value(count(), "patches") for count in counts),
                               nibbles.reshape(-1)[:rows])
