@@ -94,6 +94,9 @@ class TokenSelector:
             number = self._index + (self._select is not None)
             raise ValueError(f"SELECT {number} has no PRUNE before it, or there are more than"
                              f" {SELECTORS}")
+        if not 0 < f.special < self.tokens:
+            raise ValueError(f"SELECT {self._index} is for {f.special} special tokens, must be for"
+                             f" at least 1 and fewer than the {self.tokens} tokens")
         self._select = f
 
     def prune(self, reciprocal_table: Int) -> Selection:

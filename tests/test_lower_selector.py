@@ -29,6 +29,7 @@ from rtl.isa import (
     Source,
     Stationary,
     Table,
+    select_layout,
 )
 
 #: Arrays of every proportion.
@@ -387,8 +388,15 @@ def test_interpreter_refuses_broken_selectors() -> None:
         image[64 * to:64 * to + 64] = program.image[64 * source:64 * source + 64]
         return bytes(image)
 
+    def with_special(count: int) -> bytes:
+        place, low = 64 * at[Opcode.SELECT], select_layout["special"].offset
+        word = int.from_bytes(program.image[place:place + 64], "little")
+        word = word & ~(3 << low) | count << low
+        return program.image[:place] + word.to_bytes(64, "little") + program.image[place + 64:]
+
     mlp2 = at[Opcode.SELECT] + 1
     for image, message in (
+        (with_special(0), "SELECT 0 is for 0 special tokens, must be for at least 1 and fewer"),
         (copied(at[Opcode.SELECT], at[Opcode.PRUNE]), "PRUNE has no SELECT before it"),
         (copied(mlp2, at[Opcode.SELECT]), "SELECT 1 has no PRUNE before it"),
         (copied(5 + at[Opcode.LOAD], package), "over dropped rows, there is no selector before it"),
