@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Small quantised networks with token selectors for tests, made once."""
+"""Named cases of token pruning: what the float and the integer twin make of composed pictures.
+
+For the twins themselves; networks of any other settings, to lower or to pack, are in
+``pruned_networks``.
+"""
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
