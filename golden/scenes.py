@@ -131,13 +131,17 @@ class Scenes:
 
     def patches(self, patch: int) -> NDArray[np.bool_]:
         """Return which patches hold a part of a digit [scenes, patches], line by line."""
+        return self.patch_pixels(patch) >= _DIGIT_PIXELS
+
+    def patch_pixels(self, patch: int) -> NDArray[np.int64]:
+        """Return the pixels of digits in each patch [scenes, patches], line by line."""
         count, size, _ = self.digits.shape
         if size % patch:
             raise SceneError(f"scenes are {size} pixels wide, must be a multiple of the patch,"
                              f" {patch}")
         grid = size // patch
         tiles = self.digits.reshape(count, grid, patch, grid, patch)
-        return (tiles.sum((2, 4)) >= _DIGIT_PIXELS).reshape(count, -1)
+        return tiles.sum((2, 4)).reshape(count, -1)
 
 
 @cache

@@ -17,7 +17,7 @@ __all__ = ["KINDS", "PRECISIONS", "Stage", "TrainConfig", "TrainError", "load_co
            "parse_config"]
 
 #: Kinds of stages.
-KINDS = ("dense", "threshold", "topk")
+KINDS = ("dense", "threshold", "topk", "random", "oracle")
 
 #: Precision of the products of matrices.
 PRECISIONS = ("float32", "bfloat16")
@@ -40,7 +40,9 @@ class Stage:
         Name of the file of its weights.
     kind
         ``dense``: all patches, cross entropy. ``threshold`` or ``topk``: with selectors of this
-        kind, see :mod:`golden.pruning`.
+        kind, see :mod:`golden.pruning`. ``random`` and ``oracle`` are there to compare with: a
+        ``topk`` that keeps other patches, by random numbers or those with the most pixels of
+        digits. The hardware has neither.
     start
         Name of the stage before whose weights this one begins with: those of its selectors, too, if
         it has as many. Without it, it is the one just before.
@@ -69,6 +71,9 @@ class Stage:
     noise
         Of ``threshold``, what the noise of the decisions is multiplied by: 1 is Gumbel-softmax. It
         falls to 0 along a straight line, for in the end decisions are made without noise.
+    quiet
+        Of ``threshold``, part of the steps that have no noise, the last ones: in these the ratio is
+        learned of the decisions that the network will make.
     loss_class, loss_ratio, loss_distil, loss_tokens
         Of stages with selectors, weights of: the cross entropy; the square of the difference from
         ``keep``, of ``threshold``; KL divergence of the classes from those of the dense network;
@@ -94,6 +99,7 @@ class Stage:
     package: str = "each"
     network: float = 1.0
     noise: float = 1.0
+    quiet: float = 0.25
     loss_class: float = 1.0
     loss_ratio: float = 2.0
     loss_distil: float = 0.5
@@ -113,7 +119,7 @@ class Stage:
             ("size", 1, float("inf")), ("steps", 1, float("inf")), ("batch", 1, float("inf")),
             ("warmup", 0, self.steps - 1), ("rate", 0, float("inf")), ("last", 0, 1),
             ("decay", 0, float("inf")), ("smoothing", 0, 1), ("clip", 0, float("inf")),
-            ("network", 0, float("inf")), ("noise", 0, float("inf")),
+            ("network", 0, float("inf")), ("noise", 0, float("inf")), ("quiet", 0, 1),
             *((f"loss_{part}", 0, float("inf"))
               for part in ("class", "ratio", "distil", "tokens")))
         for name, low, high in limits:
@@ -134,7 +140,7 @@ class Stage:
             raise TrainError(f"keep of stage {self.name} has {len(self.keep)} values, must have one"
                              f" for each of its {len(self.blocks)} blocks")
         try:
-            # The limits of rates are those of topk in both kinds.
+            # The limits of rates are those of topk in all kinds.
             PruningConfig(selector="topk", blocks=self.blocks, rates=self.keep,
                           package=self.package)
         except PruningError as error:
@@ -145,8 +151,10 @@ class Stage:
         """Where and how patches are dropped; None in a dense stage."""
         if self.kind == "dense":
             return None
-        return PruningConfig(selector=self.kind, blocks=self.blocks, package=self.package,
-                             rates=self.keep if self.kind == "topk" else None)
+        if self.kind == "threshold":
+            return PruningConfig(selector="threshold", blocks=self.blocks, package=self.package)
+        return PruningConfig(selector="topk", blocks=self.blocks, package=self.package,
+                             rates=self.keep)
 
     @property
     def distils(self) -> bool:

@@ -16,8 +16,11 @@ from golden.train_config import TrainError
 
 __all__ = ["Batch", "SceneData", "grey_images", "window_places"]
 
-#: Images of one step of a validation.
+#: Images of one step of a measurement.
 _CHUNK = 250
+
+#: Seed of the random numbers by which patches stay in a measurement.
+_SEED = 2022
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,16 +35,20 @@ class Batch:
         Class of each.
     places
         Of windows, where in the image each patch is [batch, patches]; None for whole images.
+    scores
+        Of stages where not the network decides, those with the largest stay [batch, patches].
     """
 
     images: Tensor
     labels: Tensor
     places: Tensor | None = None
+    scores: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on ``device``."""
         return Batch(self.images.to(device), self.labels.to(device),
-                     None if self.places is None else self.places.to(device))
+                     None if self.places is None else self.places.to(device),
+                     None if self.scores is None else self.scores.to(device))
 
 
 def grey_images(frames: NDArray[np.uint8]) -> Tensor:
@@ -95,26 +102,40 @@ class SceneData:
                              strokes=(fewer(whole.strokes[0]), fewer(whole.strokes[1])),
                              digit=whole.digit)
 
-    def batch(self, size: int, count: int, generator: np.random.Generator) -> Batch:
-        """Return ``count`` images of ``size`` pixels for training."""
+    def batch(self, size: int, count: int, generator: np.random.Generator,
+              kind: str = "dense") -> Batch:
+        """Return ``count`` images of ``size`` pixels for training in a stage of this ``kind``."""
         scenes = SceneSource("train", self.settings(size)).make(count, generator)
         places = None
         side = size // self.model.patch
         if side < self.model.grid:
             corners = generator.integers(0, self.model.grid - side + 1, (count, 2))
             places = window_places(corners, side, self.model.grid)
-        return Batch(grey_images(scenes.frames), torch.from_numpy(scenes.labels), places)
+        scores = None
+        if kind == "random":
+            scores = torch.from_numpy(generator.random((count, side * side), np.float32))
+        elif kind == "oracle":
+            scores = torch.from_numpy(scenes.patch_pixels(self.model.patch)).float()
+        return Batch(grey_images(scenes.frames), torch.from_numpy(scenes.labels), places, scores)
 
-    def validation(self, size: int, count: int) -> Iterator[Batch]:
-        """Yield ``count`` images of ``size`` pixels, of the validation digits, always the same.
+    def fixed(self, split: str, size: int, count: int, kind: str = "dense") -> Iterator[Batch]:
+        """Yield ``count`` images of ``size`` pixels, of the digits of a split, always the same.
 
-        Windows are in the middle of the image.
+        Windows are in the middle of the image. The random numbers of an image hang on its place in
+        the set only.
         """
-        scenes = fixed_set("validation", count, self.settings(size))
+        scenes = fixed_set(split, count, self.settings(size))
         side = size // self.model.patch
+        scores = None
+        if kind == "random":
+            scores = torch.from_numpy(np.stack([np.random.default_rng([_SEED, i]).random(
+                side * side, np.float32) for i in range(count)]))
+        elif kind == "oracle":
+            scores = torch.from_numpy(scenes.patch_pixels(self.model.patch)).float()
         for i in range(0, count, _CHUNK):
             frames = scenes.frames[i:i + _CHUNK]
             corners = np.full((len(frames), 2), (self.model.grid - side) // 2)
             yield Batch(grey_images(frames), torch.from_numpy(scenes.labels[i:i + _CHUNK]),
                         None if side == self.model.grid
-                        else window_places(corners, side, self.model.grid))
+                        else window_places(corners, side, self.model.grid),
+                        None if scores is None else scores[i:i + _CHUNK])

@@ -46,8 +46,11 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
 
 
 def keep_top_batch(score: Tensor, left: Tensor, count: int) -> Tensor:
-    """Return :func:`golden.selector.keep_top` of each row, among the patches that are ``left``."""
-    # Scores are not negative: -1 is behind all of them.
+    """Return :func:`golden.selector.keep_top` of each row, among the patches that are ``left``.
+
+    No ``score`` [batch, patches] is negative.
+    """
+    # -1 is behind all scores.
     order = score.masked_fill(left == 0, -1).argsort(dim=-1, descending=True, stable=True)
     keep = torch.zeros_like(score).scatter(-1, order[:, :count], 1)
     return keep * left
@@ -168,11 +171,13 @@ class TrainablePrunedViT(TrainableViT):
             selector.initialise(generator)
 
     def forward(self, images: Tensor,  # type: ignore[override]
-                noise: Tensor | None = None) -> PrunedOutput:
+                noise: Tensor | None = None, scores: Tensor | None = None) -> PrunedOutput:
         """Return what the network says of ``images`` [batch, channels, side, side].
 
         ``noise`` [selectors, batch, patches] is added to the logits of the scores of
-        ``threshold``; it is logistic where decisions are to be those of Gumbel-softmax.
+        ``threshold``; it is logistic where decisions are to be those of Gumbel-softmax. By
+        ``scores`` [batch, patches], not negative, all selectors of ``topk`` choose instead of by
+        the attention, which weights the package tokens all the same.
         """
         first, count = self.model.special_tokens, self.model.grid ** 2
         x = self.embed(images)
@@ -185,14 +190,15 @@ class TrainablePrunedViT(TrainableViT):
             if i in self.pruning.active:
                 x, present, weights = self._select(
                     len(keeps), x, present, weights, attention,
-                    None if noise is None else noise[len(keeps)])
+                    None if noise is None else noise[len(keeps)], scores)
                 keeps.append(present[:, first:first + count])
             x, attention = block(x, present if keeps else None)
         y = self.norm(x)
         return PrunedOutput(self.logits(y), y[:, first:first + count], tuple(keeps))
 
     def _select(self, index: int, x: Tensor, present: Tensor, weights: Tensor, attention: Tensor,
-                noise: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+                noise: Tensor | None,
+                scores: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Apply a selector: return all tokens, which are left, and the weights of packages."""
         first, count = self.model.special_tokens, self.model.grid ** 2
         left = present[:, first:first + count]
@@ -201,7 +207,8 @@ class TrainablePrunedViT(TrainableViT):
             keep = keep * left
         else:
             score = attention[:, first:first + count]
-            keep = keep_top_batch(score, left, self.pruning.keep_counts(count)[index])
+            keep = keep_top_batch(score if scores is None else scores, left,
+                                  self.pruning.keep_counts(count)[index])
         patches, dropped = x[:, first:first + count], left - keep
         some = (dropped.detach() > 0).any(-1)
         packages, there = x[:, first + count:], present[:, first + count:]

@@ -21,10 +21,11 @@ from golden.model_file import load_model
 from golden.train_config import Stage, TrainConfig, TrainError
 from golden.train_data import Batch, SceneData
 from golden.train_losses import distillation_loss, ratio_loss, token_loss
+from golden.train_measure import measure
 from golden.trainable import TrainableViT
 from golden.trainable_pruning import TrainablePrunedViT
 
-__all__ = ["Progress", "Trainer", "World", "learning_rate", "parameter_groups"]
+__all__ = ["Progress", "Trainer", "World", "learning_rate", "noise_level", "parameter_groups"]
 
 #: File that a training is resumed from, and the one with a line of JSON for each measurement.
 _STATE = "state.pt"
@@ -69,6 +70,12 @@ def learning_rate(stage: Stage, step: int) -> float:
         return stage.rate * (step + 1) / stage.warmup
     part = (step - stage.warmup) / (stage.steps - stage.warmup)
     return stage.rate * (stage.last + (1 - stage.last) * (1 + math.cos(math.pi * part)) / 2)
+
+
+def noise_level(stage: Stage, step: int) -> float:
+    """Return what the noise of the decisions is multiplied by in a step, counted from 0."""
+    noisy = stage.steps * (1 - stage.quiet)
+    return stage.noise * (1 - step / noisy) if step < noisy else 0.0
 
 
 def parameter_groups(network: nn.Module, decay: float,
@@ -125,7 +132,7 @@ class Trainer:
         self._seconds = self._cpu_seconds = 0.0
         self._optimiser: torch.optim.Optimizer | None = None
         self._optimiser_state: dict[str, Any] | None = None
-        self._validation: dict[int, list[Batch]] = {}
+        self._validation: dict[tuple[int, str], list[Batch]] = {}
         self._teacher: TrainableViT | None = None
         state = self._resume()
         self._begin(min(self.stage, len(config.stages) - 1))
@@ -157,29 +164,16 @@ class Trainer:
                 report(Progress(stage, self.step, loss, accuracy, kept))
             self._end(stage)
 
-    def measure(self, size: int) -> tuple[float, tuple[float, ...]]:
-        """Return the part of the validation images of ``size`` pixels that is classified right, and
-        the part of their patches that each selector keeps.
+    def measure(self, stage: Stage) -> tuple[float, tuple[float, ...]]:
+        """Return the part of the validation images of a stage that the network classifies right,
+        and the part of their patches that each selector keeps.
         """
-        if size not in self._validation:
-            self._validation[size] = [batch.to(self.device) for batch in self.data.validation(
-                size, self.config.validation)]
-        batches = self._validation[size]
-        self.network.eval()
-        right = 0
-        kept: list[Tensor] = []
-        with torch.no_grad():
-            for batch in batches:
-                if isinstance(self.network, TrainablePrunedViT):
-                    output = self.network(batch.images)
-                    logits = output.logits
-                    kept.append(torch.stack([keep.mean(1).sum() for keep in output.keeps]))
-                else:
-                    logits = self.network(batch.images, batch.places)
-                right += int((logits.argmax(-1) == batch.labels).sum())
-        self.network.train()
-        count = self.config.validation
-        return right / count, tuple((torch.stack(kept).sum(0) / count).tolist()) if kept else ()
+        key = stage.size, stage.kind
+        if key not in self._validation:
+            self._validation[key] = [batch.to(self.device) for batch in self.data.fixed(
+                "validation", stage.size, self.config.validation, stage.kind)]
+        answers = measure(self.network, self._validation[key])
+        return float(answers.right.mean()), tuple(answers.keeps.mean((0, 2)).tolist())
 
     def _begin(self, index: int) -> None:
         """Make the network of a stage, with the weights that it begins with, and its teacher."""
@@ -227,12 +221,12 @@ class Trainer:
         assert self._optimiser is not None
         generator = np.random.default_rng([self.config.seed, self.stage, self.step,
                                            self.world.rank])
-        batch = self.data.batch(stage.size, stage.batch // self.world.size, generator)
+        batch = self.data.batch(stage.size, stage.batch // self.world.size, generator, stage.kind)
         noise = None
-        if stage.kind == "threshold" and stage.noise > 0:
+        level = noise_level(stage, self.step)
+        if stage.kind == "threshold" and level > 0:
             shape = (len(stage.blocks), len(batch.labels), self.config.model.grid ** 2)
-            factor = stage.noise * (1 - self.step / stage.steps)
-            noise = torch.from_numpy(factor * generator.logistic(size=shape)).float()
+            noise = torch.from_numpy(level * generator.logistic(size=shape)).float()
             noise = noise.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16,
                             enabled=stage.precision == "bfloat16"):
@@ -251,7 +245,7 @@ class Trainer:
         if stage.kind == "dense":
             return functional.cross_entropy(network(batch.images, batch.places), batch.labels,
                                             label_smoothing=stage.smoothing)
-        output = network(batch.images, noise)
+        output = network(batch.images, noise, batch.scores)
         loss = stage.loss_class * functional.cross_entropy(output.logits, batch.labels,
                                                            label_smoothing=stage.smoothing)
         if stage.kind == "threshold":
@@ -269,7 +263,7 @@ class Trainer:
         """Measure the accuracy, log it and save everything; only the first process does."""
         if self.world.rank:
             return None, ()
-        accuracy, kept = self.measure(stage.size)
+        accuracy, kept = self.measure(stage)
         line: dict[str, Any] = {
             "stage": stage.name, "step": self.step, "loss": loss, "accuracy": accuracy,
             "seconds": round(self._seconds, 1), "cpu_seconds": round(self._cpu_seconds, 1)}
@@ -320,6 +314,9 @@ class Trainer:
         except Exception as error:
             raise TrainError(f"{path} is truncated or corrupt: delete it to start anew") from error
         now = asdict(self.config)
+        # Stages that ended have nothing of settings that they did not know.
+        for old, new in zip(left["stages"][:state["stage"]], now["stages"], strict=False):
+            old.update({name: value for name, value in new.items() if name not in old})
         # Stages that have not begun may be others, and more.
         begun = state["stage"] + (state["step"] > 0)
         if begun > len(self.config.stages):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Settings of trainings: the file that is shipped, defaults, and every way to be wrong."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,8 @@ def test_stages_with_selectors():
     assert dense.pruning is None and not dense.distils and pruned.distils
     assert pruned.pruning == PruningConfig(selector="threshold", blocks=(2, 3))
     assert top.pruning == PruningConfig(selector="topk", blocks=(2, 3), rates=(0.5, 0.3))
+    assert [replace(top, kind=kind).pruning == top.pruning for kind in ("random", "oracle")
+            ] == [True, True]
     assert [found.source(i) for i in range(3)] == [None, "dense", "pruned"]
     assert [found.teacher(i) for i in range(3)] == [None, "dense", "dense"]
     assert parse(f"[{SELECT}]", weights="a.pth").weights == "a.pth"
@@ -60,7 +63,8 @@ def test_number_without_a_point():
 
 
 @pytest.mark.parametrize(("values", "message"), [
-    ({"kind": "sparse"}, "kind of stage dense is 'sparse', must be one of dense, threshold, topk"),
+    ({"kind": "sparse"},
+     "kind of stage dense is 'sparse', must be one of dense, threshold, topk, random, oracle"),
     ({"blocks": (2,)}, r"blocks of stage dense is \[2\], must not be there in a dense stage"),
     ({"keep": (0.5,)}, r"keep of stage dense is \[0.5\], must not be there in a dense stage"),
     ({"kind": "topk", "blocks": (2, 3), "keep": (0.5,)},
@@ -71,6 +75,7 @@ def test_number_without_a_point():
     ({"kind": "topk", "blocks": (2,), "keep": (0.5,), "package": "none"},
      "stage dense: package is 'none', must be one of each, merged"),
     ({"loss_ratio": -1.0}, "loss_ratio of stage dense is -1.0, must be at least 0"),
+    ({"quiet": 1.5}, "quiet of stage dense is 1.5, must be from 0 to 1"),
     ({"name": "../up"}, "name of a stage is '../up', must be letters"),
     ({"precision": "int8"}, "precision of stage dense is 'int8', must be one of float32, bfloat16"),
     ({"steps": 0}, "steps of stage dense is 0, must be at least 1"),
@@ -105,7 +110,7 @@ def test_bad_stages(values, message):
     ({"stages": "[{name: a, size: 108, steps: 10, batch: 4, rate: 1}]"}, "size of stage a is 108"),
     ({"lr": 1}, "x.yaml has 'lr', must be one of model, seed"),
     ({"data": "cats"}, "data is 'cats', must be scenes"),
-    ({"functions": "relu"}, "functions is 'relu', must be one of exact, heatvit"),
+    ({"functions": "relu"}, "functions is 'relu', must be one of exact, heatvit, ibert"),
     ({"model": 7}, "model of x.yaml is 7, must be text"),
     ({"threads": 0}, "threads is 0, must be at least 1"),
     ({"seed": -1}, "seed is -1, must be at least 0"),

@@ -53,19 +53,44 @@ def test_windows_have_less_in_them():
 
 
 def test_validation_is_the_validation_set():
-    batches = list(SceneData(SCENES).validation(96, 300))
+    batches = list(SceneData(SCENES).fixed("validation", 96, 300))
     expected = fixed_set("validation", 300)
     assert [len(batch.labels) for batch in batches] == [250, 50]
-    assert all(batch.places is None for batch in batches)
+    assert all(batch.places is None and batch.scores is None for batch in batches)
     assert torch.equal(torch.cat([batch.images for batch in batches]),
                        grey_images(expected.frames))
     assert torch.cat([batch.labels for batch in batches]).tolist() == expected.labels.tolist()
 
 
 def test_validation_of_windows_is_in_the_middle():
-    batch, = SceneData(SCENES).validation(48, 2)
+    batch, = SceneData(SCENES).fixed("validation", 48, 2)
     assert batch.places.tolist() == 2 * [[18, 19, 20, 21, 26, 27, 28, 29, 34, 35, 36, 37,
                                           42, 43, 44, 45]]
+
+
+def test_scores_of_the_oracle_are_pixels_of_digits():
+    batch = SceneData(SCENES).batch(96, 4, np.random.default_rng(0), "oracle")
+    scenes = SceneSource("train").make(4, np.random.default_rng(0))
+    assert batch.scores.shape == (4, 64) and batch.scores.dtype == torch.float32
+    assert batch.scores[1, 10] == scenes.digits[1, 12:24, 24:36].sum()
+    assert np.array_equal(batch.scores.sum(1), scenes.digits.sum((1, 2)))
+    fixed, = SceneData(SCENES).fixed("test", 96, 3, "oracle")
+    assert np.array_equal(fixed.scores, fixed_set("test", 3).patch_pixels(12))
+
+
+def test_random_scores_are_new_in_every_step_and_fixed_in_measurements():
+    data, generator = SceneData(SCENES), np.random.default_rng(0)
+    first, second = (data.batch(96, 4, generator, "random").scores for _ in range(2))
+    assert first.shape == (4, 64) and 0 <= first.min() and first.max() < 1
+    assert not torch.equal(first, second)
+    again = data.batch(96, 4, np.random.default_rng(0), "random")
+    assert torch.equal(again.scores, first)
+    few, = data.fixed("test", 96, 3, "random")
+    many = torch.cat([batch.scores for batch in data.fixed("test", 96, 251, "random")])
+    assert torch.equal(many[:3], few.scores)
+    assert len(torch.unique(many)) > 64 * 250
+    moved = few.to(torch.device("cpu"))
+    assert torch.equal(moved.scores, few.scores)
 
 
 def test_model_must_have_the_classes_of_scenes():

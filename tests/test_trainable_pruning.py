@@ -209,6 +209,26 @@ def test_top_k_of_rows() -> None:
             assert keep.tolist() == expected.tolist(), count
 
 
+def test_given_scores_choose_in_place_of_the_attention() -> None:
+    made, batch = network(SCENES, selector="topk", rates=(0.5, 0.25, 0.25)), images(SCENES)
+    scores = torch.rand(3, 64, generator=torch.Generator().manual_seed(0)).double()
+    # Equal ones: the earlier stay.
+    scores[0] = 0
+    found = made(batch, scores=scores)
+    for i, row in enumerate(scores):
+        for keep, count in zip(found.keeps, (32, 16, 16), strict=True):
+            assert torch.equal(keep[i].bool(), keep_top(row, count))
+    assert not torch.equal(found.keeps[0], made(batch).keeps[0])
+
+
+def test_given_scores_do_not_weight_the_package() -> None:
+    """Where they choose as the attention does, nothing is another."""
+    made, batch = network(SCENES, selector="topk", rates=(0.5,), blocks=(2,)), images(SCENES)
+    usual = made(batch)
+    found = made(batch, scores=5 * usual.keeps[0])
+    assert torch.equal(found.logits, usual.logits)
+
+
 def test_package_of_rows() -> None:
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(4, 6, 8, generator=generator)

@@ -24,7 +24,7 @@ from golden.scenes import SceneError, fixed_set
 from golden.train_config import Stage, TrainConfig, TrainError
 from golden.train_data import grey_images
 from golden.trainable_pruning import TrainablePrunedViT
-from golden.trainer import Trainer, World, learning_rate, parameter_groups
+from golden.trainer import Trainer, World, learning_rate, noise_level, parameter_groups
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -188,7 +188,7 @@ def test_learns(tmp_path):
     stage = Stage(name="windows", size=48, steps=60, batch=8, rate=3e-3, warmup=10)
     trainer = Trainer(replace(CONFIG, validate_every=60, stages=(stage,)), tmp_path, device=CPU)
     batch = trainer.data.batch(48, 8, np.random.default_rng(0))
-    trainer.data.batch = lambda size, count, generator: batch
+    trainer.data.batch = lambda size, count, generator, kind: batch
     losses = []
     trainer.run(lambda progress: losses.append(progress.loss))
     assert losses[0] > 2.2
@@ -204,6 +204,16 @@ def test_learning_rate():
     assert rates[4:] == sorted(rates[4:], reverse=True)
     assert rates[11] > 0.1
     assert rates[10] == pytest.approx(0.1 + 0.15 * (1 + math.cos(math.pi * 6 / 8)))
+
+
+def test_noise_ends_before_the_stage():
+    stage = Stage(name="a", kind="threshold", size=96, steps=8, batch=1, rate=0.4, noise=2.0,
+                  blocks=(1,), keep=(0.5,))
+    assert [noise_level(stage, step) for step in range(8)] == pytest.approx(
+        [2, 5 / 3, 4 / 3, 1, 2 / 3, 1 / 3, 0, 0])
+    assert noise_level(replace(stage, quiet=0.0), 7) == 0.25
+    assert noise_level(replace(stage, quiet=1.0), 0) == 0
+    assert noise_level(replace(stage, noise=0.0), 0) == 0
 
 
 def test_what_decays():
@@ -259,6 +269,39 @@ def test_measures_what_is_kept(selected):
     assert len(kept["threshold"]) == 1 and 0.5 < kept["threshold"][0] <= 1
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert log[-1]["kept"] == [0.5] and "kept" not in log[0]
+
+
+@pytest.mark.parametrize("kind", ["random", "oracle"])
+def test_stages_to_compare_with(kind, selected, tmp_path):
+    """They learn, are resumed and measured as topk is, and are other networks."""
+    folder, _ = selected
+    stage = replace(SELECT.stages[3], kind=kind, start="", rate=1e-3, precision="float32")
+    config = replace(SELECT, weights=str(folder / "dense.safetensors"), stages=(stage,))
+    reports = train(tmp_path / "whole", config)
+    with pytest.raises(Stopped):
+        train(tmp_path / "rest", config, stop=2)
+    assert [r.loss for r in train(tmp_path / "rest", config)] == [r.loss for r in reports[2:]]
+    first, second = (loaded(tmp_path / name, "topk").state for name in ("whole", "rest"))
+    assert_equal(first, second)
+    assert reports[-1].kept == (0.5,)
+    train(tmp_path / "usual", replace(config, stages=(replace(stage, kind="topk"),)))
+    assert not torch.equal(loaded(tmp_path / "usual", "topk").state["head.weight"],
+                           first["head.weight"])
+
+
+def test_state_of_before_a_setting_was_there(tmp_path):
+    """A stage that ended did without it; one in the middle would go on as another."""
+    config = replace(SELECT, stages=SELECT.stages[:2])
+    with pytest.raises(Stopped):
+        train(tmp_path, config, stop=4)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    del state["config"]["stages"][0]["quiet"]
+    torch.save(state, tmp_path / "state.pt")
+    assert len(train(tmp_path, config)) == 1
+    del state["config"]["stages"][1]["quiet"]
+    torch.save(state, tmp_path / "state.pt")
+    with pytest.raises(TrainError, match="holds a training with another stages"):
+        train(tmp_path, config)
 
 
 @pytest.mark.parametrize("name", ["threshold", "topk"])
