@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from golden.fixed import Int, mantissa
-from rtl.isa import ACC_BITS, MEAN_FRAC
+from rtl.isa import ACC_BITS, MANTISSA_BITS, MEAN_FRAC
 
 __all__ = ["PIXEL_RANGE", "WEIGHT_MAX", "Linear", "Norm", "Ranges", "Real", "Scale", "linear",
            "norm", "scale"]
@@ -90,9 +90,14 @@ def linear(weight: Real, bias: Real, name: str, *, source: float, target: float,
     if reach.max() >= _ACC_LIMIT:
         raise ValueError(f"|accumulator| + |bias| of output {reach.argmax()} of {name} reaches"
                          f" {reach.max()}, must stay below {_ACC_LIMIT}")
-    scales = [scale(source * s / target, name) for s in step.tolist()]
-    return Linear(weight=q.astype(np.int8), bias=b, m=np.array([s.m for s in scales], np.int64),
-                  s=np.array([s.s for s in scales], np.int64))
+    # As scale() of each output.
+    fraction, exponent = np.frexp(source * step / target)
+    m = np.rint(fraction * (1 << MANTISSA_BITS)).astype(np.int64)
+    carry = m >> MANTISSA_BITS
+    shift = MANTISSA_BITS - exponent.astype(np.int64) - carry
+    if np.any(bad := (shift < 1) | (shift > _SHIFT_MAX)):
+        scale(source * float(step[bad][0]) / target, name)
+    return Linear(weight=q.astype(np.int8), bias=b, m=m >> carry, s=shift)
 
 
 def norm(channels: int, eps: float, name: str, *, residual: float, step: float) -> Norm:

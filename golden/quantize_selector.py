@@ -2,7 +2,7 @@
 """Post-training quantisation of token selectors."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from golden.pruning import PrunedViT, PruningConfig, PruningError
 from rtl.isa import MEAN_FRAC, SCORE_BITS, WEIGHT_BITS
 
 __all__ = ["GELU_STAGES", "SCORE_SHIFT", "QuantizedClassifier", "check_weights",
-           "quantize_classifier", "record_selectors", "score_frac"]
+           "classifier_steps", "quantize_classifier", "record_selectors", "score_frac"]
 
 #: Shift that leaves the attention as a whole number, see ``class_attention``.
 SCORE_SHIFT = 42
@@ -115,28 +115,34 @@ def score_frac(pruning: PruningConfig, model: ModelConfig, ranges: Ranges) -> in
     return min(high, max(low, math.floor(math.log2(limit))))
 
 
+def classifier_steps(ranges: Ranges, index: int) -> dict[str, float]:
+    """Return the steps of the ``threshold`` selector of this index.
+
+    ``ranges`` is what :func:`record_selectors` has filled.
+    """
+    stage = f"selector{index}"
+    step = max(ranges.step8(*(f"{stage}.{name}" for name in GELU_STAGES)),
+               _SMALLEST_RANGE / WEIGHT_MAX)
+    return {f"{stage}.norm": ranges.step8(f"{stage}.norm"),
+            f"{stage}.input": ranges.step8(f"{stage}.input"),
+            **{f"{stage}.{name}": step for name in (*GELU_STAGES, "mean")},
+            f"{stage}.classes": _SIGMOID_STEP, f"{stage}.score": 2.0 ** -SCORE_BITS}
+
+
 def quantize_classifier(model: ModelConfig, state: Mapping[str, Real], functions: Functions,
-                        ranges: Ranges, *, index: int, residual: float,
-                        steps: dict[str, float]) -> QuantizedClassifier:
+                        step_of: Callable[[str], float], *, index: int) -> QuantizedClassifier:
     """Return the ``threshold`` selector of this index in integers.
 
     Parameters
     ----------
     model, state, functions
         Sizes, parameters, GELU and sigmoid.
-    ranges
-        What :func:`record_selectors` has taken in.
-    residual
-        Step of the residual.
-    steps
-        Gets the steps of the stages.
+    step_of
+        The step of a stage.
     """
     stage, d = f"selector{index}", model.head_size
-    steps[f"{stage}.norm"] = ranges.step8(f"{stage}.norm")
-    step = max(ranges.step8(*(f"{stage}.{name}" for name in GELU_STAGES)),
-               _SMALLEST_RANGE / WEIGHT_MAX)
-    steps.update({f"{stage}.{name}": step for name in (*GELU_STAGES, "mean")})
-    steps.update({f"{stage}.classes": _SIGMOID_STEP, f"{stage}.score": 2.0 ** -SCORE_BITS})
+    residual, normal, step, pooled = (step_of(name) for name in (
+        "embed.residual", f"{stage}.norm", f"{stage}.local", f"{stage}.input"))
 
     def layer(name: str, weight: Real, bias: Real, source: float,
               target: float = _GELU_X_STEP) -> Linear:
@@ -148,16 +154,15 @@ def quantize_classifier(model: ModelConfig, state: Mapping[str, Real], functions
     weight, bias = parameters("embed")
     bias = bias + weight @ state["norm.bias"]
     weight = weight * state["norm.weight"]
-    local, global_ = (layer(name, w, b, steps[f"{stage}.norm"]) for name, w, b in zip(
+    local, global_ = (layer(name, w, b, normal) for name, w, b in zip(
         ("local", "global"), np.split(weight, 2), np.split(bias, 2), strict=True))
-    pooled = ranges.step8(f"{stage}.input")
     weight, bias = parameters("importance1")
     importance1 = layer("importance1", np.repeat(weight / d, d, axis=1), bias, pooled)
     weight, bias = parameters("score3")
     difference = layer("score3", weight[:1] - weight[1:], bias[:1] - bias[1:], step,
                        _SIGMOID_X_STEP)
     return QuantizedClassifier(
-        norm=norm(d, model.eps, f"{stage}.norm", residual=residual, step=steps[f"{stage}.norm"]),
+        norm=norm(d, model.eps, f"{stage}.norm", residual=residual, step=normal),
         local=local, global_=global_,
         importance_scale=scale(residual / pooled / (1 << MEAN_FRAC), f"{stage}.input"),
         importance1=importance1, mean=scale(2.0 ** -17, f"{stage}.mean", low=18),
