@@ -30,9 +30,10 @@ def exit_status(name: str, run: Callable[[], bool | None],
     ValueErrors (all faults of models, settings and files that are read), OSErrors and ``faults``
     are printed as one sentence: 2. An interrupt is 130.
     """
+    told: tuple[type[Exception], ...] = (ValueError, OSError, *faults)
     try:
         return 1 if run() is False else 0
-    except (ValueError, OSError, *faults) as error:
+    except told as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
