@@ -203,7 +203,7 @@ class FloatViT:
         Parameters, see :func:`parameter_shapes`.
     functions
         GELU and softmax: ``exact`` (GELU by the error function), or the polynomials of
-        ``heatvit``, see :mod:`golden.nonlinear`.
+        ``ibert`` or ``heatvit``, see :mod:`golden.nonlinear`.
     """
 
     def __init__(self, model: ModelConfig, state: State, functions: str = "exact") -> None:

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""GELU, softmax and sigmoid of the float twin with their tables: the exact ones, and HeatViT's own.
+"""GELU, softmax and sigmoid of the float twin with their tables: exact, I-BERT's and HeatViT's.
 
-HeatViT (arXiv 2211.08110) has polynomials in their place:
+I-BERT (arXiv 2101.01321) has polynomials in their place:
 
-* ``GELU_a(x) = x/2 (1 + L(x / sqrt 2))``, ``L(u) = sign(u) d1 (a (min(|u|, -b) + b)^2 + 1)``;
-* softmax, times ``d2``, with ``exp(p - z ln 2) = (0.3585 (p + 1.353)^2 + 0.344) 2^-z``;
-* sigmoid in straight lines (PLAN).
+* ``GELU(x) = x/2 (1 + L(x / sqrt 2))``, ``L(u) = sign(u) d1 (a (min(|u|, -b) + b)^2 + 1)``, d1 = 1;
+* softmax with ``exp(p - z ln 2) = (0.3585 (p + 1.353)^2 + 0.344) 2^-z``.
 
-The factors d1 and d2 of one half make the slopes smaller than those of the exact functions. With
-them a network computes something else: GELU_a has the slopes 1/4 and 3/4 far from zero. It is for
-networks that were trained with it. The scores of selectors are not multiplied by d2.
+It has no sigmoid: here that is ``1 / (1 + exp(-|x|))`` with this exponential, and one less that for
+negative x.
+
+HeatViT (arXiv 2211.08110) has the same, but d1 = 1/2, the softmax of the blocks is multiplied by
+d2 = 1/2, and the sigmoid is one of straight lines (PLAN). These factors make the slopes smaller
+than those of the exact functions. With them a network computes something else: its GELU has the
+slopes 1/4 and 3/4 far from zero. It is for networks that were trained with it. The scores of
+selectors are not multiplied by d2.
 """
 
 import math
@@ -32,8 +36,9 @@ from golden.fit import (
 )
 from golden.fixed import Int
 
-__all__ = ["FUNCTIONS", "Functions", "functions_named", "heatvit_exp_table", "heatvit_gelu",
-           "heatvit_gelu_table", "heatvit_sigmoid", "heatvit_sigmoid_table", "heatvit_softmax"]
+__all__ = ["FUNCTIONS", "Functions", "functions_named", "heatvit_gelu", "heatvit_gelu_table",
+           "heatvit_sigmoid", "heatvit_sigmoid_table", "ibert_exp_table", "ibert_gelu",
+           "ibert_gelu_table", "ibert_sigmoid", "ibert_sigmoid_table", "ibert_softmax"]
 
 Real = NDArray[np.float64]
 
@@ -46,20 +51,47 @@ _EXP = (0.3585, 1.353, 0.344)
 _PLAN = ((0.0, 1 / 4, 1 / 2), (1.0, 1 / 8, 5 / 8), (2.375, 1 / 32, 27 / 32), (5.0, 0.0, 1.0))
 
 
-def heatvit_gelu(x: Tensor) -> Tensor:
-    """Return HeatViT's polynomial GELU, d1 = 1/2."""
+def _precise(x: Tensor) -> Tensor:
+    """Return ``x`` in float32 if it is in less: in bfloat16 the polynomials lose all digits."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _polynomial_gelu(x: Tensor, delta: float) -> Tensor:
+    x = _precise(x)
     u = x / math.sqrt(2)
-    erf = u.sign() * _DELTA1 * (_A * (u.abs().clamp(max=-_B) + _B).square() + 1)
+    erf = u.sign() * delta * (_A * (u.abs().clamp(max=-_B) + _B).square() + 1)
     return x / 2 * (1 + erf)
 
 
-def heatvit_softmax(x: Tensor) -> Tensor:
-    """Return softmax over the last axis with HeatViT's exponential; not multiplied by d2."""
-    x = x - x.amax(-1, keepdim=True)
+def _polynomial_exp(x: Tensor) -> Tensor:
+    """Return the exponential of what is not positive."""
     z = (-x / math.log(2)).floor()
     a, b, c = _EXP
-    e = (a * (x + z * math.log(2) + b).square() + c) * torch.exp2(-z)
+    return (a * (x + z * math.log(2) + b).square() + c) * torch.exp2(-z)
+
+
+def ibert_gelu(x: Tensor) -> Tensor:
+    """Return I-BERT's polynomial GELU."""
+    return _polynomial_gelu(x, 1.0)
+
+
+def ibert_softmax(x: Tensor) -> Tensor:
+    """Return softmax over the last axis with I-BERT's exponential, which is HeatViT's too."""
+    x = _precise(x)
+    e = _polynomial_exp(x - x.amax(-1, keepdim=True))
     return e / e.sum(-1, keepdim=True)
+
+
+def ibert_sigmoid(x: Tensor) -> Tensor:
+    """Return a sigmoid of I-BERT's exponential."""
+    x = _precise(x)
+    y = 1 / (1 + _polynomial_exp(-x.abs()))
+    return torch.where(x < 0, 1 - y, y)
+
+
+def heatvit_gelu(x: Tensor) -> Tensor:
+    """Return HeatViT's polynomial GELU, d1 = 1/2."""
+    return _polynomial_gelu(x, _DELTA1)
 
 
 def heatvit_sigmoid(x: Tensor) -> Tensor:
@@ -70,33 +102,53 @@ def heatvit_sigmoid(x: Tensor) -> Tensor:
     return torch.where(x < 0, 1 - y, y)
 
 
-def _gelu(x: Real) -> Real:
+# The functions of tables, of real numbers.
+
+def _ibert_gelu(x: Real) -> Real:
+    return ibert_gelu(torch.from_numpy(x)).numpy()
+
+
+def _ibert_sigmoid(x: Real) -> Real:
+    return ibert_sigmoid(torch.from_numpy(SIGMOID_SCALE * x)).numpy()
+
+
+def _heatvit_gelu(x: Real) -> Real:
     return heatvit_gelu(torch.from_numpy(x)).numpy()
 
 
-def _sigmoid(x: Real) -> Real:
+def _heatvit_sigmoid(x: Real) -> Real:
     return heatvit_sigmoid(torch.from_numpy(SIGMOID_SCALE * x)).numpy()
 
 
-def _exp(f: Real) -> Real:
+def _ibert_exp(f: Real) -> Real:
     a, b, c = _EXP
     return 255 * (a * (b - f * math.log(2)) ** 2 + c)
 
 
+def ibert_gelu_table(step: float) -> Int:
+    """Return the lane table ``[34, 3]`` of :func:`ibert_gelu`; tails 0 and x."""
+    return lane_table(_ibert_gelu, step, low=(0, 0), high=(0, 1), name="GELU")
+
+
+def ibert_sigmoid_table(step: float) -> Int:
+    """Return the lane table ``[34, 3]`` of ``ibert_sigmoid(SIGMOID_SCALE * x)``; tails 0 and 1."""
+    return lane_table(_ibert_sigmoid, step, low=(0, 0), high=(1, 0), name="sigmoid")
+
+
+def ibert_exp_table() -> Int:
+    """Return the table ``[8, 3]`` of 255 times I-BERT's exponential of ``-f ln 2``."""
+    return fraction_table(_ibert_exp)
+
+
 def heatvit_gelu_table(step: float) -> Int:
     """Return the lane table ``[34, 3]`` of :func:`heatvit_gelu`; tails x/4 and 3x/4."""
-    return lane_table(_gelu, step, low=(0, (1 - _DELTA1) / 2), high=(0, (1 + _DELTA1) / 2),
-                      name="GELU")
+    return lane_table(_heatvit_gelu, step, low=(0, (1 - _DELTA1) / 2),
+                      high=(0, (1 + _DELTA1) / 2), name="GELU")
 
 
 def heatvit_sigmoid_table(step: float) -> Int:
     """Return the lane table ``[34, 3]`` of PLAN of ``SIGMOID_SCALE * x``; tails 0 and 1."""
-    return lane_table(_sigmoid, step, low=(0, 0), high=(1, 0), name="sigmoid")
-
-
-def heatvit_exp_table() -> Int:
-    """Return the table ``[8, 3]`` of 255 times HeatViT's exponential of ``-f ln 2``."""
-    return fraction_table(_exp)
+    return lane_table(_heatvit_sigmoid, step, low=(0, 0), high=(1, 0), name="sigmoid")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,9 +183,13 @@ FUNCTIONS: dict[str, Functions] = {
         gelu=functional.gelu, softmax=_softmax, sigmoid=torch.sigmoid, attention=1.0,
         gelu_table=gelu_table, sigmoid_table=sigmoid_table, exp_table=exp_table),
     "heatvit": Functions(
-        gelu=heatvit_gelu, softmax=heatvit_softmax, sigmoid=heatvit_sigmoid, attention=_DELTA2,
+        gelu=heatvit_gelu, softmax=ibert_softmax, sigmoid=heatvit_sigmoid, attention=_DELTA2,
         gelu_table=heatvit_gelu_table, sigmoid_table=heatvit_sigmoid_table,
-        exp_table=heatvit_exp_table),
+        exp_table=ibert_exp_table),
+    "ibert": Functions(
+        gelu=ibert_gelu, softmax=ibert_softmax, sigmoid=ibert_sigmoid, attention=1.0,
+        gelu_table=ibert_gelu_table, sigmoid_table=ibert_sigmoid_table,
+        exp_table=ibert_exp_table),
 }
 
 

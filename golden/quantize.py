@@ -248,7 +248,8 @@ def quantize(twin: FloatViT, frames: Sequence[NDArray[np.uint8]], *, weights: st
     pruning, selectors
         Token selectors and their parameters, as :class:`golden.pruning.PrunedViT` takes them.
     functions
-        GELU, softmax and sigmoid, ``exact`` or ``heatvit``; without it those of ``twin``.
+        GELU, softmax and sigmoid, ``exact``, ``ibert`` or ``heatvit``; without it those of
+        ``twin``.
     steps
         Steps of the stages, those that the parameters were trained with; then there is no
         calibration, and no frame is needed.

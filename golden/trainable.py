@@ -101,7 +101,7 @@ class TrainableViT(nn.Module):
     model
         Sizes.
     functions
-        GELU and softmax: ``exact`` or ``heatvit``, see :mod:`golden.nonlinear`.
+        GELU and softmax: ``exact``, ``ibert`` or ``heatvit``, see :mod:`golden.nonlinear`.
     """
 
     def __init__(self, model: ModelConfig, functions: str = "exact") -> None:

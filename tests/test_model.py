@@ -14,7 +14,7 @@ import transformers
 
 from golden.checkpoint import convert
 from golden.model import MODELS, FloatViT, ModelConfig, ModelError, model_named, parameter_shapes
-from golden.nonlinear import heatvit_gelu, heatvit_softmax
+from golden.nonlinear import heatvit_gelu, ibert_softmax
 
 ODD = ModelConfig(name="odd", image_size=40, patch=8, channels=1, width=48, depth=3, heads=3,
                   hidden=80, classes=7)
@@ -169,9 +169,10 @@ def test_functions_of_heatvit() -> None:
     hidden = y @ state["blocks.1.mlp.fc1.weight"].T + state["blocks.1.mlp.fc1.bias"]
     torch.testing.assert_close(stages["block1.hidden"], heatvit_gelu(hidden))
     v = stages["block1.v"].unflatten(1, (model.heads, -1)).transpose(0, 1)
-    attention = heatvit_softmax(stages["block1.scores"]) @ v / 2
+    attention = ibert_softmax(stages["block1.scores"]) @ v / 2
     torch.testing.assert_close(stages["block1.attention"], attention.transpose(0, 1).flatten(1))
-    with pytest.raises(ValueError, match="^functions are 'fast', must be one of exact, heatvit$"):
+    with pytest.raises(ValueError,
+                       match="^functions are 'fast', must be one of exact, heatvit, ibert$"):
         FloatViT(model, state, "fast")
 
 

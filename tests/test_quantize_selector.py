@@ -167,7 +167,8 @@ def test_bad_selectors() -> None:
         quantized(selectors=states)
     with pytest.raises(PruningError, match="^a selector is at block 9, must be at block 3 or"):
         quantized(pruning=PruningConfig(blocks=(9,)), selectors=states)
-    with pytest.raises(ValueError, match="^functions are 'fast', must be one of exact, heatvit$"):
+    with pytest.raises(ValueError,
+                       match="^functions are 'fast', must be one of exact, heatvit, ibert$"):
         quantized(functions="fast")
     del states[0]["norm.bias"]
     with pytest.raises(ModelError, match=re.escape("lacks parameter norm.bias")):
