@@ -5,20 +5,30 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from golden.images import SAMPLE, ImageError, load_image
-from golden.pruning import BLOCKS, PACKAGES, SELECTORS, PruningConfig, cumulative_rates
+from golden.pruning import (
+    BLOCKS,
+    PACKAGES,
+    SELECTORS,
+    PruningConfig,
+    PruningError,
+    cumulative_rates,
+)
 
 __all__ = ["add_selector_options", "exit_status", "frames", "numbers", "picture_name",
            "pruning_config"]
 
 #: What each selector of ``topk`` keeps of the patches it is given, unless told otherwise.
 _KEEP = 0.7
+
+#: Kind of package tokens, unless told otherwise.
+_PACKAGE = "each"
 
 _Number = TypeVar("_Number", int, float)
 
@@ -53,31 +63,53 @@ def numbers(kind: Callable[[str], _Number], what: str) -> Callable[[str], tuple[
     return parse
 
 
-def add_selector_options(parser: argparse.ArgumentParser, default: str) -> None:
-    """Add the options that :func:`pruning_config` reads; ``default`` is the selector."""
+def add_selector_options(parser: argparse.ArgumentParser, default: str | None) -> None:
+    """Add the options that :func:`pruning_config` reads.
+
+    ``default`` is the selector; None where weights may say it, and all else of selectors.
+    """
     parser.add_argument("--selector", default=default,
-                        help=f"one of {', '.join(SELECTORS)} (default: %(default)s)")
+                        help=f"one of {', '.join(SELECTORS)} (default: "
+                        f"{default or 'what the weights say of selectors, or none'})")
     keep = parser.add_mutually_exclusive_group()
     keep.add_argument("--keep", type=numbers(float, "numbers"), metavar="RATES",
                       help="for topk: what every selector keeps of its patches, or for each"
                       f" selector what it keeps of all patches; without it {_KEEP}")
     keep.add_argument("--keep-counts", type=numbers(int, "whole numbers"), metavar="COUNTS",
                       help="for topk: patches that each selector keeps, as in 137,96,67")
-    parser.add_argument("--package", default="each", help=f"one of {', '.join(PACKAGES)}")
-    parser.add_argument("--blocks", type=numbers(int, "whole numbers"), default=BLOCKS,
+    parser.add_argument("--package", help=f"one of {', '.join(PACKAGES)} (default: {_PACKAGE})")
+    parser.add_argument("--blocks", type=numbers(int, "whole numbers"),
                         help="blocks before which there is a selector, counted from 0; without it"
                         f" {','.join(map(str, BLOCKS))}")
 
 
-def pruning_config(options: argparse.Namespace) -> PruningConfig:
-    """Return what the options of :func:`add_selector_options` say."""
+def pruning_config(options: argparse.Namespace,
+                   stored: PruningConfig | None = None) -> PruningConfig:
+    """Return what the options of :func:`add_selector_options` say.
+
+    ``stored`` is what the weights say; only what is kept may be another.
+    """
+    given: dict[str, Any] = {name: getattr(options, name)
+                             for name in ("selector", "blocks", "package")}
+    if stored is None:
+        usual: dict[str, Any] = {"selector": "none", "blocks": BLOCKS, "package": _PACKAGE}
+    else:
+        usual = {name: getattr(stored, name) for name in given}
+        for name, value in given.items():
+            if value not in (None, usual[name]):
+                raise PruningError(f"--{name} is {_text(value)}, must be {_text(usual[name])} as in"
+                                   " the weights, or left out")
+    values = {name: usual[name] if value is None else value for name, value in given.items()}
     rates, counts = options.keep, options.keep_counts
-    if options.selector == "topk" and rates is None and counts is None:
-        rates = (_KEEP,)
+    if values["selector"] == "topk" and rates is None and counts is None:
+        rates, counts = ((_KEEP,), None) if stored is None else (stored.rates, stored.counts)
     if rates is not None and len(rates) == 1:
-        rates = cumulative_rates(rates[0], len(options.blocks))
-    return PruningConfig(selector=options.selector, blocks=options.blocks, rates=rates,
-                         counts=counts, package=options.package)
+        rates = cumulative_rates(rates[0], len(values["blocks"]))
+    return PruningConfig(**values, rates=rates, counts=counts)
+
+
+def _text(value: str | tuple[int, ...]) -> str:
+    return value if isinstance(value, str) else ",".join(map(str, value))
 
 
 def _files(path: Path) -> list[Path]:
@@ -104,4 +136,5 @@ def frames(paths: Sequence[Path] | None, size: int) -> list[tuple[str, NDArray[n
 
 def picture_name(number: int, image: str) -> str:
     """Return the file name of the picture made of image ``number``, as :func:`frames` names it."""
-    return f"{number}-{Path(image.removesuffix(' (scikit-learn)')).stem}.png"
+    stem = Path(image.removesuffix(" (scikit-learn)")).stem
+    return f"{number}-{stem}.png".replace(" ", "-")

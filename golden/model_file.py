@@ -8,12 +8,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from golden.checkpoint import CheckpointError, convert, load_tensors
 from golden.model import ModelConfig
+from golden.pruning import PruningConfig, PruningError
 
-__all__ = ["Description", "LoadedModel", "ModelFile", "find_model", "load_model", "read_model"]
+__all__ = ["Description", "LoadedModel", "ModelFile", "find_model", "load_model", "read_model",
+           "save_weights", "stored_pruning"]
+
+#: Name of the metadata of a file of safetensors that say which selectors the weights are with.
+_PRUNING = "pruning"
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".onnx")
 _SELECTOR = re.compile(r"selectors\.(\d+)\.(.+)")
@@ -158,3 +165,35 @@ def load_model(path: str | Path, model: ModelConfig | None = None) -> LoadedMode
     if about.eps is not None:
         found = replace(found, eps=about.eps)
     return LoadedModel(found, state, file.selectors)
+
+
+def save_weights(path: Path, state: Mapping[str, Tensor],
+                 pruning: Mapping[str, Any] | None = None) -> None:
+    """Write parameters as a file of safetensors.
+
+    ``pruning`` are the fields of the :class:`golden.pruning.PruningConfig` that they are for, which
+    :func:`stored_pruning` reads.
+    """
+    # A single entry: several would be written in an order that is not always the same.
+    save_file(dict(state), path,
+              None if pruning is None else {_PRUNING: json.dumps(dict(pruning))})
+
+
+def stored_pruning(path: str | Path) -> PruningConfig | None:
+    """Return which selectors the weights in a file are with; None where the file does not say."""
+    path = find_model(path)
+    if path.suffix != ".safetensors":
+        return None
+    with safe_open(path, "pt") as file:
+        text = (file.metadata() or {}).get(_PRUNING)
+    if text is None:
+        return None
+    try:
+        fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value
+                                  for name, value in json.loads(text).items()}
+        return PruningConfig(**fields)
+    except PruningError as error:
+        raise CheckpointError(f"the selectors of checkpoint {path}: {error}") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{_PRUNING} in the metadata of checkpoint {path} is {text!r}, must"
+                              " be the settings of selectors") from error

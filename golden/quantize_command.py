@@ -19,10 +19,10 @@ from golden.cli import add_selector_options, exit_status, pruning_config
 from golden.files import check_output
 from golden.images import ImageError, calibration_frames, load_image, read_image
 from golden.model import MODELS, FloatViT, model_named
-from golden.model_file import LoadedModel, find_model, load_model
+from golden.model_file import LoadedModel, find_model, load_model, stored_pruning
 from golden.nonlinear import FUNCTIONS
 from golden.packed import SUFFIX, save
-from golden.pruning import PruningError
+from golden.pruning import PruningConfig, PruningError
 from golden.quantize import QuantizedViT, quantize
 from golden.quantize_report import Layer, layer_report
 from golden.scenes import SceneSettings, fixed_set
@@ -110,27 +110,27 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--functions", default="exact",
                         help=f"GELU, softmax and sigmoid, one of {', '.join(FUNCTIONS)}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report here, too")
-    add_selector_options(parser, "none")
+    add_selector_options(parser, None)
     return parser
 
 
-def _load(options: argparse.Namespace) -> tuple[LoadedModel, str]:
-    """Return the network in floating point, and where it is from."""
+def _load(options: argparse.Namespace) -> tuple[LoadedModel, str, PruningConfig | None]:
+    """Return the network in floating point, where it is from, and which selectors that says."""
     path = Path(options.checkpoint)
     model = None if options.model is None else model_named(options.model)
     if options.checkpoint in MODELS and not path.exists():
         if model is not None:
             raise ValueError(f"--model is given for {options.checkpoint}, must be for checkpoints")
         model = model_named(options.checkpoint)
-        return LoadedModel(model, synthetic(model, SEED), ()), "synthetic"
+        return LoadedModel(model, synthetic(model, SEED), ()), "synthetic", None
     # A packed model says what it was made of, but not in which folder of which machine.
-    return load_model(path, model), find_model(path).name
+    return load_model(path, model), find_model(path).name, stored_pruning(path)
 
 
 def _quantize(options: argparse.Namespace, console: Console
               ) -> tuple[FloatViT, QuantizedViT, list[NDArray[np.uint8]]]:
-    pruning = pruning_config(options)
-    (model, state, selectors), weights = _load(options)
+    (model, state, selectors), weights, stored = _load(options)
+    pruning = pruning_config(options, stored)
     pruning.check(model)
     twin = FloatViT(model, state, options.functions)
     needed = len(pruning.active) if pruning.selector == "threshold" else 0

@@ -44,8 +44,8 @@ class Stage:
         ``topk`` that keeps other patches, by random numbers or those with the most pixels of
         digits. The hardware has neither.
     start
-        Name of the stage before whose weights this one begins with: those of its selectors, too, if
-        it has as many. Without it, it is the one just before.
+        Name of the stage before whose weights this one begins with: those of its selectors, too,
+        that stand before the same blocks. Without it, it is the one just before.
     size
         Side of the images in pixels; less than that of the model, they are windows, each with the
         positions of a random place in the image.

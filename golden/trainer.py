@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from golden.model_file import load_model
+from golden.model_file import load_model, save_weights, stored_pruning
 from golden.train_config import Stage, TrainConfig, TrainError
 from golden.train_data import Batch, SceneData
 from golden.train_losses import distillation_loss, ratio_loss, token_loss
@@ -203,11 +202,19 @@ class Trainer:
         return Path(self.config.weights) if self.config.weights else None
 
     def _load(self, network: TrainableViT, file: Path) -> None:
-        """Set the parameters of a network; of its selectors if there are as many in the file."""
+        """Set the parameters of a network; of its selectors those that the file has before the
+        same blocks.
+        """
         _, state, selectors = load_model(file, self.config.model)
-        if isinstance(network, TrainablePrunedViT) and len(selectors) == len(network.selectors):
-            state |= {f"selectors.{i}.{name}": value for i, selector in enumerate(selectors)
-                      for name, value in selector.items()}
+        if selectors and isinstance(network, TrainablePrunedViT) and len(network.selectors):
+            stored = stored_pruning(file)
+            if stored is None or len(stored.active) != len(selectors):
+                raise TrainError(f"{file} has the parameters of {len(selectors)} selectors, must"
+                                 " say which blocks they are before")
+            own = network.pruning.active
+            state |= {f"selectors.{own.index(block)}.{name}": value
+                      for block, selector in zip(stored.active, selectors, strict=True)
+                      if block in own for name, value in selector.items()}
         network.load_state_dict({**network.state(), **state})
 
     def _distributed(self) -> nn.Module:
@@ -278,7 +285,10 @@ class Trainer:
         self.stage, self.step = self.stage + 1, 0
         self._optimiser = None
         if self.world.rank == 0:
-            save_file(self.network.state(), self.folder / f"{stage.name}.safetensors")
+            # Of a kind that is only there to compare with, no one takes the file for topk.
+            save_weights(self.folder / f"{stage.name}.safetensors", self.network.state(),
+                         None if stage.pruning is None
+                         else {**asdict(stage.pruning), "selector": stage.kind})
             # What the names and shapes of the parameters do not say.
             model = self.config.model
             (self.folder / "config.json").write_text(json.dumps(

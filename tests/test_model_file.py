@@ -2,7 +2,7 @@
 """Tests of golden.model_file: which file it is, what stands beside it, and its selectors."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,15 @@ import torch
 from checkpoints import SMALL, TINY, VIT, hugging_face, timm_state, write
 
 from golden.checkpoint import CheckpointError
-from golden.model_file import Description, find_model, load_model, read_model
+from golden.model_file import (
+    Description,
+    find_model,
+    load_model,
+    read_model,
+    save_weights,
+    stored_pruning,
+)
+from golden.pruning import PruningConfig
 
 
 def test_the_one_model_of_a_folder(tmp_path: Path) -> None:
@@ -63,6 +71,36 @@ def test_selectors(tmp_path: Path) -> None:
     assert file.tensors.keys() == state.keys()
     assert [float(selector["norm.bias"][0]) for selector in file.selectors] == [0.0, 1.0]
     assert load_model(path, TINY).selectors[1].keys() == {"norm.bias"}
+
+
+@pytest.mark.parametrize("pruning", [
+    PruningConfig(blocks=(1, 2), package="merged"),
+    PruningConfig(selector="topk", blocks=(1,), rates=(0.7,)),
+    PruningConfig(selector="topk", blocks=(1,), counts=(3,))], ids=str)
+def test_weights_say_which_selectors_they_are_with(tmp_path: Path, pruning: PruningConfig) -> None:
+    path = tmp_path / "model.safetensors"
+    save_weights(path, timm_state(TINY), asdict(pruning))
+    assert stored_pruning(path) == stored_pruning(tmp_path) == pruning
+    assert read_model(path).tensors.keys() == timm_state(TINY).keys()
+    first = path.read_bytes()
+    save_weights(path, timm_state(TINY), asdict(pruning))
+    assert path.read_bytes() == first
+
+
+def test_weights_that_do_not_say_it(tmp_path: Path) -> None:
+    save_weights(tmp_path / "model.safetensors", timm_state(TINY))
+    assert stored_pruning(tmp_path / "model.safetensors") is None
+    assert stored_pruning(write(tmp_path / "model.pth", timm_state(TINY))) is None
+
+
+@pytest.mark.parametrize(("fields", "message"), [
+    ({"selector": "oracle"}, "model.safetensors: selector is 'oracle', must be one of threshold"),
+    ({"selector": "topk", "layers": [1]}, "must be the settings of selectors"),
+    ({"blocks": 3}, "must be the settings of selectors")])
+def test_weights_that_say_nonsense(tmp_path: Path, fields: dict, message: str) -> None:
+    save_weights(tmp_path / "model.safetensors", timm_state(TINY), fields)
+    with pytest.raises(CheckpointError, match=message):
+        stored_pruning(tmp_path / "model.safetensors")
 
 
 def test_what_is_not_supported(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import json
 import runpy
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from pruned_networks import random_selector
 
 from golden.images import ImageError, calibration_frames, load_image
 from golden.model import MODELS, FloatViT
+from golden.model_file import save_weights
 from golden.packed import PackedError, load
 from golden.pruning import PruningConfig
 from golden.quantize import quantize
@@ -166,6 +167,39 @@ def test_trained_selectors(tmp_path: Path, images: Path,
     del named["selectors.0.embed.bias"]
     write(path, state | named)
     assert "embed.bias" in fault(capsys, *arguments, "1")
+
+
+@pytest.mark.parametrize("pruning", [
+    PruningConfig(blocks=(1,), package="merged"),
+    PruningConfig(selector="topk", blocks=(1,), rates=(0.5,), package="merged")], ids=str)
+def test_weights_say_what_is_not_given(tmp_path: Path, images: Path, pruning: PruningConfig,
+                                       capsys: pytest.CaptureFixture[str]) -> None:
+    path, model = tmp_path / "model.safetensors", tmp_path / "model.hv"
+    state = synthetic(TINY, 0)
+    if pruning.selector == "threshold":
+        state |= {f"selectors.0.{name}": value
+                  for name, value in random_selector(TINY, 0, 0.1).items()}
+    save_weights(path, state, asdict(pruning))
+    arguments = [str(path), "--calibrate", str(images), "-o", str(model)]
+    assert main(arguments) == 0
+    assert load(model).pruning == pruning
+    first = model.read_bytes()
+    assert main([*arguments, "--selector", pruning.selector, "--blocks", "1", "--package",
+                 "merged"]) == 0
+    assert model.read_bytes() == first
+    for option, value, right in (("selector", "none", pruning.selector), ("blocks", "2,3", "1"),
+                                 ("package", "each", "merged")):
+        assert fault(capsys, *arguments, f"--{option}", value) == (
+            f"--{option} is {value}, must be {right} as in the weights, or left out")
+
+
+def test_what_is_kept_may_be_another_than_in_the_weights(tmp_path: Path, images: Path) -> None:
+    path, model = tmp_path / "model.safetensors", tmp_path / "model.hv"
+    save_weights(path, synthetic(TINY, 0), asdict(
+        PruningConfig(selector="topk", blocks=(1,), rates=(0.5,))))
+    assert main([str(path), "--calibrate", str(images), "-o", str(model), "--keep-counts",
+                 "4"]) == 0
+    assert load(model).pruning == PruningConfig(selector="topk", blocks=(1,), counts=(4,))
 
 
 # Simulation

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from golden.checkpoint import load_checkpoint
 from golden.integer import run as run_integer
 from golden.model import MODELS, FloatViT
-from golden.model_file import load_model
+from golden.model_file import load_model, stored_pruning
 from golden.pruning import PrunedViT
 from golden.quantize import quantize
 from golden.scenes import SceneError, fixed_set
@@ -271,6 +271,37 @@ def test_measures_what_is_kept(selected):
     assert log[-1]["kept"] == [0.5] and "kept" not in log[0]
 
 
+def test_selectors_are_matched_by_their_blocks(tmp_path):
+    """One more is put between two: these go on, it is new; then the first is left out."""
+    stage = replace(SELECT.stages[1], steps=1, blocks=(1, 3), keep=(0.7, 0.5), loss_distil=0.0,
+                    loss_tokens=0.0)
+    stages = (stage, replace(stage, name="more", rate=0.0, blocks=(1, 2, 3), keep=(0.7, 0.6, 0.5)),
+              replace(stage, name="fewer", rate=0.0, blocks=(2, 3)))
+    config = replace(SELECT, model=replace(SELECT.model, depth=4), stages=stages)
+    train(tmp_path, config)
+    first, more, fewer = (load_model(tmp_path / f"{stage.name}.safetensors", config.model).selectors
+                          for stage in stages)
+    for one, other in ((first[0], more[0]), (first[1], more[2]), (more[1], fewer[0]),
+                       (more[2], fewer[1])):
+        assert_equal(one, other)
+    new = Trainer(replace(config, stages=(stages[1],)), tmp_path / "new", device=CPU).network
+    assert not torch.equal(more[1]["embed.weight"], first[1]["embed.weight"])
+    assert new.state()["selectors.1.score3.bias"].equal(more[1]["score3.bias"])
+    assert stored_pruning(tmp_path / "more.safetensors") == stages[1].pruning
+
+
+def test_weights_must_say_the_blocks_of_selectors(selected, tmp_path):
+    folder, _ = selected
+    path = tmp_path / "old.safetensors"
+    save_file(load_file(folder / "threshold.safetensors"), path)
+    config = replace(SELECT, weights=str(path), stages=SELECT.stages[1:2])
+    with pytest.raises(TrainError, match="old.safetensors has the parameters of 1 selectors, must"
+                                         " say which blocks they are before"):
+        Trainer(config, tmp_path / "new", device=CPU)
+    train(tmp_path / "topk", replace(config, stages=(replace(SELECT.stages[3], start=""),)))
+    assert loaded(tmp_path / "topk", "topk").selectors == ()
+
+
 @pytest.mark.parametrize("kind", ["random", "oracle"])
 def test_stages_to_compare_with(kind, selected, tmp_path):
     """They learn, are resumed and measured as topk is, and are other networks."""
@@ -284,6 +315,8 @@ def test_stages_to_compare_with(kind, selected, tmp_path):
     first, second = (loaded(tmp_path / name, "topk").state for name in ("whole", "rest"))
     assert_equal(first, second)
     assert reports[-1].kept == (0.5,)
+    with pytest.raises(ValueError, match=f"selector is '{kind}', must be one of threshold, topk"):
+        stored_pruning(tmp_path / "whole" / "topk.safetensors")
     train(tmp_path / "usual", replace(config, stages=(replace(stage, kind="topk"),)))
     assert not torch.equal(loaded(tmp_path / "usual", "topk").state["head.weight"],
                            first["head.weight"])
