@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from golden.latency_aware import SearchError, SearchSettings
 from golden.model import ModelConfig, model_named
 from golden.nonlinear import FUNCTIONS
 from golden.pruning import PruningConfig, PruningError
@@ -21,6 +22,9 @@ KINDS = ("dense", "threshold", "topk", "random", "oracle")
 
 #: Precision of the products of matrices.
 PRECISIONS = ("float32", "bfloat16")
+
+#: Kinds of stages whose selectors may be found by a search: those that the hardware has.
+_SEARCHED = ("threshold", "topk")
 
 #: Types of settings that are lists.
 _LISTS = (tuple[int, ...], tuple[float, ...])
@@ -65,7 +69,11 @@ class Stage:
         that has it. The parameters are in float32, and so is the measured accuracy.
     blocks, keep, package
         Of stages with selectors: blocks before which one stands; the part of all patches that each
-        keeps, of ``threshold`` in the mean over all images; kind of the package tokens.
+        keeps, of ``threshold`` in the mean over all images; kind of the package tokens. Without
+        blocks and parts they are those of the stage that this one begins with.
+    search
+        Finds blocks and parts, see :mod:`golden.latency_aware`: each of its tries is made of
+        ``steps`` updates.
     network
         The rate of the network, as a part of that of the selectors.
     noise
@@ -97,6 +105,7 @@ class Stage:
     blocks: tuple[int, ...] = ()
     keep: tuple[float, ...] = ()
     package: str = "each"
+    search: SearchSettings | None = None
     network: float = 1.0
     noise: float = 1.0
     quiet: float = 0.25
@@ -135,10 +144,20 @@ class Stage:
                 if getattr(self, name):
                     raise TrainError(f"{name} of stage {self.name} is {list(getattr(self, name))},"
                                      " must not be there in a dense stage")
+        if self.search is not None:
+            if self.kind not in _SEARCHED:
+                raise TrainError(f"stage {self.name} of kind {self.kind} has a search, must be of"
+                                 f" kind {' or '.join(_SEARCHED)}")
+            if self.blocks:
+                raise TrainError(f"blocks of stage {self.name} is {list(self.blocks)}, must not be"
+                                 " there in a stage with a search")
+        if self.kind == "dense":
             return
         if len(self.keep) != len(self.blocks):
             raise TrainError(f"keep of stage {self.name} has {len(self.keep)} values, must have one"
                              f" for each of its {len(self.blocks)} blocks")
+        if not self.blocks:
+            return
         try:
             # The limits of rates are those of topk in all kinds.
             PruningConfig(selector="topk", blocks=self.blocks, rates=self.keep,
@@ -148,8 +167,10 @@ class Stage:
 
     @property
     def pruning(self) -> PruningConfig | None:
-        """Where and how patches are dropped; None in a dense stage."""
-        if self.kind == "dense":
+        """Where and how patches are dropped; None in a dense stage, and where no blocks are
+        given.
+        """
+        if not self.blocks:
             return None
         if self.kind == "threshold":
             return PruningConfig(selector="threshold", blocks=self.blocks, package=self.package)
@@ -227,12 +248,21 @@ class TrainConfig:
         if stage.start and stage.start not in before:
             raise TrainError(f"start of stage {stage.name} is {stage.start!r}, must be a stage"
                              f" before it: {', '.join(before) or 'there is none'}")
-        if stage.pruning is None:
+        if stage.kind == "dense":
             return
-        try:
-            stage.pruning.check(self.model)
-        except PruningError as error:
-            raise TrainError(f"stage {stage.name}: {error}") from error
+        if stage.pruning is not None:
+            try:
+                stage.pruning.check(self.model)
+            except PruningError as error:
+                raise TrainError(f"stage {stage.name}: {error}") from error
+        elif stage.search is None:
+            self.selected_by(index)
+        else:
+            source = self.source(index)
+            kinds = {earlier.name: earlier.kind for earlier in self.stages[:index]}
+            if source is not None and kinds[source] != "dense":
+                raise TrainError(f"stage {stage.name} with a search begins with {source}, must"
+                                 " begin with a dense stage")
         if stage.size != self.model.image_size:
             raise TrainError(f"size of stage {stage.name} is {stage.size}, must be"
                              f" {self.model.image_size} in a stage with selectors")
@@ -244,6 +274,19 @@ class TrainConfig:
         """Return the name of the stage whose weights stage ``index`` begins with, if any."""
         stage = self.stages[index]
         return stage.start or (self.stages[index - 1].name if index else None)
+
+    def selected_by(self, index: int) -> Stage:
+        """Return the stage whose selectors stage ``index`` has: itself, if it says which."""
+        names = [stage.name for stage in self.stages]
+        stage: Stage | None = self.stages[index]
+        while stage is not None and not stage.blocks and stage.search is None:
+            source = self.source(names.index(stage.name))
+            stage = None if source is None else self.stages[names.index(source)]
+        if stage is None:
+            raise TrainError(f"there are 0 blocks with a selector in stage"
+                             f" {self.stages[index].name}, must be at least 1, or in the stage that"
+                             " it begins with")
+        return stage
 
     def teacher(self, index: int) -> str | None:
         """Return the name of the last dense stage before stage ``index``, if any."""
@@ -282,6 +325,12 @@ def _values(kind: type, given: object, what: str) -> dict[str, Any]:
                 raise TrainError(f"{name} of {what} is {value!r}, must be a list")
             whole = known[name].type == tuple[int, ...]
             values[name] = tuple(_number(whole, item, f"{name} of {what}") for item in value)
+        elif known[name].type == SearchSettings | None:
+            where = f"{name} of {what}"
+            try:
+                values[name] = SearchSettings(**_values(SearchSettings, value, where))
+            except SearchError as error:
+                raise TrainError(f"{where}: {error}") from error
         elif known[name].type is str and not isinstance(value, str):
             raise TrainError(f"{name} of {what} is {value!r}, must be text")
     return values

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from golden.latency_aware import SearchSettings
 from golden.model import MODELS, ModelError
 from golden.pruning import PruningConfig
 from golden.train_config import Stage, TrainConfig, TrainError, load_config, parse_config
@@ -15,6 +16,16 @@ STAGE = "{name: dense, size: 96, steps: 10, batch: 4, rate: 1e-3}"
 
 SELECT = ("{name: pruned, kind: threshold, size: 96, steps: 10, batch: 4, rate: 1, blocks: [2, 3],"
           " keep: [0.5, 3e-1]}")
+
+
+SEARCH = ("{name: found, kind: topk, size: 96, steps: 10, batch: 4, rate: 1, search: {table:"
+          " t.json, latency: 0.5, drop: [1e-2], rates: [0.7, 0.5], first: 2}}")
+
+#: The search of that stage.
+BOUNDS = SearchSettings(table="t.json", latency=0.5, drop=(0.01,), rates=(0.7, 0.5), first=2)
+
+#: A stage whose selectors are those that another one says.
+BARE = "{name: bare, kind: threshold, size: 96, steps: 10, batch: 4, rate: 1}"
 
 
 def parse(stages=f"[{STAGE}]", **values):
@@ -55,6 +66,20 @@ def test_stages_with_selectors():
     assert parse(f"[{SELECT[:-1]}, loss_distil: 0, loss_tokens: 0}}]").teacher(0) is None
 
 
+def test_stages_with_a_search():
+    again = BARE.replace("bare", "again").replace("threshold", "topk")
+    config = parse(f"[{STAGE}, {SEARCH}, {BARE}, {again}, {SELECT[:-1]}, start: found}}]")
+    _, found, bare, last, own = config.stages
+    assert found.search == BOUNDS and found.pruning is None and found.distils
+    assert bare.search is None and bare.blocks == ()
+    assert [config.selected_by(i) for i in range(1, 5)] == [found, found, found, own]
+    assert config.source(2) == "found" and config.teacher(2) == "dense"
+    # A search may begin with weights, and selectors may be those of any stage that says them.
+    assert parse(f"[{SEARCH}]", weights="a.pth").source(0) is None
+    stages = parse(f"[{STAGE}, {SELECT}, {BARE}]")
+    assert stages.selected_by(2) is stages.stages[1]
+
+
 def test_number_without_a_point():
     """YAML 1.1, which PyYAML reads, takes 1e-3 for text."""
     assert parse().stages[0].rate == 1e-3
@@ -69,7 +94,12 @@ def test_number_without_a_point():
     ({"keep": (0.5,)}, r"keep of stage dense is \[0.5\], must not be there in a dense stage"),
     ({"kind": "topk", "blocks": (2, 3), "keep": (0.5,)},
      "keep of stage dense has 1 values, must have one for each of its 2 blocks"),
-    ({"kind": "threshold"}, "stage dense: there are 0 blocks with a selector, must be at least 1"),
+    ({"kind": "threshold", "keep": (0.5,)},
+     "keep of stage dense has 1 values, must have one for each of its 0 blocks"),
+    ({"search": BOUNDS}, "stage dense of kind dense has a search, must be of kind threshold or"),
+    ({"search": BOUNDS, "kind": "oracle"}, "stage dense of kind oracle has a search"),
+    ({"search": BOUNDS, "kind": "topk", "blocks": (2,), "keep": (0.5,)},
+     r"blocks of stage dense is \[2\], must not be there in a stage with a search"),
     ({"kind": "threshold", "blocks": (2, 3), "keep": (0.5, 0.6)},
      "stage dense: keep rate 0.6 follows 0.5, must be at most that"),
     ({"kind": "topk", "blocks": (2,), "keep": (0.5,), "package": "none"},
@@ -120,6 +150,17 @@ def test_bad_stages(values, message):
      "size of stage pruned is 48, must be 96 in a stage with selectors"),
     ({"stages": f"[{STAGE}, {SELECT.replace('2, 3', '2, 6')}]"},
      "stage pruned: a selector is at block 6, must be at block 5 or earlier"),
+    ({"stages": f"[{STAGE}, {BARE}]"},
+     "there are 0 blocks with a selector in stage bare, must be at least 1, or in the stage that"),
+    ({"stages": f"[{STAGE}, {SELECT}, {SEARCH}]"},
+     "stage found with a search begins with pruned, must begin with a dense stage"),
+    ({"stages": f"[{STAGE}, {SEARCH.replace('96', '48')}]"},
+     "size of stage found is 48, must be 96 in a stage with selectors"),
+    ({"stages": f"[{SEARCH}]"}, "there are 0 dense stages before found, must be 1"),
+    ({"stages": f"[{STAGE}, {SEARCH.replace('0.7, 0.5', '0.5, 0.7')}]"},
+     "search of stage 2 of x.yaml: rates has 0.7, must be above 0"),
+    ({"stages": f"[{STAGE}, {SEARCH.replace('latency: 0.5, ', '')}]"},
+     "search of stage 2 of x.yaml lacks latency"),
     ({"stages": f"[{STAGE}, {SELECT.replace('[2, 3]', '2')}]"},
      "blocks of stage 2 of x.yaml is 2, must be a list"),
     ({"stages": f"[{STAGE}, {SELECT.replace('2, 3', '2, x')}]"},
