@@ -59,7 +59,7 @@ class Row:
         measured, ideal = report.cycles / dense.report.cycles, self.ideal / dense.ideal
         return {
             "model": report.workload.qvit.model.name, "selector": self.name,
-            "tokens": self.tokens, "macs": report.workload.macs, "cycles": report.cycles,
+            "tokens": self.tokens, "macs": report.macs, "cycles": report.cycles,
             "images_per_second": report.images_per_second,
             "mac_utilization": report.utilization, "ideal_cycles": self.ideal,
             "cycles_over_ideal": report.cycles / self.ideal, "ratio_to_dense": measured,

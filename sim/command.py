@@ -63,16 +63,23 @@ def prepare(config: Config, console: Console) -> Path:
 
 
 @contextmanager
-def progress_bar(console: Console, text: str, cycles: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar while simulations run that take about so many ``cycles``.
+def progress_bar(console: Console, text: str, cycles: int,
+                 images: int = 1) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar while ``images`` are simulated that take about so many ``cycles`` each.
 
-    Gives the function that moves it.
+    Gives the function that moves it: to a number of images, and cycles of the next one.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[cycles]}"),
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[at]}"),
                TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(text, total=1.1 * cycles, cycles="")
-        yield lambda now: bar.update(task, completed=now, cycles=f"{now:,} cycles")
+        task = bar.add_task(text, total=images, at="")
+
+        def move(done: int, now: int) -> None:
+            count = f"{done} of {images} images, " if images > 1 else ""
+            bar.update(task, completed=done + min(1, now / (1.1 * cycles)),
+                       at=f"{count}{now:,} cycles")
+
+        yield move
 
 
 def command(name: str, run: Callable[[], bool]) -> int:

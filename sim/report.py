@@ -17,6 +17,10 @@ from sim.workload import Workload
 
 __all__ = ["Report", "Summary", "steps_of"]
 
+#: Images that have a line each in the table, and letters of a name that are not folded.
+_LISTED = 16
+_NAME = 16
+
 
 def steps_of(workload: Workload, seen: Selections) -> Iterator[Step]:
     """Give what each selector did, as the registers show it."""
@@ -42,6 +46,8 @@ class Report:
         Registers of the core afterwards.
     steps
         What each selector did, from the registers.
+    macs
+        Multiplications that the network takes for the tokens of this frame.
     cycles
         From the start to the interrupt, counted outside the core.
     bytes_read, bytes_written
@@ -56,6 +62,7 @@ class Report:
     image: str
     status: Status
     steps: tuple[Step, ...]
+    macs: int
     cycles: int
     bytes_read: int
     bytes_written: int
@@ -65,7 +72,7 @@ class Report:
     @property
     def utilization(self) -> float:
         """Useful multiplications over what the array could have done in that time."""
-        return self.workload.macs / (self.cycles * self.workload.config.macs_per_cycle)
+        return self.macs / (self.cycles * self.workload.config.macs_per_cycle)
 
     @property
     def images_per_second(self) -> float:
@@ -77,12 +84,26 @@ class Report:
         label = self.workload.label
         return None if label is None else self.status.top_class == label
 
+    def _equal(self, *names: str) -> bool:
+        return all(stage.equal for stage in self.comparison.stages if stage.stage.startswith(names))
+
+    @property
+    def prediction_equal(self) -> bool:
+        """Whether the top class is that of the integer twin, in memory and in the register."""
+        return self._equal("output.top_class", "register.top_class")
+
+    @property
+    def kept_equal(self) -> bool | None:
+        """Whether the registers show what the integer twin keeps; None without selectors."""
+        return self._equal("register.selector", "register.dropped",
+                           "register.tokens") if self.steps else None
+
     def to_dict(self) -> dict[str, object]:
         """Return the report as plain data; of one image alone."""
         return {
             "image": self.image,
             "cycles": self.cycles,
-            "macs": self.workload.macs,
+            "macs": self.macs,
             "mac_utilization": self.utilization,
             "images_per_second": self.images_per_second,
             "dram_bytes_read": self.bytes_read,
@@ -92,6 +113,8 @@ class Report:
             "kept": [list(step.kept) for step in self.steps],
             "top1": self.status.top_class,
             "label": self.workload.label,
+            "prediction_equal": self.prediction_equal,
+            "kept_equal": self.kept_equal,
             "stalls": self.status.stalls,
             **_compared([self.comparison]),
         }
@@ -117,7 +140,7 @@ class Summary:
         for image, picture in zip(images, self.pictures, strict=False):
             image["picture"] = str(picture)
         cycles = sum(report.cycles for report in self.reports)
-        macs = sum(report.workload.macs for report in self.reports)
+        macs = sum(report.macs for report in self.reports)
         return {
             "model": work.qvit.model.name,
             "config": config.name,
@@ -144,6 +167,9 @@ class Summary:
             "top1": first.status.top_class,
             "labelled": sum(report.right is not None for report in self.reports),
             "right": sum(report.right is True for report in self.reports),
+            "predictions_equal": sum(report.prediction_equal for report in self.reports),
+            "kept_equal": None if pruning is None else
+            sum(report.kept_equal is True for report in self.reports),
             "stalls": {cause: sum(report.status.stalls[cause] for report in self.reports)
                        for cause in first.status.stalls},
             "pictures": [str(picture) for picture in self.pictures],
@@ -167,7 +193,9 @@ class Summary:
             grid.add_row(name, text)
         console.print(grid)
         if len(self.reports) > 1:
-            console.print(_images(self.reports))
+            console.print(_images(self.reports[:_LISTED]))
+            if len(self.reports) > _LISTED:
+                console.print(f"and {len(self.reports) - _LISTED} more images", highlight=False)
         elif first.steps:
             console.print(_steps(first.steps))
         for picture in self.pictures:
@@ -186,10 +214,11 @@ class Summary:
             console.print(f"[bold green]Bit exact: {text}[/bold green]")
             return
         console.print(f"[bold red]Not bit exact: {text}[/bold red]")
-        first = next((report.comparison.first_mismatch for report in self.reports
-                      if report.comparison.first_mismatch is not None), None)
-        if first is not None:
-            console.print(f"first mismatch: {first}", markup=False)
+        for report in self.reports:
+            first = report.comparison.first_mismatch
+            if first is not None:
+                console.print(f"first mismatch of {report.image}: {first}", markup=False,
+                              highlight=False, soft_wrap=True)
 
 
 def _compared(comparisons: Sequence[Comparison]) -> dict[str, object]:
@@ -214,7 +243,7 @@ def _about_one(report: Report) -> list[tuple[str, str]]:
         ("image", escape(report.image)),
         ("cycles", f"{report.cycles:,}"),
         ("utilisation", f"{report.utilization:.1%} of {work.config.macs_per_cycle} MAC/cycle"),
-        ("network", f"{work.macs / 1e9:.3f} GMAC"),
+        ("network", f"{report.macs / 1e9:.3f} GMAC"),
         ("speed", f"{report.images_per_second:,.1f} images/s at {work.config.clock_mhz} MHz"),
         ("memory", f"{report.bytes_read:,} bytes read, {report.bytes_written:,} written"),
         ("issue stage", _stalls(report.status.stalls)),
@@ -227,18 +256,35 @@ def _about_one(report: Report) -> list[tuple[str, str]]:
 
 
 def _about_all(reports: Sequence[Report]) -> list[tuple[str, str]]:
-    config = reports[0].workload.config
+    count, work = len(reports), reports[0].workload
     accesses = sum(report.host_accesses for report in reports)
-    cycles = sum(report.cycles for report in reports)
-    rate = len(reports) * config.clock_mhz * 1e6 / cycles
+    cycles = [report.cycles for report in reports]
+    rate = count * work.config.clock_mhz * 1e6 / sum(cycles)
     answers = [report.right for report in reports if report.right is not None]
-    return [
-        ("images", f"{len(reports)}, one program"),
+    equal = sum(report.prediction_equal for report in reports)
+    rows = [
+        ("images", f"{count}, one program"),
         ("host", f"{accesses} accesses between start and interrupt"),
-        ("cycles", f"{cycles:,}"),
-        ("speed", f"{rate:,.1f} images/s at {config.clock_mhz} MHz"),
-        *([("top-1", f"{sum(answers)} of {len(answers)} right")] if answers else []),
+        ("cycles", f"{sum(cycles):,}; of an image {_range(cycles)}"),
+        ("speed", f"{rate:,.1f} images/s at {work.config.clock_mhz} MHz"),
     ]
+    if work.blocks:
+        tokens = _range([report.status.tokens for report in reports])
+        rows.append(("tokens", f"{work.qvit.model.tokens}; of an image in the last block {tokens}"))
+    if answers:
+        right = sum(answers)
+        rows.append(("top-1", f"{right} of {len(answers)} right ({right / len(answers):.1%})"))
+    rows.append(("predictions", f"{equal} of {count} equal to the integer twin"))
+    if work.blocks:
+        kept = sum(report.kept_equal is True for report in reports)
+        rows.append(("kept lists", f"{kept} of {count} equal to the integer twin"))
+    return rows
+
+
+def _range(values: Sequence[int]) -> str:
+    """Return the mean, and the extremes where there are any."""
+    low, high, mean = min(values), max(values), sum(values) / len(values)
+    return f"{low:,}" if low == high else f"{mean:,.1f} ({low:,} to {high:,})"
 
 
 def _steps(steps: Sequence[Step]) -> Table:
@@ -254,19 +300,21 @@ def _steps(steps: Sequence[Step]) -> Table:
 
 def _images(reports: Sequence[Report]) -> Table:
     """Return one line for each image."""
+    names = [Path(report.image).name for report in reports]
     table = Table()
-    table.add_column("image", overflow="fold")
+    table.add_column("image", overflow="fold", min_width=min(_NAME, max(map(len, names))))
+    pruned = bool(reports[0].workload.blocks)
     labelled = any(report.right is not None for report in reports)
-    for header in ("patches kept", "cycles", "images/s", "GMAC", "used",
+    for header in (*(("patches kept",) if pruned else ()), "cycles", "images/s", "GMAC", "used",
                    *(("label",) if labelled else ()), "class"):
         table.add_column(header, justify="right")
     table.add_column("equal?")
-    for report in reports:
+    for name, report in zip(names, reports, strict=True):
         table.add_row(
-            escape(Path(report.image).name),
-            ", ".join(str(len(step.kept)) for step in report.steps),
+            escape(name),
+            *([", ".join(str(len(step.kept)) for step in report.steps)] if pruned else []),
             f"{report.cycles:,}", f"{report.images_per_second:,.1f}",
-            f"{report.workload.macs / 1e9:.3f}", f"{report.utilization:.1%}",
+            f"{report.macs / 1e9:.3f}", f"{report.utilization:.1%}",
             *([] if not labelled else ["" if report.right is None else str(report.workload.label)]),
             f"[red]{report.status.top_class}[/red]" if report.right is False
             else str(report.status.top_class),

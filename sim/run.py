@@ -35,6 +35,9 @@ __all__ = ["add_options", "execute", "main"]
 #: Folder of the pictures, unless told otherwise.
 _OUTPUT = Path("build") / "run"
 
+#: Scenes that there is a picture of; of photographs there is one of each.
+_DRAWN = 8
+
 
 def add_options(parser: argparse.ArgumentParser, selector: str) -> None:
     """Add the options that :func:`execute` reads, but ``images``; ``selector`` is the default."""
@@ -42,8 +45,9 @@ def add_options(parser: argparse.ArgumentParser, selector: str) -> None:
     add_selector_options(parser, selector)
     add_bus_options(parser)
     parser.add_argument("--output", type=Path, metavar="DIR",
-                        help="folder for one picture of each photograph, of what the selectors"
-                        f" keep; without it {_OUTPUT} if there are selectors")
+                        help="folder for one picture of each photograph, or of the first"
+                        f" {_DRAWN} scenes, of what the selectors keep; without it {_OUTPUT} if"
+                        " there are selectors")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here, too")
 
 
@@ -68,22 +72,23 @@ def execute(options: argparse.Namespace, images: Sequence[Path] | None, console:
     config, model = named(options.config), model_named(options.model)
     bus, pruning = bus_of(options), pruning_config(options)
     pruning.check(model)
-    output = options.output or (_OUTPUT if pruning.active else None)
-    if output is not None:
-        make_folder(output)
+    if options.output is not None:
+        make_folder(options.output)
     pixels = _frames(images, scenes, model)
     with step(console, f"Golden model: {options.model}, quantised and lowered to {config.name}"):
         workload = Workload.named(options.model, config, checkpoint=options.checkpoint,
                                   pruning=pruning if pruning.active else None)
         works = [(name, workload.with_frame(frame, label)) for name, frame, label in pixels]
-        # The integer twin runs here rather than under the next bar.
-        total = sum(bus.cycles(work) for _, work in works)
+        cycles = bus.cycles(works[0][1])
+    output = options.output or (_OUTPUT if workload.blocks else None)
+    if output is not None:
+        make_folder(output)
     program = prepare(config, console)
-    with progress_bar(console, "Simulation", total) as progress:
+    with progress_bar(console, "Simulation", cycles, len(works)) as progress:
         reports = simulate_images(works, program, bus, progress=progress)
     pictures = []
     if output is not None:
-        for number, report in enumerate(reports, 1):
+        for number, report in enumerate(reports[:None if scenes is None else _DRAWN], 1):
             pictures.append(output / picture_name(number, report.image))
             panels(model, report.workload.frame, report.steps).save(pictures[-1])
     summary = Summary(tuple(reports), tuple(pictures))

@@ -17,7 +17,7 @@ from sim.workload import Workload
 
 __all__ = ["Bus", "CoreError", "simulate", "simulate_images"]
 
-#: An image that takes this many times the cycles it should is given up: it hangs.
+#: An image that takes this many times the cycles of the first is given up: it hangs.
 _PATIENCE = 40
 
 
@@ -60,22 +60,26 @@ def _checked(status: Status) -> Status:
 
 
 def simulate(workload: Workload, program: Path, bus: Bus, *, image: str = "",
-             progress: Callable[[int], None] = lambda cycles: None) -> Report:
+             progress: Callable[[int, int], None] = lambda done, cycles: None) -> Report:
     """Run one frame on the executable ``program`` and compare everything it wrote."""
     (report,) = simulate_images([(image, workload)], program, bus, progress=progress)
     return report
 
 
 def simulate_images(images: Sequence[tuple[str, Workload]], program: Path, bus: Bus, *,
-                    progress: Callable[[int], None] = lambda cycles: None) -> list[Report]:
+                    progress: Callable[[int, int], None] = lambda done, cycles: None
+                    ) -> list[Report]:
     """Run frames of one network one after another, with one load of its program.
 
     ``images`` are their names and frames, made of one workload by ``with_frame``. They are
-    compared while the next ones run; ``progress`` is told the cycles of all of them.
+    compared while the next ones run; ``progress`` is told how many are done, and the cycles of
+    the one that runs.
     """
     first = images[0][1]
     classes, port_bytes = first.qvit.model.classes, first.config.port_bits // 8
     reports: list[Report] = []
+    # The first image stands for all: on the others the integer twin runs beside the simulation.
+    limit = _PATIENCE * bus.cycles(first)
     with Session(program) as session:
         device = Device(session, classes, port_bytes)
         session.bus(bytes_per_cycle=bus.bytes_per_cycle, latency=bus.latency, stalls=bus.stalls)
@@ -83,18 +87,21 @@ def simulate_images(images: Sequence[tuple[str, Workload]], program: Path, bus: 
         for number, (name, workload) in enumerate(images, 1):
             if number > 1:
                 device.frame(workload.frame.tobytes())
-            session.call(_frame(session, device, name, workload, bus, number, reports))
-        session.run(lambda now: progress(now + sum(report.cycles for report in reports)))
+            session.call(_frame(session, device, name, workload, limit, number, reports))
+        session.run(lambda now: progress(len(reports), now))
     return reports
 
 
-def _frame(session: Session, device: Device, name: str, workload: Workload, bus: Bus, number: int,
+def _frame(session: Session, device: Device, name: str, workload: Workload, limit: int, number: int,
            reports: list[Report]) -> Callable[[], None]:
-    """Add the commands of a frame; return the function that reports on it after them."""
+    """Add the commands of a frame; return the function that reports on it after them.
+
+    A frame that takes more than ``limit`` cycles hangs.
+    """
     model = workload.qvit.model
     folder = session.trace(f"image{number}")
     device.start()
-    status, result = device.finish(_PATIENCE * bus.cycles(workload))
+    status, result = device.finish(limit)
     session.trace_off()
     selectors = len(workload.blocks)
     selections = device.selections(selectors, model.tokens) if selectors else None
@@ -117,8 +124,10 @@ def _frame(session: Session, device: Device, name: str, workload: Workload, bus:
         # The start of the image is an access, the only one.
         counts["host_accesses"] -= 1
         reports.append(Report(
-            workload=workload, image=name, status=checked, steps=tuple(steps), **counts,
+            workload=workload, image=name, status=checked, steps=tuple(steps), macs=workload.macs,
+            **counts,
             comparison=Comparison(tuple(stage for part in parts for stage in part.stages),
                                   tuple(text for part in parts for text in part.problems))))
+        workload.forget()
 
     return report

@@ -141,6 +141,10 @@ class Workload:
         """Logits, top class and named stages of the integer twin."""
         return integer.run(self.qvit, self.frame)
 
+    def forget(self) -> None:
+        """Drop ``expected``, which is large; it is computed again if it is asked for."""
+        self.__dict__.pop("expected", None)
+
     @cached_property
     def passes(self) -> tuple[PassInfo, ...]:
         """The passes, with the rows and tiles that they have for this frame."""
