@@ -36,19 +36,21 @@ from golden.fit import (
 )
 from golden.fixed import Int
 
-__all__ = ["FUNCTIONS", "Functions", "functions_named", "heatvit_gelu", "heatvit_gelu_table",
-           "heatvit_sigmoid", "heatvit_sigmoid_table", "ibert_exp_table", "ibert_gelu",
-           "ibert_gelu_table", "ibert_sigmoid", "ibert_sigmoid_table", "ibert_softmax"]
+__all__ = ["ERF", "EXP", "FUNCTIONS", "PLAN", "Functions", "functions_named", "heatvit_gelu",
+           "heatvit_gelu_table", "heatvit_sigmoid", "heatvit_sigmoid_table", "ibert_exp_table",
+           "ibert_gelu", "ibert_gelu_table", "ibert_sigmoid", "ibert_sigmoid_table",
+           "ibert_softmax"]
 
 Real = NDArray[np.float64]
 
-_A, _B = -0.2888, -1.769
+#: Coefficients a and b of the polynomial for erf, and the three of the one for exp.
+ERF = (-0.2888, -1.769)
+EXP = (0.3585, 1.353, 0.344)
 #: What the polynomials for erf and for the attention are multiplied by.
 _DELTA1 = 0.5
 _DELTA2 = 0.5
-_EXP = (0.3585, 1.353, 0.344)
 #: PLAN from a value of ``|x|`` on: slope and value at 0. Beyond the last it is 1.
-_PLAN = ((0.0, 1 / 4, 1 / 2), (1.0, 1 / 8, 5 / 8), (2.375, 1 / 32, 27 / 32), (5.0, 0.0, 1.0))
+PLAN = ((0.0, 1 / 4, 1 / 2), (1.0, 1 / 8, 5 / 8), (2.375, 1 / 32, 27 / 32), (5.0, 0.0, 1.0))
 
 
 def _precise(x: Tensor) -> Tensor:
@@ -58,15 +60,16 @@ def _precise(x: Tensor) -> Tensor:
 
 def _polynomial_gelu(x: Tensor, delta: float) -> Tensor:
     x = _precise(x)
+    a, b = ERF
     u = x / math.sqrt(2)
-    erf = u.sign() * delta * (_A * (u.abs().clamp(max=-_B) + _B).square() + 1)
+    erf = u.sign() * delta * (a * (u.abs().clamp(max=-b) + b).square() + 1)
     return x / 2 * (1 + erf)
 
 
 def _polynomial_exp(x: Tensor) -> Tensor:
     """Return the exponential of what is not positive."""
     z = (-x / math.log(2)).floor()
-    a, b, c = _EXP
+    a, b, c = EXP
     return (a * (x + z * math.log(2) + b).square() + c) * torch.exp2(-z)
 
 
@@ -97,7 +100,7 @@ def heatvit_gelu(x: Tensor) -> Tensor:
 def heatvit_sigmoid(x: Tensor) -> Tensor:
     """Return PLAN, the sigmoid in straight lines."""
     y = torch.full_like(x, 0.5)
-    for start, slope, value in _PLAN:
+    for start, slope, value in PLAN:
         y = torch.where(x.abs() >= start, slope * x.abs() + value, y)
     return torch.where(x < 0, 1 - y, y)
 
@@ -121,7 +124,7 @@ def _heatvit_sigmoid(x: Real) -> Real:
 
 
 def _ibert_exp(f: Real) -> Real:
-    a, b, c = _EXP
+    a, b, c = EXP
     return 255 * (a * (b - f * math.log(2)) ** 2 + c)
 
 
