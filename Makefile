@@ -2,8 +2,9 @@
 # Every target sets up what it needs: Python 3.11 or newer, g++, make, perl and git are enough.
 #
 #   make setup       .venv with the packages that pdm.lock pins
-#   make run         the ZCU102 Verilog, and one photograph through it with each kind of selector
-#                    [IMAGE= MODEL= CONFIG= SELECTORS="threshold topk none" BLOCKS=3,6,9]
+#   make run         the ZCU102 Verilog, and one photograph through it with each kind of selector;
+#                    then scenes of digits through a trained network on the smallest configuration
+#                    [IMAGE= MODEL= CONFIG= SELECTORS="threshold topk none" BLOCKS=3,6,9 SCENES=8]
 #   make test        lint, and every test that is not slow
 #   make test-full   lint, and every test
 #   make lint        ruff and mypy
@@ -15,6 +16,8 @@ IMAGE  ?=
 # The test networks have too few blocks for the selectors of DeiT.
 SELECTORS ?= $(if $(filter %_test,$(MODEL)),none,threshold topk)
 BLOCKS ?= 3,6,9
+# Scenes for testing that are classified, from the first on; 0 for none.
+SCENES ?= 8
 # Processes for tests/; those of sim/ run one after another, each of their builds takes all cores.
 WORKERS ?= auto
 
@@ -62,6 +65,10 @@ run: $(STAMP)
 	    $(VPY) -m sim.run --model $(MODEL) --config $(CONFIG) --selector $$selector \
 	        --blocks $(BLOCKS) --output build/run/$$selector $(if $(IMAGE),--image "$(IMAGE)") \
 	        || exit; done
+	@if [ "$(SCENES)" != 0 ]; then \
+	    echo; echo "Trained network: $(SCENES) test scenes of digits through scenes on tiny"; \
+	    $(VPY) -m sim.run --model scenes --config tiny --checkpoint models/scenes/scenes.hv \
+	        --scenes $(SCENES) --output build/run/scenes; fi
 
 lint: $(STAMP)
 	$(VPY) -m ruff check .

@@ -17,9 +17,8 @@ from sim.workload import Workload
 
 __all__ = ["Report", "Summary", "steps_of"]
 
-#: Images that have a line each in the table, and letters of a name that are not folded.
+#: Images that have a line each in the table.
 _LISTED = 16
-_NAME = 16
 
 
 def steps_of(workload: Workload, seen: Selections) -> Iterator[Step]:
@@ -195,7 +194,7 @@ class Summary:
         if len(self.reports) > 1:
             console.print(_images(self.reports[:_LISTED]))
             if len(self.reports) > _LISTED:
-                console.print(f"and {len(self.reports) - _LISTED} more images", highlight=False)
+                console.print(f"the first {_LISTED} of {len(self.reports)} images", highlight=False)
         elif first.steps:
             console.print(_steps(first.steps))
         for picture in self.pictures:
@@ -300,25 +299,30 @@ def _steps(steps: Sequence[Step]) -> Table:
 
 def _images(reports: Sequence[Report]) -> Table:
     """Return one line for each image."""
-    names = [Path(report.image).name for report in reports]
-    table = Table()
-    table.add_column("image", overflow="fold", min_width=min(_NAME, max(map(len, names))))
     pruned = bool(reports[0].workload.blocks)
     labelled = any(report.right is not None for report in reports)
-    for header in (*(("patches kept",) if pruned else ()), "cycles", "images/s", "GMAC", "used",
+    table = Table()
+    table.add_column("image", overflow="fold")
+    # Labels take the place of the rate, which the cycles say as well: lines are to be short.
+    for header in (*(("patches kept",) if pruned else ()), "cycles",
+                   *(() if labelled else ("images/s",)), "GMAC", "used",
                    *(("label",) if labelled else ()), "class"):
         table.add_column(header, justify="right")
     table.add_column("equal?")
-    for name, report in zip(names, reports, strict=True):
-        table.add_row(
-            escape(name),
-            *([", ".join(str(len(step.kept)) for step in report.steps)] if pruned else []),
-            f"{report.cycles:,}", f"{report.images_per_second:,.1f}",
-            f"{report.macs / 1e9:.3f}", f"{report.utilization:.1%}",
-            *([] if not labelled else ["" if report.right is None else str(report.workload.label)]),
-            f"[red]{report.status.top_class}[/red]" if report.right is False
+    for report in reports:
+        cells = {
+            "patches kept": ", ".join(str(len(step.kept)) for step in report.steps),
+            "cycles": f"{report.cycles:,}",
+            "images/s": f"{report.images_per_second:,.1f}",
+            "GMAC": f"{report.macs / 1e9:.3f}",
+            "used": f"{report.utilization:.1%}",
+            "label": "" if report.right is None else str(report.workload.label),
+            "class": f"[red]{report.status.top_class}[/red]" if report.right is False
             else str(report.status.top_class),
-            "[green]yes[/green]" if report.comparison.exact else "[red]NO[/red]")
+            "equal?": "[green]yes[/green]" if report.comparison.exact else "[red]NO[/red]",
+        }
+        table.add_row(escape(Path(report.image).name),
+                      *(cells[str(column.header)] for column in table.columns[1:]))
     return table
 
 
