@@ -43,11 +43,10 @@ def _residual(vit: PrunedViT, ranges: Ranges) -> dict[str, float]:
     stages = ["embed.residual", *(f"block{i}.residual{j}" for i in range(m.depth) for j in (1, 2))]
     reach = _HEADROOM * max(map(ranges.largest, stages))
     # What is loaded must fit too, with a little room for the rounding of the bias.
-    parameters = Parameters(m, {name: value.double().numpy()
-                                for name, value in vit.twin.state.items()})
+    parameters = Parameters(m, vit.twin.state)
     rows = parameters.tokens()
     rows[:m.special_tokens] -= parameters.patch()[1]
-    step = max(reach, 1.01 * float(np.abs(rows).max())) / 32767
+    step = max(reach, 1.01 * float(rows.abs().max())) / 32767
     stages.extend(f"selector{i}.package" for i in range(len(vit.pruning.active)))
     return dict.fromkeys(stages, step)
 

@@ -31,8 +31,8 @@ from rtl.isa import (
     WEIGHT_BITS,
 )
 
-__all__ = ["NORM_FIELDS", "ONE", "Tokens", "class_attention", "classify", "cut", "keep_largest",
-           "keep_threshold", "kth_largest", "package", "shares", "threshold_score"]
+__all__ = ["NORM_FIELDS", "ONE", "SHARE_SCALE", "Tokens", "class_attention", "classify", "cut",
+           "keep_largest", "keep_threshold", "kth_largest", "package", "shares", "threshold_score"]
 
 #: Names of the statistics of a row.
 NORM_FIELDS = ("sum", "sumsq", "mean", "m", "s")
@@ -44,7 +44,7 @@ _SCORE_MAX = (1 << SCORE_BITS) - 1
 #: Scale of the score of a threshold selector: importance-weighted mean to units of 2**-16.
 _SCORE_SCALE = (1 << 16, 24)
 #: Scale of shares. The margin makes up for the error of the reciprocal.
-_SHARE_SCALE = ((1 << 16) - SHARE_MARGIN, SUM_BITS)
+SHARE_SCALE = ((1 << 16) - SHARE_MARGIN, SUM_BITS)
 
 
 def cut(value: Int, shift: Int | int) -> Int:
@@ -113,7 +113,7 @@ def shares(table: Int, weights: Int) -> Int:
         raise ValueError(f"weights of {weights.min()} or more sum to {total}, must be 1 or more"
                          f" and sum to less than {1 << WEIGHT_BITS}")
     c = max(0, total.bit_length() - SUM_BITS)
-    m, s = reciprocal(table, total >> c, *_SHARE_SCALE)
+    m, s = reciprocal(table, total >> c, *SHARE_SCALE)
     share = cut(2 * weights * m, s + c)
     share[0] += ONE - share.sum()
     return share

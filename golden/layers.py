@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 from golden.fixed import Int, mantissa
 from rtl.isa import ACC_BITS, MANTISSA_BITS, MEAN_FRAC
 
-__all__ = ["PIXEL_RANGE", "WEIGHT_MAX", "Linear", "Norm", "Ranges", "Real", "Scale", "linear",
-           "norm", "scale"]
+__all__ = ["ACT_RANGE", "PIXEL_RANGE", "WEIGHT_MAX", "Linear", "Norm", "Ranges", "Real", "Scale",
+           "linear", "norm", "scale"]
 
 Real = NDArray[np.float64]
 
 #: Bytes of a frame are unsigned; other activations reach from -128 to 127.
 PIXEL_RANGE = (0, 255)
-_ACT_RANGE = (-128, 127)
+ACT_RANGE = (-128, 127)
 
 #: Largest weight and largest K or V, which are weights too.
 WEIGHT_MAX = 127
@@ -72,7 +72,7 @@ def scale(value: float, name: str, low: int = 1) -> Scale:
 
 
 def linear(weight: Real, bias: Real, name: str, *, source: float, target: float,
-           limits: tuple[int, int] = _ACT_RANGE) -> Linear:
+           limits: tuple[int, int] = ACT_RANGE) -> Linear:
     """Quantise a layer between a source and a target of the given steps.
 
     The weight step of an output is set by its largest weight, unless its bias or its shift would

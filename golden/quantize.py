@@ -4,16 +4,18 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from golden.calibrate import calibrate
 from golden.fit import LANE_X_FRAC, reciprocal_table, rsqrt_table
 from golden.fixed import Int, round_shift, saturate
 from golden.images import MEAN
 from golden.layers import (
+    ACT_RANGE,
     PIXEL_RANGE,
     Linear,
     Norm,
@@ -28,6 +30,7 @@ from golden.nonlinear import Functions
 from golden.parameters import Parameters
 from golden.pruning import PrunedViT, PruningConfig
 from golden.quantize_selector import (
+    LayerMaker,
     QuantizedClassifier,
     check_weights,
     quantize_classifier,
@@ -36,7 +39,10 @@ from rtl.config import BLOCK
 from rtl.isa import LANE_X_BITS
 
 __all__ = ["Linear", "Norm", "QuantizedBlock", "QuantizedClassifier", "QuantizedViT", "Quantizer",
-           "Scale", "patch_bytes", "quantize", "sqnr"]
+           "Reals", "Scale", "patch_bytes", "quantize", "sqnr"]
+
+#: Weight and bias of each layer.
+Reals = dict[str, tuple[Tensor, Tensor | None]]
 
 #: Step of the input of GELU in the lanes.
 _GELU_X_STEP = 2.0 ** -LANE_X_FRAC
@@ -122,6 +128,18 @@ def _requantised_bias(layer: Linear) -> Int:
     return saturate(round_shift(layer.bias * layer.m, layer.s), LANE_X_BITS)
 
 
+def _numpy(x: Tensor) -> Real:
+    result: Real = x.detach().cpu().numpy()
+    return result
+
+
+def _layer(real: Reals, weight: Tensor, bias: Tensor, name: str, *, source: float, target: float,
+           limits: tuple[int, int] = ACT_RANGE) -> Linear:
+    """Return a quantised layer, and add its real parameters to ``real``."""
+    real[name] = weight * (source / target), bias / target
+    return linear(_numpy(weight), _numpy(bias), name, source=source, target=target, limits=limits)
+
+
 class Quantizer:
     """Makes a network of integers of parameters, with steps that are given.
 
@@ -147,27 +165,39 @@ class Quantizer:
                         "rsqrt": rsqrt_table()}
         self._residual = self._step("embed.residual")
 
-    def __call__(self, state: Mapping[str, Real], selectors: Sequence[Mapping[str, Real]] = (), *,
-                 weights: str) -> QuantizedViT:
-        """Return the network of these parameters, in double precision.
+    def __call__(self, state: State, selectors: Sequence[State] = (), *, weights: str,
+                 real: Reals | None = None) -> QuantizedViT:
+        """Return the network of these parameters; what cannot be represented raises ValueError.
 
-        ``selectors`` are those of each selector ``threshold``; ``weights`` says where they are
-        from. What cannot be represented raises ValueError.
+        Parameters
+        ----------
+        state, selectors
+            Parameters, and those of each selector ``threshold``.
+        weights
+            Where they are from.
+        real
+            Gets, by the name of each layer, what its weight and its bias are the rounding of, in
+            one unit of the output for one unit of the input, with gradients; as ``initial`` the
+            residual of special tokens and positions.
         """
         parameters, residual = Parameters(self.model, state), self._residual
-        weight, bias = parameters.patch()
-        patch = linear(weight, bias, "embed.residual", source=1.0, target=residual,
-                       limits=PIXEL_RANGE)
+        layer = partial(_layer, {} if real is None else real)
+        tokens = parameters.tokens() / residual
+        if real is not None:
+            real["initial"] = tokens, None
+        patch = layer(*parameters.patch(), "embed.residual", source=1.0, target=residual,
+                      limits=PIXEL_RANGE)
         frac = 0
         if self.pruning is not None and self.pruning.selector == "topk":
             frac = -round(math.log2(self._step("selector0.score") * self.model.heads))
         return QuantizedViT(
-            model=self.model, weights=weights, initial=self._initial(parameters, patch),
-            patch=patch, blocks=tuple(self._block(parameters, i) for i in range(self.model.depth)),
-            head_norm=self._norm("head.norm"), heads=self._heads(parameters), steps=self.steps,
+            model=self.model, weights=weights, initial=self._initial(tokens, patch),
+            patch=patch, head_norm=self._norm("head.norm"), steps=self.steps,
+            blocks=tuple(self._block(parameters, layer, i) for i in range(self.model.depth)),
+            heads=self._heads(parameters, layer),
             pruning=self.pruning, score_frac=frac, **self._tables,
             classifiers=tuple(quantize_classifier(
-                self.model, selector, self.functions, self._step, index=i)
+                self.model, selector, self.functions, self._step, layer, index=i)
                 for i, selector in enumerate(selectors)))
 
     def _step(self, stage: str) -> float:
@@ -177,8 +207,8 @@ class Quantizer:
                              " number")
         return step
 
-    def _initial(self, parameters: Parameters, patch: Linear) -> NDArray[np.int16]:
-        rows = np.rint(parameters.tokens() / self._residual).astype(np.int64)
+    def _initial(self, tokens: Tensor, patch: Linear) -> NDArray[np.int16]:
+        rows = np.rint(_numpy(tokens)).astype(np.int64)
         rows[:self.model.special_tokens] -= _requantised_bias(patch)
         if np.any(rows != saturate(rows, 16)):
             raise ValueError(f"the initial residual reaches {np.abs(rows).max()} steps,"
@@ -189,15 +219,14 @@ class Quantizer:
         return norm(self.model.width, self.model.eps, stage, residual=self._residual,
                     step=self._step(stage))
 
-    def _block(self, parameters: Parameters, i: int) -> QuantizedBlock:
+    def _block(self, parameters: Parameters, layer: LayerMaker, i: int) -> QuantizedBlock:
         block, stage, residual = f"blocks.{i}", f"block{i}", self._residual
         norm1, norm2 = (self._norm(f"{stage}.norm{j}") for j in (1, 2))
         steps = {name: self._step(f"{stage}.{name}") for name in (
             "norm1", "q", "k", "v", "scores", "attention", "norm2", "hidden")}
         weight, bias = parameters.layer(f"{block}.attn.qkv", f"{block}.norm1")
-        q, k, v = (linear(w, b, f"{stage}.{name}", source=steps["norm1"], target=steps[name])
-                   for name, w, b in zip("qkv", np.split(weight, 3), np.split(bias, 3),
-                                         strict=True))
+        q, k, v = (layer(w, b, f"{stage}.{name}", source=steps["norm1"], target=steps[name])
+                   for name, w, b in zip("qkv", weight.chunk(3), bias.chunk(3), strict=True))
         score = steps["q"] * steps["k"] / math.sqrt(self.model.head_size) / steps["scores"]
         return QuantizedBlock(
             norm1=norm1, q=q, k=k, v=v,
@@ -205,25 +234,21 @@ class Quantizer:
             exp=scale(steps["scores"] * math.log2(math.e) * 2.0 ** 5, f"{stage} exp"),
             value=scale(self.functions.attention * 2.0 ** -17 * steps["v"] / steps["attention"],
                         f"{stage}.attention", low=18),
-            projection=linear(*parameters.layer(f"{block}.attn.proj"), f"{stage}.residual1",
-                               source=steps["attention"], target=residual),
+            projection=layer(*parameters.layer(f"{block}.attn.proj"), f"{stage}.residual1",
+                             source=steps["attention"], target=residual),
             norm2=norm2,
-            mlp1=linear(*parameters.layer(f"{block}.mlp.fc1", f"{block}.norm2"),
-                         f"{stage}.hidden", source=steps["norm2"], target=_GELU_X_STEP),
+            mlp1=layer(*parameters.layer(f"{block}.mlp.fc1", f"{block}.norm2"),
+                       f"{stage}.hidden", source=steps["norm2"], target=_GELU_X_STEP),
             gelu=self.functions.gelu_table(steps["hidden"]),
-            mlp2=linear(*parameters.layer(f"{block}.mlp.fc2"), f"{stage}.residual2",
-                         source=steps["hidden"], target=residual))
+            mlp2=layer(*parameters.layer(f"{block}.mlp.fc2"), f"{stage}.residual2",
+                       source=steps["hidden"], target=residual))
 
-    def _heads(self, parameters: Parameters) -> tuple[Linear, ...]:
+    def _heads(self, parameters: Parameters, layer: LayerMaker) -> tuple[Linear, ...]:
         names = ("head", "head_dist")[:self.model.special_tokens]
         layers = [parameters.layer(name, "norm") for name in names]
-        return tuple(linear(w / len(layers), b / len(layers), name,
-                             source=self._step("head.norm"), target=self._step("logits"))
+        return tuple(layer(w / len(layers), b / len(layers), name,
+                           source=self._step("head.norm"), target=self._step("logits"))
                      for name, (w, b) in zip(names, layers, strict=True))
-
-
-def _double(state: State) -> dict[str, Real]:
-    return {name: value.double().numpy() for name, value in state.items()}
 
 
 def quantize(twin: FloatViT, frames: Sequence[NDArray[np.uint8]], *, weights: str,
@@ -266,8 +291,7 @@ def quantize(twin: FloatViT, frames: Sequence[NDArray[np.uint8]], *, weights: st
         steps = calibrate(vit, frames, percentile)
     quantizer = Quantizer(twin.model, twin.functions, steps,
                           vit.pruning if vit.pruning.active else None)
-    return quantizer(_double(twin.state), [_double(selector.state) for selector in vit.selectors],
-                     weights=weights)
+    return quantizer(twin.state, [selector.state for selector in vit.selectors], weights=weights)
 
 
 def sqnr(qvit: QuantizedViT, float_stages: Mapping[str, object],

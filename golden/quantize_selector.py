@@ -4,19 +4,19 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
-import numpy as np
 from torch import Tensor
 
 from golden.fit import LANE_X_FRAC, SIGMOID_SCALE
 from golden.fixed import Int
-from golden.layers import WEIGHT_MAX, Linear, Norm, Ranges, Real, Scale, linear, norm, scale
-from golden.model import ModelConfig
+from golden.layers import WEIGHT_MAX, Linear, Norm, Ranges, Scale, norm, scale
+from golden.model import ModelConfig, State
 from golden.nonlinear import Functions
 from golden.pruning import PrunedViT, PruningConfig, PruningError
 from rtl.isa import MEAN_FRAC, SCORE_BITS, WEIGHT_BITS
 
-__all__ = ["GELU_STAGES", "SCORE_SHIFT", "QuantizedClassifier", "check_weights",
+__all__ = ["GELU_STAGES", "SCORE_SHIFT", "LayerMaker", "QuantizedClassifier", "check_weights",
            "classifier_steps", "quantize_classifier", "record_selectors", "score_frac"]
 
 #: Shift that leaves the attention as a whole number, see ``class_attention``.
@@ -35,6 +35,14 @@ _SMALLEST_RANGE = 2.0 ** -3
 #: Fraction bits of the scores of ``topk``, and what scores may grow beyond the calibration frames.
 _SCORE_FRACS = (12, 24)
 _SCORE_HEADROOM = 2.0
+
+
+class LayerMaker(Protocol):
+    """Quantises a layer, see :func:`golden.layers.linear`."""
+
+    def __call__(self, weight: Tensor, bias: Tensor, name: str, *, source: float, target: float,
+                 limits: tuple[int, int] = ...) -> Linear:
+        """Return the layer of this name."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -129,8 +137,9 @@ def classifier_steps(ranges: Ranges, index: int) -> dict[str, float]:
             f"{stage}.classes": _SIGMOID_STEP, f"{stage}.score": 2.0 ** -SCORE_BITS}
 
 
-def quantize_classifier(model: ModelConfig, state: Mapping[str, Real], functions: Functions,
-                        step_of: Callable[[str], float], *, index: int) -> QuantizedClassifier:
+def quantize_classifier(model: ModelConfig, state: State, functions: Functions,
+                        step_of: Callable[[str], float], make: LayerMaker, *,
+                        index: int) -> QuantizedClassifier:
     """Return the ``threshold`` selector of this index in integers.
 
     Parameters
@@ -139,25 +148,28 @@ def quantize_classifier(model: ModelConfig, state: Mapping[str, Real], functions
         Sizes, parameters, GELU and sigmoid.
     step_of
         The step of a stage.
+    make
+        Quantises a layer.
     """
+    state = {name: value.double() for name, value in state.items()}
     stage, d = f"selector{index}", model.head_size
     residual, normal, step, pooled = (step_of(name) for name in (
         "embed.residual", f"{stage}.norm", f"{stage}.local", f"{stage}.input"))
 
-    def layer(name: str, weight: Real, bias: Real, source: float,
+    def layer(name: str, weight: Tensor, bias: Tensor, source: float,
               target: float = _GELU_X_STEP) -> Linear:
-        return linear(weight, bias, f"{stage}.{name}", source=source, target=target)
+        return make(weight, bias, f"{stage}.{name}", source=source, target=target)
 
-    def parameters(name: str) -> tuple[Real, Real]:
+    def parameters(name: str) -> tuple[Tensor, Tensor]:
         return state[f"{name}.weight"], state[f"{name}.bias"]
 
     weight, bias = parameters("embed")
     bias = bias + weight @ state["norm.bias"]
     weight = weight * state["norm.weight"]
     local, global_ = (layer(name, w, b, normal) for name, w, b in zip(
-        ("local", "global"), np.split(weight, 2), np.split(bias, 2), strict=True))
+        ("local", "global"), weight.chunk(2), bias.chunk(2), strict=True))
     weight, bias = parameters("importance1")
-    importance1 = layer("importance1", np.repeat(weight / d, d, axis=1), bias, pooled)
+    importance1 = layer("importance1", (weight / d).repeat_interleave(d, 1), bias, pooled)
     weight, bias = parameters("score3")
     difference = layer("score3", weight[:1] - weight[1:], bias[:1] - bias[1:], step,
                        _SIGMOID_X_STEP)

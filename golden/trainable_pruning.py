@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The vision transformer with token selectors as it is trained: masks in place of shorter lists."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from golden.selector import combined_score, keep_threshold, selector_shapes
 from golden.trainable import TrainableViT
 
 __all__ = ["PrunedOutput", "TrainablePrunedViT", "TrainableSelector", "keep_top_batch",
-           "package_rows", "straight_through"]
+           "noisy_decision", "package_rows", "replace_dropped", "straight_through"]
 
 #: Scores are kept as far from 0 and 1, where their logits are infinite.
 _EPS = 1e-6
@@ -45,6 +46,13 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
     return hard.to(soft.dtype) + (soft - soft.detach())
 
 
+def noisy_decision(score: Tensor, noise: Tensor) -> Tensor:
+    """Return where the logit of ``score`` is not negative with ``noise`` added, straight-through.
+    """
+    logit = torch.logit(score, _EPS) + noise
+    return straight_through(logit >= 0, logit.sigmoid())
+
+
 def keep_top_batch(score: Tensor, left: Tensor, count: int) -> Tensor:
     """Return :func:`golden.selector.keep_top` of each row, among the patches that are ``left``.
 
@@ -67,6 +75,46 @@ def package_rows(rows: Tensor, weights: Tensor, members: Tensor) -> tuple[Tensor
     shares = torch.where(total[:, None] == 0, members, weights)
     sums = shares.sum(-1)
     return (shares[:, None] @ rows)[:, 0] / torch.where(sums == 0, 1, sums)[:, None], total
+
+
+def replace_dropped(x: Tensor, present: Tensor, weights: Tensor, score: Tensor, keep: Tensor, *,
+                    first: int, merged: bool,
+                    package: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+                    = package_rows) -> tuple[Tensor, Tensor, Tensor]:
+    """Return all tokens, which are left, and the weights of packages, after a selector.
+
+    Parameters
+    ----------
+    x, present, weights
+        What they were before [batch, tokens, channels], [batch, tokens], [batch, packages].
+    score, keep
+        Weight of each patch in a package, and which stay [batch, patches].
+    first
+        Place of the first patch.
+    merged
+        Whether the old package goes into the new one.
+    package
+        Makes package tokens, as :func:`package_rows`.
+    """
+    end = first + keep.shape[1]
+    patches, dropped = x[:, first:end], present[:, first:end] - keep
+    some = (dropped.detach() > 0).any(-1)
+    packages, there = x[:, end:], present[:, end:]
+    if merged and weights.shape[1]:
+        # The order is that of the list.
+        new, weight = package(torch.cat([patches, packages], 1), torch.cat([score, weights], 1),
+                              torch.cat([dropped, there], 1))
+        # Where nothing is dropped the package is exactly what it was.
+        packages = torch.where(some[:, None], new, packages[:, 0])[:, None]
+        weights = torch.where(some, weight, weights[:, 0])[:, None]
+        there = torch.maximum(there, some[:, None].to(there.dtype))
+    else:
+        new, weight = package(patches, score, dropped)
+        packages = torch.cat([packages, new[:, None]], 1)
+        weights = torch.cat([weights, weight[:, None]], 1)
+        there = torch.cat([there, some[:, None].to(there.dtype)], 1)
+    return (torch.cat([x[:, :first], patches, packages], 1),
+            torch.cat([present[:, :first], keep, there], 1), weights)
 
 
 class TrainableSelector(nn.Module):
@@ -132,8 +180,7 @@ class TrainableSelector(nn.Module):
         score = combined_score(scores, importance)
         if noise is None:
             return score, straight_through(keep_threshold(scores, importance), score)
-        logit = torch.logit(score, _EPS) + noise
-        return score, straight_through(logit >= 0, logit.sigmoid())
+        return score, noisy_decision(score, noise)
 
 
 class TrainablePrunedViT(TrainableViT):
@@ -209,25 +256,8 @@ class TrainablePrunedViT(TrainableViT):
             score = attention[:, first:first + count]
             keep = keep_top_batch(score if scores is None else scores, left,
                                   self.pruning.keep_counts(count)[index])
-        patches, dropped = x[:, first:first + count], left - keep
-        some = (dropped.detach() > 0).any(-1)
-        packages, there = x[:, first + count:], present[:, first + count:]
-        if self.pruning.package == "merged" and index:
-            package, weight = package_rows(torch.cat([packages, patches], 1),
-                                           torch.cat([weights, score], 1),
-                                           torch.cat([there, dropped], 1))
-            # Where nothing is dropped the package is exactly what it was.
-            package = torch.where(some[:, None], package, packages[:, 0])
-            weight = torch.where(some, weight, weights[:, 0])
-            packages, weights = package[:, None], weight[:, None]
-            there = torch.maximum(there, some[:, None].to(there.dtype))
-        else:
-            package, weight = package_rows(patches, score, dropped)
-            packages = torch.cat([packages, package[:, None]], 1)
-            weights = torch.cat([weights, weight[:, None]], 1)
-            there = torch.cat([there, some[:, None].to(there.dtype)], 1)
-        return (torch.cat([x[:, :first], patches, packages], 1),
-                torch.cat([present[:, :first], keep, there], 1), weights)
+        return replace_dropped(x, present, weights, score, keep, first=first,
+                               merged=self.pruning.package == "merged")
 
     def state(self) -> dict[str, Tensor]:
         """Return a copy of the parameters: of the network, and ``selectors.0.`` and so on."""
