@@ -14,8 +14,8 @@ from golden.model import ModelConfig, model_named
 from golden.nonlinear import FUNCTIONS
 from golden.pruning import PruningConfig, PruningError
 
-__all__ = ["KINDS", "PRECISIONS", "Stage", "TrainConfig", "TrainError", "load_config",
-           "parse_config"]
+__all__ = ["KINDS", "PRECISIONS", "Stage", "TrainConfig", "TrainError", "as_number",
+           "load_config", "make_config", "parse_config", "parse_yaml", "read_text"]
 
 #: Kinds of stages.
 KINDS = ("dense", "threshold", "topk", "random", "oracle")
@@ -294,7 +294,7 @@ class TrainConfig:
         return dense[-1] if dense else None
 
 
-def _number(whole: bool, value: object, name: str) -> float:
+def as_number(value: object, name: str, whole: bool = False) -> float:
     """Return a number, also one that YAML takes for text: 1e-3, which has no point."""
     try:
         number = float(value) if isinstance(value, (int, float, str)) else math.nan
@@ -319,12 +319,12 @@ def _values(kind: type, given: object, what: str) -> dict[str, Any]:
     values = dict(given)
     for name, value in given.items():
         if known[name].type in (int, float):
-            values[name] = _number(known[name].type is int, value, f"{name} of {what}")
+            values[name] = as_number(value, f"{name} of {what}", known[name].type is int)
         elif known[name].type in _LISTS:
             if not isinstance(value, list):
                 raise TrainError(f"{name} of {what} is {value!r}, must be a list")
             whole = known[name].type == tuple[int, ...]
-            values[name] = tuple(_number(whole, item, f"{name} of {what}") for item in value)
+            values[name] = tuple(as_number(item, f"{name} of {what}", whole) for item in value)
         elif known[name].type == SearchSettings | None:
             where = f"{name} of {what}"
             try:
@@ -336,15 +336,25 @@ def _values(kind: type, given: object, what: str) -> dict[str, Any]:
     return values
 
 
-def parse_config(text: str, source: str) -> TrainConfig:
-    """Return the settings in ``text``, which error messages call ``source``."""
+def parse_yaml(text: str, source: str) -> Any:
+    """Return what is in YAML, which error messages call ``source``."""
     try:
-        values = _values(TrainConfig, yaml.safe_load(text), source)
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
         raise TrainError(f"{source} is no YAML{where}: {getattr(error, 'problem', error)}"
                          ) from error
+
+
+def parse_config(text: str, source: str) -> TrainConfig:
+    """Return the settings in ``text``, which error messages call ``source``."""
+    return make_config(parse_yaml(text, source), source)
+
+
+def make_config(given: object, source: str) -> TrainConfig:
+    """Return the settings that were read from YAML, which error messages call ``source``."""
+    values = _values(TrainConfig, given, source)
     stages = values["stages"]
     if not isinstance(stages, list):
         raise TrainError(f"stages of {source} is {stages!r}, must be a list")
@@ -355,11 +365,15 @@ def parse_config(text: str, source: str) -> TrainConfig:
     return TrainConfig(**{**values, "model": model_named(values["model"])})
 
 
-def load_config(path: Path) -> TrainConfig:
-    """Return the settings in a YAML file."""
+def read_text(path: Path) -> str:
+    """Return the text of a file of settings."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise TrainError(f"{path} cannot be read: {reason}") from error
-    return parse_config(text, str(path))
+
+
+def load_config(path: Path) -> TrainConfig:
+    """Return the settings in a YAML file."""
+    return parse_config(read_text(path), str(path))
