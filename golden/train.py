@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from golden.train_config import TrainError, load_config
+from golden.train_config import Stage, TrainError, load_config
 from golden.trainer import Progress, Trainer, World
 
 __all__ = ["main"]
@@ -41,12 +41,16 @@ class _Display:
 
     def __init__(self, console: Console, bar: Bar) -> None:
         self._console, self._bar = console, bar
-        self._stage, self._task = "", bar.add_task("", visible=False)
+        self._stage: Stage | None = None
+        self._task = bar.add_task("", visible=False)
         self._loss = 0.0
 
     def __call__(self, now: Progress) -> None:
-        if now.stage.name != self._stage:
-            self._stage, self._loss = now.stage.name, now.loss
+        if now.outcome:
+            self._console.print(f"{now.stage.name}: {now.outcome}")
+            return
+        if now.stage != self._stage:
+            self._stage, self._loss = now.stage, now.loss
             self._bar.reset(self._task, total=now.stage.steps, visible=True)
         # The mean of about fifty steps: one is too noisy to be read.
         self._loss += (now.loss - self._loss) / 50

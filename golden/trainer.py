@@ -5,8 +5,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
+from golden.latency_aware import ACCEPTED, Try
+from golden.model import State
 from golden.model_file import load_model, save_weights, stored_pruning
 from golden.train_config import Stage, TrainConfig, TrainError
 from golden.train_data import Batch, SceneData
 from golden.train_losses import distillation_loss, ratio_loss, token_loss
 from golden.train_measure import measure
+from golden.train_search import (
+    SearchState,
+    describe,
+    describe_found,
+    go_on,
+    search_table,
+    write_search,
+)
 from golden.trainable import TrainableViT
 from golden.trainable_pruning import TrainablePrunedViT
 
@@ -53,7 +63,7 @@ class World:
 class Progress:
     """Where a training is: after which step of which stage, and the loss there; where they were
     measured, the accuracy on the validation images and the part of the patches that each selector
-    keeps.
+    keeps. Of a search also a line that says what became of a try, or what was found.
     """
 
     stage: Stage
@@ -61,6 +71,7 @@ class Progress:
     loss: float
     accuracy: float | None = None
     kept: tuple[float, ...] = ()
+    outcome: str = ""
 
 
 def learning_rate(stage: Stage, step: int) -> float:
@@ -102,7 +113,9 @@ class Trainer:
 
     Into the folder it writes ``state.pt``, to resume from; ``log.jsonl``, with a line for each
     measurement; and for each stage that ended ``NAME.safetensors``, the weights of the network and
-    of its selectors, which ``golden.model_file`` reads, with ``config.json`` beside it.
+    of its selectors, which ``golden.model_file`` reads, with ``config.json`` beside it. Of a stage
+    with a search it writes ``NAME.search.json``, too, after each try, after which it can be
+    resumed.
 
     Parameters
     ----------
@@ -127,11 +140,16 @@ class Trainer:
         self.data = SceneData(config.model)
         for stage in config.stages:
             self.data.settings(stage.size)  # raises an error now, not when the stage begins
+        self._tables = {stage.name: search_table(stage, config.model)
+                        for stage in config.stages if stage.search is not None}
+        self._searches: dict[str, SearchState] = {}
         self.stage, self.step = 0, 0
+        self._tried = 0  # steps of a stage before the try that is under way
         self._seconds = self._cpu_seconds = 0.0
         self._optimiser: torch.optim.Optimizer | None = None
         self._optimiser_state: dict[str, Any] | None = None
         self._validation: dict[tuple[int, str], list[Batch]] = {}
+        self.network: TrainableViT
         self._teacher: TrainableViT | None = None
         state = self._resume()
         self._begin(min(self.stage, len(config.stages) - 1))
@@ -141,27 +159,95 @@ class Trainer:
     def run(self, report: Callable[[Progress], None]) -> None:
         """Train to the end; ``report`` is called after every step."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        start = time.perf_counter() - self._seconds
-        cpu_start = time.process_time() - self._cpu_seconds
+        self._start = (time.perf_counter() - self._seconds,
+                       time.process_time() - self._cpu_seconds)
         while self.stage < len(self.config.stages):
             stage = self.config.stages[self.stage]
-            self._optimiser = torch.optim.AdamW(parameter_groups(
-                self.network, stage.decay, stage.network), lr=stage.rate, betas=_BETAS, fused=True)
-            if self._optimiser_state is not None:
-                self._optimiser.load_state_dict(self._optimiser_state)
-                self._optimiser_state = None
-            network = self._distributed()
-            while self.step < stage.steps:
-                loss = self._update(network, stage)
-                self.step += 1
-                accuracy: float | None = None
-                kept: tuple[float, ...] = ()
-                if self.step % self.config.validate_every == 0 or self.step == stage.steps:
-                    self._seconds = time.perf_counter() - start
-                    self._cpu_seconds = time.process_time() - cpu_start
-                    accuracy, kept = self._measure(stage, loss)
-                report(Progress(stage, self.step, loss, accuracy, kept))
+            if stage.search is None:
+                stage = self._stage(self.stage)
+                self._train(stage, report)
+            else:
+                stage = self._search(stage, report)
             self._end(stage)
+
+    def _train(self, stage: Stage, report: Callable[[Progress], None]) -> None:
+        """Make the steps of a stage that are left, and measure now and then."""
+        for loss in self._steps(stage):
+            accuracy: float | None = None
+            kept: tuple[float, ...] = ()
+            if self.step % self.config.validate_every == 0 or self.step == stage.steps:
+                accuracy, kept = self._measure(stage, loss)
+            report(Progress(stage, self.step, loss, accuracy, kept))
+
+    def _search(self, stage: Stage, report: Callable[[Progress], None]) -> Stage:
+        """Find the selectors of a stage, and return it with them."""
+        if (state := self._searches.get(stage.name)) is None:
+            state = self._searches[stage.name] = SearchState(accuracy=self._together(stage)[0])
+        if state.found is None:
+            self._find(stage, state, report)
+        return self._stage(self.stage)
+
+    def _find(self, stage: Stage, state: SearchState, report: Callable[[Progress], None]) -> None:
+        """Make the tries of a search that are left.
+
+        The network is that of the last try that was accepted, and in the end that with the
+        selectors that stay.
+        """
+        assert stage.search is not None
+        accepted, loss = self.network, math.nan
+
+        def attempt(trial: Stage) -> tuple[float, tuple[float, ...]]:
+            nonlocal loss
+            self.network = self._make(trial)
+            _take(self.network, *_parts(accepted))
+            self._tried = self.step
+            for loss in self._steps(trial):
+                report(Progress(trial, self.step - self._tried, loss))
+            self._optimiser = None
+            return self._together(trial)
+
+        def decided(one: Try) -> None:
+            nonlocal accepted
+            if one.verdict == ACCEPTED:
+                accepted = self.network
+            self.network = accepted
+            if one.accuracy is not None and self.world.rank == 0:
+                self._log(stage, loss, one.accuracy, one.kept, block=one.block, keep=one.rate,
+                          latency=round(one.latency, 4), verdict=one.verdict)
+                write_search(self._search_file(stage), stage, self._tables[stage.name], state)
+                self._save()
+            report(Progress(stage, self.step, loss, one.accuracy, one.kept, describe(one)))
+
+        found = go_on(stage, self._tables[stage.name], self.config.model, state, attempt=attempt,
+                      decided=decided)
+        chosen = replace(stage, search=None, blocks=found.blocks, keep=found.keep)
+        self.network = self._make(chosen)
+        _take(self.network, *_parts(accepted))
+        accuracy, kept = self._together(chosen)
+        state.found, state.found_accuracy = found, accuracy
+        if self.world.rank == 0:
+            self._log(stage, None, accuracy, kept, blocks=found.blocks,
+                      latency=round(found.latency, 4))
+            write_search(self._search_file(stage), stage, self._tables[stage.name], state)
+            self._save()
+        report(Progress(chosen, self.step, math.nan, accuracy, kept,
+                        describe_found(found, accuracy, stage.search.latency)))
+
+    def _search_file(self, stage: Stage) -> Path:
+        return self.folder / f"{stage.name}.search.json"
+
+    def _steps(self, stage: Stage) -> Iterator[float]:
+        """Make the steps of a stage, or of a try, that are left; yield the loss of each."""
+        self._optimiser = torch.optim.AdamW(parameter_groups(
+            self.network, stage.decay, stage.network), lr=stage.rate, betas=_BETAS, fused=True)
+        if self._optimiser_state is not None:
+            self._optimiser.load_state_dict(self._optimiser_state)
+            self._optimiser_state = None
+        network = self._distributed()
+        while self.step - self._tried < stage.steps:
+            loss = self._update(network, stage)
+            self.step += 1
+            yield loss
 
     def measure(self, stage: Stage) -> tuple[float, tuple[float, ...]]:
         """Return the part of the validation images of a stage that the network classifies right,
@@ -174,19 +260,47 @@ class Trainer:
         answers = measure(self.network, self._validation[key])
         return float(answers.right.mean()), tuple(answers.keeps.mean((0, 2)).tolist())
 
+    def _together(self, stage: Stage) -> tuple[float, tuple[float, ...]]:
+        """Return what the first process measures, in all of them."""
+        measured = [self.measure(stage) if self.world.rank == 0 else None]
+        if self.world.size > 1:
+            torch.distributed.broadcast_object_list(measured)
+        assert measured[0] is not None
+        return measured[0]
+
+    def _stage(self, index: int) -> Stage:
+        """Return a stage with the selectors that another stage says, or that a search found.
+
+        While the search goes on they are those of the last try that was accepted.
+        """
+        stage = self.config.stages[index]
+        if stage.kind == "dense":
+            return stage
+        origin = self.config.selected_by(index)
+        blocks, keep = origin.blocks, origin.keep
+        if origin.name in self._searches:
+            blocks, keep = self._searches[origin.name].selectors
+        return replace(stage, search=None, blocks=blocks, keep=keep)
+
+    def _make(self, stage: Stage) -> TrainableViT:
+        """Make the network of a stage with random parameters."""
+        model, functions, pruning = self.config.model, self.config.functions, stage.pruning
+        network = (TrainableViT(model, functions) if pruning is None
+                   else TrainablePrunedViT(model, pruning, functions))
+        network.initialise(torch.Generator().manual_seed(self.config.seed))
+        if isinstance(network, TrainablePrunedViT):
+            index = [stage.name for stage in self.config.stages].index(stage.name)
+            seed = int(np.random.SeedSequence([self.config.seed, index]).generate_state(1)[0])
+            network.initialise_selectors(torch.Generator().manual_seed(seed))
+        return network.to(self.device)
+
     def _begin(self, index: int) -> None:
         """Make the network of a stage, with the weights that it begins with, and its teacher."""
-        config, stage = self.config, self.config.stages[index]
-        model, functions, pruning = config.model, config.functions, stage.pruning
-        self.network = (TrainableViT(model, functions) if pruning is None
-                        else TrainablePrunedViT(model, pruning, functions))
-        self.network.initialise(torch.Generator().manual_seed(config.seed))
-        if isinstance(self.network, TrainablePrunedViT):
-            seed = int(np.random.SeedSequence([config.seed, index]).generate_state(1)[0])
-            self.network.initialise_selectors(torch.Generator().manual_seed(seed))
+        config, stage = self.config, self._stage(index)
+        model, functions = config.model, config.functions
+        self.network = self._make(stage)
         if (file := self._file(config.source(index))) is not None:
             self._load(self.network, file)
-        self.network.to(self.device)
         self._teacher = None
         if stage.distils:
             file = self._file(config.teacher(index))
@@ -206,16 +320,14 @@ class Trainer:
         same blocks.
         """
         _, state, selectors = load_model(file, self.config.model)
+        blocks: tuple[int, ...] = ()
         if selectors and isinstance(network, TrainablePrunedViT) and len(network.selectors):
             stored = stored_pruning(file)
             if stored is None or len(stored.active) != len(selectors):
                 raise TrainError(f"{file} has the parameters of {len(selectors)} selectors, must"
                                  " say which blocks they are before")
-            own = network.pruning.active
-            state |= {f"selectors.{own.index(block)}.{name}": value
-                      for block, selector in zip(stored.active, selectors, strict=True)
-                      if block in own for name, value in selector.items()}
-        network.load_state_dict({**network.state(), **state})
+            blocks = stored.active
+        _take(network, state, dict(zip(blocks, selectors, strict=False)))
 
     def _distributed(self) -> nn.Module:
         if self.world.size == 1:
@@ -230,7 +342,8 @@ class Trainer:
                                            self.world.rank])
         batch = self.data.batch(stage.size, stage.batch // self.world.size, generator, stage.kind)
         noise = None
-        level = noise_level(stage, self.step)
+        step = self.step - self._tried
+        level = noise_level(stage, step)
         if stage.kind == "threshold" and level > 0:
             shape = (len(stage.blocks), len(batch.labels), self.config.model.grid ** 2)
             noise = torch.from_numpy(level * generator.logistic(size=shape)).float()
@@ -242,7 +355,7 @@ class Trainer:
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), stage.clip)
         for group in self._optimiser.param_groups:
-            group["lr"] = group["factor"] * learning_rate(stage, self.step)
+            group["lr"] = group["factor"] * learning_rate(stage, step)
         self._optimiser.step()
         return float(loss.detach())
 
@@ -271,18 +384,26 @@ class Trainer:
         if self.world.rank:
             return None, ()
         accuracy, kept = self.measure(stage)
-        line: dict[str, Any] = {
-            "stage": stage.name, "step": self.step, "loss": loss, "accuracy": accuracy,
-            "seconds": round(self._seconds, 1), "cpu_seconds": round(self._cpu_seconds, 1)}
-        if kept:
-            line["kept"] = [round(share, 4) for share in kept]
-        with (self.folder / _LOG).open("a", encoding="utf-8") as log:
-            print(json.dumps(line), file=log)
+        self._log(stage, loss, accuracy, kept)
         self._save()
         return accuracy, kept
 
+    def _log(self, stage: Stage, loss: float | None, accuracy: float, kept: tuple[float, ...],
+             **more: Any) -> None:
+        """Write a line of what was measured; with no loss of what was not trained."""
+        self._seconds = time.perf_counter() - self._start[0]
+        self._cpu_seconds = time.process_time() - self._start[1]
+        line: dict[str, Any] = {
+            "stage": stage.name, "step": self.step, **({} if loss is None else {"loss": loss}),
+            "accuracy": accuracy, "seconds": round(self._seconds, 1),
+            "cpu_seconds": round(self._cpu_seconds, 1)}
+        if kept:
+            line["kept"] = [round(share, 4) for share in kept]
+        with (self.folder / _LOG).open("a", encoding="utf-8") as log:
+            print(json.dumps(line | more), file=log)
+
     def _end(self, stage: Stage) -> None:
-        self.stage, self.step = self.stage + 1, 0
+        self.stage, self.step, self._tried = self.stage + 1, 0, 0
         self._optimiser = None
         if self.world.rank == 0:
             # Of a kind that is only there to compare with, no one takes the file for topk.
@@ -303,6 +424,7 @@ class Trainer:
         state = {"config": asdict(self.config), "processes": self.world.size, "stage": self.stage,
                  "step": self.step, "seconds": self._seconds, "cpu_seconds": self._cpu_seconds,
                  "network": self.network.state(),
+                 "searches": {name: asdict(search) for name, search in self._searches.items()},
                  "optimiser": None if self._optimiser is None else self._optimiser.state_dict()}
         # Under another name first: what is there is never half of a file.
         partial = self.folder / f"{_STATE}.partial"
@@ -344,5 +466,29 @@ class Trainer:
         self.stage, self.step = state["stage"], state["step"]
         self._seconds, self._cpu_seconds = state["seconds"], state["cpu_seconds"]
         self._optimiser_state = state["optimiser"]
+        self._searches = {name: SearchState.from_dict(search)
+                          for name, search in state.get("searches", {}).items()}
         over = self.stage == len(self.config.stages)
         return state["network"] if self.step or over else None
+
+
+def _parts(network: TrainableViT) -> tuple[State, dict[int, State]]:
+    """Return the parameters of a network, and those of its selectors by their blocks."""
+    state = network.state()
+    selectors: dict[int, State] = {}
+    if isinstance(network, TrainablePrunedViT):
+        # Of topk there are none.
+        for i, block in enumerate(network.pruning.active[:len(network.selectors)]):
+            names = [name for name in state if name.startswith(f"selectors.{i}.")]
+            selectors[block] = {name.split(".", 2)[2]: state.pop(name) for name in names}
+    return state, selectors
+
+
+def _take(network: TrainableViT, state: State, selectors: Mapping[int, State]) -> None:
+    """Set the parameters of a network; of its selectors those that stand before the same blocks."""
+    own: dict[str, Tensor] = {}
+    if isinstance(network, TrainablePrunedViT) and len(network.selectors):
+        for i, block in enumerate(network.pruning.active):
+            own |= {f"selectors.{i}.{name}": value
+                    for name, value in selectors.get(block, {}).items()}
+    network.load_state_dict({**network.state(), **state, **own})
