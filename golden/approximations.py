@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
 
-from golden.evaluate import evaluate, scene_set
 from golden.files import check_output
+from golden.integer_batch import BatchViT, Tables, answers
 from golden.model import FloatViT, ModelConfig, State, model_named
 from golden.model_file import load_model
 from golden.pages import check_section, write_section
@@ -35,6 +36,8 @@ _NAMES = {"exact": "exact; in int8 ours", "ibert": "I-BERT", "heatvit": "HeatViT
 _CALIBRATION = 32
 #: Validation scenes of a retraining, and the steps between two measurements.
 _VALIDATION, _VALIDATE_EVERY = 2000, 250
+#: Test scenes of one batch of the integer twin.
+_CHUNK = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +82,8 @@ def retrained(config: TrainConfig, folder: Path, console: Console) -> State:
     return load_model(folder / f"{config.stages[-1].name}.safetensors", config.model).state
 
 
-def measured(model: ModelConfig, state: State, functions: str, *, steps: int, count: int,
-             jobs: int) -> Result:
+def measured(model: ModelConfig, state: State, functions: str, *, steps: int,
+             count: int) -> Result:
     """Return how many of the first ``count`` test scenes a network names rightly.
 
     Parameters
@@ -93,21 +96,23 @@ def measured(model: ModelConfig, state: State, functions: str, *, steps: int, co
         For how many it was retrained.
     count
         Scenes.
-    jobs
-        Processes that share the scenes of the integer twin.
     """
     network = TrainableViT(model, functions).eval()
     network.load_state_dict(dict(state))
-    answers = measure(network, SceneData(model).fixed("test", model.image_size, count))
-    frames = fixed_set("train", _CALIBRATION, SceneSettings(size=model.image_size))
+    floats = measure(network, SceneData(model).fixed("test", model.image_size, count))
+    settings = SceneSettings(size=model.image_size)
+    calibration = fixed_set("train", _CALIBRATION, settings)
     qvit = quantize(FloatViT(model, state, functions),
-                    [frames.rgb(i) for i in range(_CALIBRATION)], weights="")
-    scenes = scene_set(model, "test", count)
-    integers = evaluate(qvit, scenes, range(count), jobs=jobs)
+                    [calibration.rgb(i) for i in range(_CALIBRATION)], weights="")
+    integers = BatchViT(qvit, Tables(qvit, torch.device("cpu")))
+    scenes = fixed_set("test", count, settings)
+    right = 0
+    for start in range(0, count, _CHUNK):
+        labels = scenes.labels[start:start + _CHUNK]
+        frames = np.stack([scenes.rgb(start + i) for i in range(len(labels))])
+        right += int((answers(integers, frames).top == labels).sum())
     return Result(functions=functions, steps=steps, images=count,
-                  float_right=int(answers.right.sum()),
-                  int8_right=sum(one["int8"].top == label
-                                 for one, label in zip(integers, scenes.labels, strict=True)))
+                  float_right=int(floats.right.sum()), int8_right=right)
 
 
 def table(results: Sequence[Result]) -> str:
@@ -133,8 +138,7 @@ def _results(options: argparse.Namespace, console: Console) -> Iterator[Result]:
     for functions, config in configs.items():
         for steps in (0, options.steps):
             mine = retrained(config, options.output / functions, console) if steps else state
-            result = measured(model, mine, functions, steps=steps, count=options.count,
-                              jobs=options.jobs)
+            result = measured(model, mine, functions, steps=steps, count=options.count)
             console.print(f"{functions}, {steps} steps: float {result.float_right:,}, int8"
                           f" {result.int8_right:,} of {result.images:,}", highlight=False)
             yield result
@@ -157,8 +161,6 @@ def _parser() -> argparse.ArgumentParser:
                         help="folder of the retrained weights (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, metavar="N",
                         help="of a training (default: %(default)s)")
-    parser.add_argument("--jobs", type=int, default=1, metavar="PROCESSES",
-                        help="that share the scenes of the integer twin (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here, too")
     parser.add_argument("--update", type=Path, metavar="FILE",
                         help="put the table into this page, too")

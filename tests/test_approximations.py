@@ -8,10 +8,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from golden import approximations
-from golden.approximations import Result, main, table
-from golden.model import model_named
+from golden import approximations, integer
+from golden.approximations import Result, main, measured, table
+from golden.images import normalise
+from golden.model import FloatViT, model_named
+from golden.model_file import load_model
 from golden.nonlinear import FUNCTIONS
+from golden.quantize import quantize
+from golden.scenes import SceneSettings, fixed_set
 from golden.trainable import TrainableViT
 
 
@@ -19,6 +23,7 @@ from golden.trainable import TrainableViT
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the file of a network at the start of its training."""
     monkeypatch.setattr(approximations, "_VALIDATION", 8)
+    monkeypatch.setattr(approximations, "_CHUNK", 3)
     network = TrainableViT(model_named("scenes"))
     network.initialise(torch.Generator().manual_seed(0))
     path = tmp_path / "start.safetensors"
@@ -58,6 +63,25 @@ def test_command(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "validation" not in capsys.readouterr().out
     assert times == [(output / name / "state.pt").stat().st_mtime_ns for name in FUNCTIONS]
     assert json.loads(found.read_text()) == [vars(result) for result in results]
+
+
+def test_int8_is_the_integer_twin(weights: Path) -> None:
+    """Of our functions it is what the accelerator computes."""
+    model = model_named("scenes")
+    state = load_model(weights, model).state
+    settings = SceneSettings(size=model.image_size)
+    calibration, scenes = (fixed_set(split, count, settings)
+                           for split, count in (("train", 32), ("test", 5)))
+    for functions in FUNCTIONS:
+        qvit = quantize(FloatViT(model, state, functions),
+                        [calibration.rgb(i) for i in range(32)], weights="x")
+        right = sum(integer.run(qvit, scenes.rgb(i))[1] == scenes.labels[i] for i in range(5))
+        found = measured(model, state, functions, steps=0, count=5)
+        assert found == Result(functions=functions, steps=0, images=5, int8_right=right,
+                               float_right=sum(
+                                   int(FloatViT(model, state, functions).forward_stages(
+                                       normalise(scenes.rgb(i)))["logits"].argmax())
+                                   == scenes.labels[i] for i in range(5)))
 
 
 def test_command_names_faults(weights: Path, tmp_path: Path,
