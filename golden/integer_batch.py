@@ -2,7 +2,8 @@
 """The integer twin on batches of images, with gradients: :mod:`golden.integer`, with masks."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -97,6 +98,21 @@ class Tables:
         self.sigmoid = [_lookup(layers.sigmoid, device) for layers in qvit.classifiers]
 
 
+@contextmanager
+def _quick_products(device: torch.device) -> Iterator[None]:
+    """Let a processor that has bfloat16 use it for products of float32.
+
+    That is exact: what is multiplied are integers of 8 bits, which bfloat16 has, and sums are in
+    float32.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium" if device.type == "cpu" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 class BatchOutput(NamedTuple):
     """What a network says of a batch.
 
@@ -172,6 +188,11 @@ class BatchViT:
         ``noise`` and ``choose`` are as the noise and the scores of
         :class:`golden.trainable_pruning.TrainablePrunedViT`.
         """
+        with _quick_products(self._tables.device):
+            return self._forward(frames, noise, choose)
+
+    def _forward(self, frames: Tensor, noise: Tensor | None,
+                 choose: Tensor | None) -> BatchOutput:
         model, pruning = self._qvit.model, self._qvit.pruning
         x = self._embed(frames)
         first, end = model.special_tokens, model.tokens

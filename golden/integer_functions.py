@@ -50,9 +50,10 @@ def factor(m: NDArray[np.integer] | int, s: NDArray[np.integer] | int, like: Ten
     return torch.from_numpy(scale).to(like.device)
 
 
-def _products(precision: torch.dtype, left: Tensor, right: Tensor) -> Tensor:
-    """Return a matrix product for gradients."""
-    return (left.to(precision) @ right.to(precision)).float()
+def _passed(gradient: Tensor, value: Tensor, low: int, high: int) -> Tensor:
+    """Return the gradient where ``value`` is within limits, and 0 elsewhere."""
+    result: Tensor = torch.ops.aten.hardtanh_backward(gradient, value, low - 0.5, high + 0.5)
+    return result
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,23 +97,27 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, layer: Layer,
                 low: int, high: int) -> Tensor:
         acc = x.to(layer.weight.dtype) @ layer.weight.T
-        exact = torch.addcmul(layer.bias, acc.double(), layer.scale).floor_()
-        y = exact.clamp(low, high)
+        value = torch.addcmul(layer.bias, acc.double(), layer.scale).floor_()
+        if high < _EXACT:
+            value = value.float()
         if any(ctx.needs_input_grad):
-            ctx.save_for_backward(x, y == exact)
-            ctx.layer = layer
-        return y if high >= _EXACT else y.float()
+            # Where limits are wide there are narrower ones to come.
+            ctx.save_for_backward(x, value if low >= _ACTIVATIONS[0] else None)
+            ctx.layer, ctx.limits = layer, (low, high)
+        return value.clamp(low, high)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, inside = ctx.saved_tensors
+        x, value = ctx.saved_tensors
         layer, (by_x, by_weight, by_bias, *_) = ctx.layer, ctx.needs_input_grad
-        gradient = gradient.float() * inside
-        flat = gradient.flatten(0, -2)
-        return (_products(layer.precision, gradient, layer.weight * layer.scale.float()[:, None])
-                if by_x else None,
-                _products(layer.precision, flat.T, x.flatten(0, -2)) if by_weight else None,
-                flat.sum(0) if by_bias else None, None, None, None)
+        if value is not None:
+            gradient = _passed(gradient, value, *ctx.limits)
+        gradient = gradient.float().flatten(0, -2)
+        factors = gradient.to(layer.precision)
+        weight = (layer.weight * layer.scale[:, None]).to(layer.precision)
+        return ((factors @ weight).float().view_as(x) if by_x else None,
+                (factors.T @ x.flatten(0, -2).to(layer.precision)).float() if by_weight else None,
+                gradient.sum(0) if by_bias else None, None, None, None)
 
 
 def linear(layer: Layer, x: Tensor, low: int, high: int) -> Tensor:
@@ -159,21 +164,20 @@ class _Normalise(torch.autograd.Function):
                                 norm.mean.m, norm.mean.s, norm.scale.m, norm.scale.s, norm.epsilon)
         scale = factor(m, s, x)
         shift = 0.5 - torch.from_numpy(mean).to(x.device) * scale
-        exact = torch.addcmul(shift, wide, scale * (1 << MEAN_FRAC)).floor_()
-        y = exact.clamp(*_ACTIVATIONS)
+        value = torch.addcmul(shift, wide, scale * (1 << MEAN_FRAC)).floor_().float()
         if ctx.needs_input_grad[0]:
             variance = (norm.channels * squares - total.square() + norm.epsilon)
-            ctx.save_for_backward(x, y == exact, (total / norm.channels).float(),
+            ctx.save_for_backward(x, value, (total / norm.channels).float(),
                                   (norm.channels * variance.rsqrt()).float())
             # The step of the result.
             ctx.step = norm.channels * 2.0 ** (norm.scale.s - 34) / norm.scale.m
-        return y.float()
+        return value.clamp(*_ACTIVATIONS)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, inside, mean, rstd = ctx.saved_tensors
+        x, value, mean, rstd = ctx.saved_tensors
         y = (x - mean) * rstd
-        gradient = gradient * inside
+        gradient = _passed(gradient, value, *_ACTIVATIONS)
         gradient = (gradient - gradient.mean(-1, keepdim=True)
                     - y * (gradient * y).mean(-1, keepdim=True))
         return gradient * (rstd / ctx.step), None, None
@@ -188,16 +192,16 @@ def normalise(x: Tensor, norm: Norm, rsqrt: Int) -> Tensor:
 class _Rescale(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
-        exact = (x.double() * scale).add_(0.5).floor_()
-        y = exact.clamp(low, high)
+        value = (x.double() * scale).add_(0.5).floor_().float()
         if ctx.needs_input_grad[0]:
-            ctx.save_for_backward(y == exact, scale.float())
-        return y.float()
+            ctx.save_for_backward(value, scale.float())
+            ctx.limits = low, high
+        return value.clamp(low, high)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        inside, scale = ctx.saved_tensors
-        return gradient * inside * scale, None, None, None
+        value, scale = ctx.saved_tensors
+        return _passed(gradient, value, *ctx.limits) * scale, None, None, None
 
 
 def rescale(x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
@@ -209,19 +213,18 @@ def rescale(x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
 class _Scores(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, scale: float, precision: torch.dtype) -> Tensor:
-        exact = (q @ k.transpose(-2, -1)).double().mul_(scale).add_(0.5).floor_()
-        y = exact.clamp(*_SCORES)
+        value = (q @ k.transpose(-2, -1)).double().mul_(scale).add_(0.5).floor_().float()
         if any(ctx.needs_input_grad):
-            ctx.save_for_backward(q, k, y == exact)
+            ctx.save_for_backward(q, k, value)
             ctx.scale, ctx.precision = scale, precision
-        return y.float()
+        return value.clamp(*_SCORES)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, inside = ctx.saved_tensors
-        gradient = gradient * inside * ctx.scale
-        return (_products(ctx.precision, gradient, k),
-                _products(ctx.precision, gradient.transpose(-2, -1), q), None, None)
+        q, k, value = ctx.saved_tensors
+        gradient = (_passed(gradient, value, *_SCORES) * ctx.scale).to(ctx.precision)
+        return ((gradient @ k.to(ctx.precision)).float(),
+                (gradient.transpose(-2, -1) @ q.to(ctx.precision)).float(), None, None)
 
 
 def scores(q: Tensor, k: Tensor, scale: Scale, precision: torch.dtype = torch.float32) -> Tensor:
@@ -265,38 +268,38 @@ class _Attend(torch.autograd.Function):
         mask: Tensor | None = None
         top = scores
         if present is not None:
-            diagonal = torch.eye(scores.shape[-1], dtype=torch.bool, device=scores.device)
-            mask = ((present[:, None] != 0) | diagonal)[:, None]
-            top = scores.masked_fill(~mask, -torch.inf)
+            diagonal = torch.eye(scores.shape[-1], device=scores.device)
+            mask = torch.maximum(present[:, None], diagonal)[:, None]
+            top = scores + (mask - 1) * (_SCORES[1] - _SCORES[0])
         top = top.amax(-1, keepdim=True)
         # Tokens that are absent may be above the maximum.
         index = (top - scores).clamp_(min=0).int().flatten()
         e = constants.exp.index_select(0, index).view_as(scores)
         weights = e if mask is None else e * mask
         total = weights.sum(-1, keepdim=True)
-        value = constants.value
-        scale = factor(*reciprocal(constants.reciprocal, integers(total), value.m, value.s), v)
-        exact = (weights @ v).double().mul_(scale).add_(0.5).floor_()
-        y = exact.clamp(*_ACTIVATIONS)
+        scale = factor(*reciprocal(constants.reciprocal, integers(total), constants.value.m,
+                                   constants.value.s), v)
+        value = (weights @ v).double().mul_(scale).add_(0.5).floor_().float()
         first = (weights[:, :, 0] / total[:, :, 0]).sum(1)
         ctx.mark_non_differentiable(top, total)
         if any(ctx.needs_input_grad):
-            ctx.save_for_backward(e, mask, total, v, y == exact)
+            ctx.save_for_backward(e, mask, total, v, value)
             ctx.constants = constants
-        return y.float(), first, top[:, :, 0], total[:, :, 0]
+        return value.clamp(*_ACTIVATIONS), first, top[:, :, 0], total[:, :, 0]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, by_first: Tensor, *_: Tensor
                  ) -> tuple[Tensor | None, ...]:
-        e, mask, total, v, inside = ctx.saved_tensors
+        e, mask, total, v, value = ctx.saved_tensors
         constants = ctx.constants
-        gradient = gradient * inside * constants.gain
+        gradient = (_passed(gradient, value, *_ACTIVATIONS) * constants.gain).to(
+            constants.precision)
         part = e / total
         weights = part if mask is None else part * mask
-        by_weights = _products(constants.precision, gradient, v.transpose(-2, -1))
+        by_weights = (gradient @ v.to(constants.precision).transpose(-2, -1)).float()
         by_weights[:, :, 0] += by_first[:, None]
-        by_weights = by_weights - (by_weights * weights).sum(-1, keepdim=True)
-        by_v = _products(constants.precision, weights.transpose(-2, -1), gradient)
+        by_weights -= (by_weights * weights).sum(-1, keepdim=True)
+        by_v = (weights.to(constants.precision).transpose(-2, -1) @ gradient).float()
         by_present = None
         if ctx.needs_input_grad[2]:
             by_mask = (by_weights * part).sum(1)

@@ -192,9 +192,9 @@ class Quantizer:
             frac = -round(math.log2(self._step("selector0.score") * self.model.heads))
         return QuantizedViT(
             model=self.model, weights=weights, initial=self._initial(tokens, patch),
-            patch=patch, head_norm=self._norm("head.norm"), steps=self.steps,
+            patch=patch, steps=self.steps,
             blocks=tuple(self._block(parameters, layer, i) for i in range(self.model.depth)),
-            heads=self._heads(parameters, layer),
+            head_norm=self._norm("head.norm"), heads=self._heads(parameters, layer),
             pruning=self.pruning, score_frac=frac, **self._tables,
             classifiers=tuple(quantize_classifier(
                 self.model, selector, self.functions, self._step, layer, index=i)
