@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Cycles of a network before it is simulated: ``python -m platforms.estimate``."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from rich.console import Console
+
+from golden.cli import add_selector_options, exit_status, numbers, pruning_config
+from golden.files import check_output
+from golden.lower import check_sizes, lower
+from golden.model import MODELS, ModelConfig, model_named
+from golden.pages import check_section, write_section
+from golden.pruning import BLOCKS, PruningConfig
+from platforms.cycles import CycleModel
+from platforms.hollow import hollow
+from rtl.config import CONFIGS, Config, named
+
+__all__ = ["check_tokens", "cycle_model", "main", "measured", "tokens_left"]
+
+#: The page that ``--update`` writes to, and what the table is called in it.
+_PAGE = Path(__file__).parent.parent / "docs" / "estimate.md"
+_SECTION = "check"
+
+_COLUMNS = ("model", "selectors", "tokens", "cycles")
+
+
+def tokens_left(model: ModelConfig, pruning: PruningConfig) -> tuple[int, ...]:
+    """Return the tokens at the start, and those that each selector ``topk`` leaves."""
+    patches = model.grid ** 2
+    counts = pruning.keep_counts(patches) if pruning.active else ()
+    tokens, packages = [model.tokens], 0
+    for before, kept in pairwise((patches, *counts)):
+        if kept < before:
+            packages = 1 if pruning.package == "merged" else packages + 1
+        tokens.append(model.special_tokens + kept + packages)
+    return tuple(tokens)
+
+
+def check_tokens(model: ModelConfig, pruning: PruningConfig, tokens: Sequence[int]) -> None:
+    """Raise ValueError unless selectors could leave these ``tokens``, at the start and then."""
+    if len(tokens) != len(pruning.active) + 1:
+        raise ValueError(f"tokens are given after {len(tokens) - 1} selectors, must be after"
+                         f" {len(pruning.active)}")
+    for before, left in pairwise(tokens):
+        if not model.special_tokens < left <= before:
+            raise ValueError(f"a selector leaves {left} tokens of {before}, must leave between"
+                             f" {model.special_tokens + 1} and {before}")
+
+
+def cycle_model(model: ModelConfig, config: Config, pruning: PruningConfig, *,
+                bytes_per_cycle: float, latency: int) -> CycleModel:
+    """Return the cycle model of a network; ConfigError says what does not fit."""
+    selectors = pruning if pruning.active else None
+    check_sizes(model, config, selectors)
+    return CycleModel(lower(hollow(model, selectors), config), bytes_per_cycle, latency)
+
+
+def _tokens(options: argparse.Namespace, model: ModelConfig,
+            pruning: PruningConfig) -> tuple[int, ...]:
+    if pruning.selector != "threshold":
+        if options.tokens is not None:
+            raise ValueError(f"tokens are given for selector {pruning.selector}, must be for"
+                             " threshold only: that of topk follows from what it keeps")
+        return tokens_left(model, pruning)
+    if options.tokens is None:
+        raise ValueError("selector threshold decides for each image: --tokens must say how many"
+                         " tokens it leaves")
+    return model.tokens, *options.tokens
+
+
+def _estimate(options: argparse.Namespace, console: Console) -> None:
+    if options.json is not None:
+        check_output(options.json)
+    config, model = named(options.config), model_named(options.model)
+    pruning = pruning_config(options)
+    pruning.check(model)
+    tokens = _tokens(options, model, pruning)
+    check_tokens(model, pruning, tokens)
+    cycles = cycle_model(model, config, pruning, bytes_per_cycle=options.bytes_per_cycle,
+                         latency=options.latency).cycles(tokens)
+    result = {
+        "model": model.name, "config": config.name, "clock_mhz": config.clock_mhz,
+        "bytes_per_cycle": options.bytes_per_cycle, "latency": options.latency,
+        "selector": pruning.selector, "blocks": list(pruning.active), "tokens": list(tokens),
+        "cycles": cycles, "milliseconds": cycles / config.clock_mhz / 1e3,
+        "images_per_second": config.clock_mhz * 1e6 / cycles}
+    console.print(f"{model.name} on {config.name}, {pruning}\n"
+                  f"tokens {', '.join(map(str, tokens))}\n"
+                  f"cycles {cycles:,} (estimated; memory of {options.bytes_per_cycle:g} bytes per"
+                  f" cycle, latency {options.latency})\n"
+                  f"speed {result['images_per_second']:,.1f} images/s,"
+                  f" {result['milliseconds']:.3f} ms at {config.clock_mhz} MHz",
+                  highlight=False, soft_wrap=True)
+    if options.json is not None:
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def measured(page: Path) -> list[dict[str, str]]:
+    """Return model, selectors, tokens and cycles of each line of the table on ``page``."""
+    if not page.is_file():
+        raise ValueError(f"{page} is no file, must be a page with a table of measured cycles")
+    found: list[dict[str, str]] = []
+    header: list[str] = []
+    for line in page.read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if not line.startswith("|"):
+            header = []
+        elif not header:
+            header = cells
+        elif set(_COLUMNS) <= set(header) and not cells[0].startswith("-"):
+            row = dict(zip(header, cells, strict=True))
+            found.append({name: row[name] for name in _COLUMNS})
+    if not found:
+        raise ValueError(f"{page} has no table of {', '.join(_COLUMNS)}")
+    return found
+
+
+def _check(options: argparse.Namespace, console: Console) -> None:
+    """Compare estimates with what was measured."""
+    if options.update:
+        check_section(_PAGE, _SECTION)
+    config, blocks = named(options.config), options.blocks or BLOCKS
+    models: dict[tuple[str, str], CycleModel] = {}
+    lines = ["| model | selectors | tokens | measured | estimated | difference |",
+             "| --- | --- | --- | --- | --- | --- |"]
+    for row in measured(options.check):
+        kind = row["selectors"].split()[0]
+        model = model_named(row["model"])
+        # What a topk is to keep does not matter: the tokens are given.
+        pruning = PruningConfig(selector=kind, blocks=blocks,
+                                rates=(1.0,) * len(blocks) if kind == "topk" else None)
+        tokens = tuple(int(text) for text in row["tokens"].split(","))
+        check_tokens(model, pruning, tokens)
+        key = model.name, kind
+        if key not in models:
+            models[key] = cycle_model(model, config, pruning, latency=options.latency,
+                                      bytes_per_cycle=options.bytes_per_cycle)
+        cycles, estimated = int(row["cycles"].replace(",", "")), models[key].cycles(tokens)
+        lines.append(f"| {row['model']} | {row['selectors']} | {row['tokens']} | {cycles:,} |"
+                     f" {estimated:,} | {estimated / cycles - 1:+.3%} |")
+    text = "\n".join(lines)
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    if options.update:
+        write_section(_PAGE, _SECTION, text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m platforms.estimate", description="Estimate the cycles of an image from the"
+        " program and its numbers of tokens, without weights and without a simulation.")
+    parser.add_argument("--model", default="deit_tiny", help=f"one of {', '.join(MODELS)}")
+    parser.add_argument("--config", default="zcu102", help=f"one of {', '.join(CONFIGS)}")
+    add_selector_options(parser, "none")
+    parser.add_argument("--tokens", type=numbers(int, "whole numbers"), metavar="COUNTS",
+                        help="for threshold: tokens that each selector leaves, as in 110,103,78")
+    parser.add_argument("--bytes-per-cycle", type=float, default=64, metavar="BYTES",
+                        help="memory bandwidth (default: %(default)s)")
+    parser.add_argument("--latency", type=int, default=100, metavar="CYCLES",
+                        help="cycles from an address to its data (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here, too")
+    parser.add_argument("--check", type=Path, metavar="PAGE", help="compare estimates with the"
+                        " table of measured cycles on this page, which python -m sim.benchmark"
+                        " writes; of the options above, model and selector are those of the table")
+    parser.add_argument("--update", action="store_true",
+                        help=f"with --check: write the comparison into {_PAGE.name}")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    options = _parser().parse_args(arguments)
+    run = _estimate if options.check is None else _check
+    return exit_status("platforms.estimate", lambda: run(options, Console()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

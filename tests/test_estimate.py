@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Estimated cycles: how near they are to measured ones, what they depend on, and the command."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from networks import NETWORKS, network
+from pruned_networks import pruned_network
+
+from golden.lower import lower
+from golden.model import model_named
+from golden.program import Program, tokens_of
+from golden.pruning import PruningConfig
+from platforms.cycles import CycleModel
+from platforms.estimate import check_tokens, cycle_model, main, measured, tokens_left
+from platforms.hollow import hollow
+from rtl.config import named
+from rtl.isa import INSTRUCTION_BYTES
+
+_BENCHMARK = Path(__file__).parent.parent / "docs" / "benchmark.md"
+_DENSE = PruningConfig(selector="none")
+_TOPK = PruningConfig(selector="topk", blocks=(1, 2, 3), counts=(39, 23, 11))
+_THRESHOLD = PruningConfig(blocks=(1, 2, 3))
+
+
+def _model(name: str, config: str, pruning: PruningConfig = _DENSE, bytes_per_cycle: float = 64,
+           latency: int = 100) -> CycleModel:
+    return cycle_model(model_named(name), named(config), pruning, bytes_per_cycle=bytes_per_cycle,
+                       latency=latency)
+
+
+@pytest.mark.parametrize(("pruning", "tokens", "bus", "cycles", "within"), [
+    (_DENSE, (65,), {}, 93_964, 1e-3),
+    (_TOPK, (65, 41, 26, 15), {}, 59_966, 5e-3),
+    (_THRESHOLD, (65, 54, 32, 16), {}, 68_963, 1e-3),
+    (_DENSE, (65,), {"bytes_per_cycle": 4}, 99_353, 5e-3),
+    (_DENSE, (65,), {"latency": 400}, 152_215, 2e-2),
+    (_TOPK, (65, 41, 26, 15), {"bytes_per_cycle": 4, "latency": 20}, 90_511, 1e-3),
+])
+def test_near_what_was_measured(pruning: PruningConfig, tokens: tuple[int, ...], bus: dict,
+                                cycles: int, within: float) -> None:
+    """Cycles of ``python -m sim.run --model scenes --config tiny``."""
+    assert _model("scenes", "tiny", pruning, **bus).cycles(tokens) == pytest.approx(
+        cycles, rel=within)
+
+
+def test_near_the_benchmark() -> None:
+    rows = [row for row in measured(_BENCHMARK) if row["model"] == "deit_tiny"]
+    models = {kind: _model("deit_tiny", "zcu102", PruningConfig(
+        selector=kind, rates=(1.0,) * 3 if kind == "topk" else None))
+        for kind in ("none", "topk", "threshold")}
+    assert len(rows) >= len(models)
+    for row in rows:
+        tokens = [int(text) for text in row["tokens"].split(",")]
+        estimated = models[row["selectors"].split()[0]].cycles(tokens)
+        assert estimated == pytest.approx(int(row["cycles"].replace(",", "")), rel=1e-3)
+
+
+def _shape(program: Program) -> list[tuple]:
+    names = ("opcode", "row_dependency", "operand_dependency", "column_tiles", "k_tiles",
+             "stationary", "rows_from", "destination", "scale_source", "count", "row_bytes",
+             "under_way", "weight_beats")
+    return [tuple(getattr(fields, name, None) for name in names)
+            for fields in program.instructions]
+
+
+@pytest.mark.parametrize("name", ["head48", "head16", "heads16"])
+def test_hollow_networks_have_the_programs_of_others(name: str) -> None:
+    config = named("small")
+    real, empty = (lower(qvit, config) for qvit in (network(name).qvit, hollow(NETWORKS[name])))
+    assert _shape(real) == _shape(empty)
+    assert len(real.image) == len(empty.image)
+
+
+@pytest.mark.parametrize(("selector", "what"), [("topk", (2.0,)), ("threshold", (0.0,))])
+def test_selectors_of_hollow_networks(selector: str, what: tuple[float, ...]) -> None:
+    found = pruned_network("head48", selector, "each", (1,), what)
+    config = named("small")
+    real = lower(found.qvit, config)
+    empty = lower(hollow(found.qvit.model, found.qvit.pruning), config)
+    assert _shape(real) == _shape(empty)
+    tokens = tokens_of(real, found.stages)
+    assert CycleModel(real).cycles(tokens) == CycleModel(empty).cycles(tokens)
+    assert len(empty.instructions) * INSTRUCTION_BYTES <= len(empty.image)
+    if selector == "topk":
+        assert tokens_left(found.qvit.model, found.qvit.pruning) == tokens
+
+
+def test_fewer_tokens_take_fewer_cycles() -> None:
+    model = _model("scenes", "tiny", _TOPK)
+    cycles = [model.cycles((65, n, n, n)) for n in range(2, 66)]
+    # A token less may take some cycles more: it is the last one that waits for the package.
+    assert all(b > a - 200 for a, b in zip(cycles, cycles[1:], strict=False))
+    assert cycles[-1] > 1.5 * cycles[0]
+
+
+@pytest.mark.parametrize(("better", "worse"), [
+    ({}, {"latency": 200}), ({}, {"bytes_per_cycle": 4}),
+    ({"latency": 200}, {"latency": 2000}), ({"bytes_per_cycle": 4}, {"bytes_per_cycle": 1})])
+def test_worse_memory_takes_more_cycles(better: dict, worse: dict) -> None:
+    assert _model("tiny_test", "tiny", **better).cycles((10,)) < _model(
+        "tiny_test", "tiny", **worse).cycles((10,))
+
+
+def test_an_image_takes_milliseconds() -> None:
+    model = _model("deit_tiny", "zcu102", PruningConfig())
+    model.cycles((197, 110, 103, 78))
+    start = time.process_time()
+    for _ in range(5):
+        model.cycles((197, 110, 103, 78))
+    assert time.process_time() - start < 5 * 0.05
+
+
+@pytest.mark.parametrize("tokens", [(65,), (64, 41, 26, 15), (65, 41, 26, 15, 15)])
+def test_other_numbers_of_tokens_are_refused(tokens: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="must be 65 and one for each of 3 selectors"):
+        _model("scenes", "tiny", _TOPK).cycles(tokens)
+
+
+@pytest.mark.parametrize("bus", [{"bytes_per_cycle": 0.5}, {"bytes_per_cycle": 5000},
+                                 {"latency": 0}, {"latency": 1_000_000}])
+def test_memory_that_is_none_is_refused(bus: dict) -> None:
+    with pytest.raises(ValueError, match="must be between 1 and"):
+        _model("tiny_test", "tiny", **bus)
+
+
+@pytest.mark.parametrize(("counts", "package", "tokens"), [
+    ((39, 23, 11), "each", (65, 41, 26, 15)), ((39, 23, 11), "merged", (65, 41, 25, 13)),
+    ((64, 64, 0), "each", (65, 65, 65, 2)), ((64, 3, 3), "each", (65, 65, 5, 5))])
+def test_tokens_that_topk_leaves(counts: tuple[int, ...], package: str, tokens: tuple[int,
+                                 ...]) -> None:
+    pruning = PruningConfig(selector="topk", blocks=(1, 2, 3), counts=counts, package=package)
+    assert tokens_left(model_named("scenes"), pruning) == tokens
+
+
+@pytest.mark.parametrize(("tokens", "message"), [
+    ((65, 41), "after 1 selectors, must be after 3"),
+    ((65, 66, 3, 3), "leaves 66 tokens of 65, must leave between 2 and 65"),
+    ((65, 41, 26, 1), "leaves 1 tokens of 26, must leave between 2 and 26")])
+def test_tokens_that_no_selector_leaves(tokens: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_tokens(model_named("scenes"), _THRESHOLD, tokens)
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "result.json"
+    assert main(["--model", "scenes", "--config", "tiny", "--selector", "threshold", "--blocks",
+                 "1,2,3", "--tokens", "54,32,16", "--json", str(path)]) == 0
+    result = json.loads(path.read_text())
+    assert result["tokens"] == [65, 54, 32, 16] and result["blocks"] == [1, 2, 3]
+    assert result["cycles"] == pytest.approx(68_963, rel=1e-2)
+    assert result["images_per_second"] == pytest.approx(50e6 / result["cycles"])
+    assert result["milliseconds"] * result["images_per_second"] == pytest.approx(1e3)
+    assert (result["bytes_per_cycle"], result["latency"]) == (64, 100)
+    text = capsys.readouterr().out
+    assert f"{result['cycles']:,} (estimated; memory of 64 bytes per cycle, latency 100)" in text
+
+
+def test_command_compares_with_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("| model | what |\n| --- | --- |\n| tiny_test | no table |\n\n"
+                    "| model | selectors | tokens | cycles |\n| --- | --- | --- | --- |\n"
+                    "| scenes | none | 65 | 93,964 |\n| scenes | topk 0.6 | 65, 41, 26, 15 |"
+                    " 59,966 |\n")
+    assert main(["--check", str(page), "--config", "tiny", "--blocks", "1,2,3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert lines[2].startswith("| scenes | none | 65 | 93,964 | 93,9")
+    assert lines[3].startswith("| scenes | topk 0.6 | 65, 41, 26, 15 | 59,966 | ")
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--selector", "threshold"], "--tokens must say how many tokens it leaves"),
+    (["--tokens", "3"], "tokens are given for selector none, must be for threshold only"),
+    (["--config", "tiny"], "deit_tiny needs 197 tokens, 117 more than max_tokens"),
+    (["--model", "x"], "no model is called 'x'"),
+    (["--check", "nowhere.md"], "nowhere.md is no file"),
+    (["--check", "README.md"], "README.md has no table of model, selectors, tokens, cycles"),
+])
+def test_faults_are_named(arguments: list[str], message: str,
+                          capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and captured.err.startswith("platforms.estimate: ")
+    assert not captured.out
