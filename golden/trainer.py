@@ -5,7 +5,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from golden.latency_aware import ACCEPTED, Try
-from golden.model import State
-from golden.model_file import load_model, save_weights, stored_pruning
+from golden.model_file import save_weights
 from golden.train_config import Stage, TrainConfig, TrainError
 from golden.train_data import Batch, SceneData
 from golden.train_losses import distillation_loss, ratio_loss, token_loss
@@ -31,6 +30,7 @@ from golden.train_search import (
     search_table,
     write_search,
 )
+from golden.train_weights import copy_weights, load_weights
 from golden.trainable import TrainableViT
 from golden.trainable_pruning import TrainablePrunedViT
 
@@ -199,7 +199,7 @@ class Trainer:
         def attempt(trial: Stage) -> tuple[float, tuple[float, ...]]:
             nonlocal loss
             self.network = self._make(trial)
-            _take(self.network, *_parts(accepted))
+            copy_weights(self.network, accepted)
             self._tried = self.step
             for loss in self._steps(trial):
                 report(Progress(trial, self.step - self._tried, loss))
@@ -222,7 +222,7 @@ class Trainer:
                       decided=decided)
         chosen = replace(stage, search=None, blocks=found.blocks, keep=found.keep)
         self.network = self._make(chosen)
-        _take(self.network, *_parts(accepted))
+        copy_weights(self.network, accepted)
         accuracy, kept = self._together(chosen)
         state.found, state.found_accuracy = found, accuracy
         if self.world.rank == 0:
@@ -300,13 +300,13 @@ class Trainer:
         model, functions = config.model, config.functions
         self.network = self._make(stage)
         if (file := self._file(config.source(index))) is not None:
-            self._load(self.network, file)
+            load_weights(self.network, file)
         self._teacher = None
         if stage.distils:
             file = self._file(config.teacher(index))
             assert file is not None
             self._teacher = TrainableViT(model, functions).requires_grad_(False).eval()
-            self._load(self._teacher, file)
+            load_weights(self._teacher, file)
             self._teacher.to(self.device)
 
     def _file(self, stage: str | None) -> Path | None:
@@ -314,20 +314,6 @@ class Trainer:
         if stage is not None:
             return self.folder / f"{stage}.safetensors"
         return Path(self.config.weights) if self.config.weights else None
-
-    def _load(self, network: TrainableViT, file: Path) -> None:
-        """Set the parameters of a network; of its selectors those that the file has before the
-        same blocks.
-        """
-        _, state, selectors = load_model(file, self.config.model)
-        blocks: tuple[int, ...] = ()
-        if selectors and isinstance(network, TrainablePrunedViT) and len(network.selectors):
-            stored = stored_pruning(file)
-            if stored is None or len(stored.active) != len(selectors):
-                raise TrainError(f"{file} has the parameters of {len(selectors)} selectors, must"
-                                 " say which blocks they are before")
-            blocks = stored.active
-        _take(network, state, dict(zip(blocks, selectors, strict=False)))
 
     def _distributed(self) -> nn.Module:
         if self.world.size == 1:
@@ -470,25 +456,3 @@ class Trainer:
                           for name, search in state.get("searches", {}).items()}
         over = self.stage == len(self.config.stages)
         return state["network"] if self.step or over else None
-
-
-def _parts(network: TrainableViT) -> tuple[State, dict[int, State]]:
-    """Return the parameters of a network, and those of its selectors by their blocks."""
-    state = network.state()
-    selectors: dict[int, State] = {}
-    if isinstance(network, TrainablePrunedViT):
-        # Of topk there are none.
-        for i, block in enumerate(network.pruning.active[:len(network.selectors)]):
-            names = [name for name in state if name.startswith(f"selectors.{i}.")]
-            selectors[block] = {name.split(".", 2)[2]: state.pop(name) for name in names}
-    return state, selectors
-
-
-def _take(network: TrainableViT, state: State, selectors: Mapping[int, State]) -> None:
-    """Set the parameters of a network; of its selectors those that stand before the same blocks."""
-    own: dict[str, Tensor] = {}
-    if isinstance(network, TrainablePrunedViT) and len(network.selectors):
-        for i, block in enumerate(network.pruning.active):
-            own |= {f"selectors.{i}.{name}": value
-                    for name, value in selectors.get(block, {}).items()}
-    network.load_state_dict({**network.state(), **state, **own})

@@ -2,7 +2,11 @@
 """A search of selectors in a training: its tries, what begins with them, and that it resumes."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +19,8 @@ from golden.pruning import PruningConfig
 from golden.train import main
 from golden.train_config import Stage, TrainConfig, TrainError
 from golden.trainer import Trainer
+
+ROOT = Path(__file__).parent.parent
 
 #: A block takes 100 cycles and 10 for each token, all else of the dense network 500.
 TABLE = LatencyTable(model="scenes", config="tiny", clock_mhz=100, dense=500 + 6 * 750,
@@ -263,3 +269,23 @@ def test_command(table, tmp_path, capsys):
         "found: found 70.0%, 50.0% before blocks 4, 5"]
     assert all("kept 70.3%" in line for line in (lines[1], lines[3]))
     assert lines[5].startswith("joint 1/1") and lines[5].endswith("kept 70.3%, 50.0%")
+
+
+def test_two_processes(table, tmp_path):
+    """All go on with what the first measures."""
+    config = tmp_path / "train.yaml"
+    config.write_text(
+        "model: scenes\nvalidation: 4\nstages:\n"
+        "- {name: dense, size: 96, steps: 1, batch: 2, rate: 0.001}\n"
+        "- {name: found, kind: topk, size: 96, steps: 1, batch: 2, rate: 0.001, search: {table:"
+        f" {table}, latency: 0.91, drop: [1], rates: [0.7, 0.5], first: 3}}}}\n"
+        "- {name: joint, kind: threshold, size: 96, steps: 1, batch: 2, rate: 0.001}\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+         "-m", "golden.train", str(config), "--output", str(tmp_path / "out")], cwd=ROOT,
+        capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("found: 70.0% before block 4") == 1, "one process prints"
+    log = (tmp_path / "out" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["stage"] for line in log] == ["dense", *["found"] * 4, "joint"]
+    assert len(load_model(tmp_path / "out" / "joint.safetensors").selectors) == 2
