@@ -81,8 +81,8 @@ class TrainableIntegerViT(TrainablePrunedViT):
             output = network(frames.permute(0, 2, 3, 1), noise, scores)
             features = output.features[:, self.model.special_tokens:self.model.tokens]
             features = features * self.steps["head.norm"] * self.norm.weight + self.norm.bias
-            logits = (output.logits * self.steps["logits"]).float()
-            return PrunedOutput(logits, features, output.keeps)
+            # In double precision: single precision does not have all of them.
+            return PrunedOutput(output.logits * self.steps["logits"], features, output.keeps)
 
 
 def calibrated(network: TrainablePrunedViT, frames: Sequence[NDArray[np.uint8]],
