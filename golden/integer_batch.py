@@ -49,7 +49,7 @@ from rtl.isa import (
     SCORE_BITS,
 )
 
-__all__ = ["Answers", "BatchOutput", "BatchViT", "Tables", "answers"]
+__all__ = ["Answers", "BatchOutput", "BatchViT", "Tables", "answers", "lookup"]
 
 _ACT = limits(8)
 _OPERAND = limits(8, symmetric=True)
@@ -60,7 +60,7 @@ _LOGIT = limits(ACC_BITS)
 _ONE = 255
 
 
-def _lookup(table: Int, device: torch.device) -> Lookup:
+def lookup(table: Int, device: torch.device) -> Lookup:
     """Return the function of a lane: of every input, and the slope of its polynomial."""
     x = np.arange(*(limits(LANE_X_BITS) + np.array([0, 1])))
     value = gelu_int(table, x)
@@ -93,9 +93,9 @@ class Tables:
         self.exp = [torch.from_numpy(exponential(
             qvit.exp, -difference, np.int64(0), block.exp.m, block.exp.s)).to(device, torch.float32)
             for block in qvit.blocks]
-        self.gelu = [_lookup(block.gelu, device) for block in qvit.blocks]
-        self.selector_gelu = [_lookup(layers.gelu, device) for layers in qvit.classifiers]
-        self.sigmoid = [_lookup(layers.sigmoid, device) for layers in qvit.classifiers]
+        self.gelu = [lookup(block.gelu, device) for block in qvit.blocks]
+        self.selector_gelu = [lookup(layers.gelu, device) for layers in qvit.classifiers]
+        self.sigmoid = [lookup(layers.sigmoid, device) for layers in qvit.classifiers]
 
 
 @contextmanager
