@@ -182,8 +182,8 @@ def part_of_dense(table: LatencyTable, model: ModelConfig, kind: str, package: s
                   keep: Mapping[int, float]) -> float:
     """Return the latency of selectors as a part of that of the network without them.
 
-    ``keep`` has by block the part of all patches that is kept, the mean over images: the latency
-    is the mean, too, as the table is linear from one number of tokens to the next.
+    ``keep`` has by block the part of all patches that is kept, the mean over images: it is the
+    latency of an image that keeps as many.
     """
     if not keep:
         return 1.0
