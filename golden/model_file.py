@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -17,10 +18,13 @@ from golden.model import ModelConfig
 from golden.pruning import PruningConfig, PruningError
 
 __all__ = ["Description", "LoadedModel", "ModelFile", "find_model", "load_model", "read_model",
-           "save_weights", "stored_pruning"]
+           "save_weights", "stored_pruning", "stored_steps"]
 
 #: Name of the metadata of a file of safetensors that say which selectors the weights are with.
 _PRUNING = "pruning"
+
+#: What stands before the names of the steps of integers that the weights were trained with.
+_STEP = "steps."
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".onnx")
 _SELECTOR = re.compile(r"selectors\.(\d+)\.(.+)")
@@ -130,13 +134,13 @@ def read_model(path: str | Path) -> ModelFile:
 
 def _split(tensors: Mapping[str, Tensor]
            ) -> tuple[dict[str, Tensor], tuple[dict[str, Tensor], ...]]:
-    """Return the parameters of the network, and those of each selector."""
+    """Return the parameters of the network, and those of each selector; no steps."""
     network: dict[str, Tensor] = {}
     selectors: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if match := _SELECTOR.fullmatch(key):
             selectors.setdefault(int(match[1]), {})[match[2]] = value
-        else:
+        elif not key.startswith(_STEP):
             network[key] = value
     return network, tuple(selectors[i] for i in sorted(selectors))
 
@@ -168,15 +172,34 @@ def load_model(path: str | Path, model: ModelConfig | None = None) -> LoadedMode
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor],
-                 pruning: Mapping[str, Any] | None = None) -> None:
+                 pruning: Mapping[str, Any] | None = None,
+                 steps: Mapping[str, float] | None = None) -> None:
     """Write parameters as a file of safetensors.
 
     ``pruning`` are the fields of the :class:`golden.pruning.PruningConfig` that they are for, which
-    :func:`stored_pruning` reads.
+    :func:`stored_pruning` reads; ``steps`` those of integers that they were trained with, which
+    :func:`stored_steps` reads.
     """
+    tensors = {f"{_STEP}{stage}": torch.tensor(step, dtype=torch.float64)
+               for stage, step in (steps or {}).items()}
     # A single entry: several would be written in an order that is not always the same.
-    save_file(dict(state), path,
+    save_file({**state, **tensors}, path,
               None if pruning is None else {_PRUNING: json.dumps(dict(pruning))})
+
+
+def stored_steps(path: str | Path) -> dict[str, float] | None:
+    """Return the steps of integers that the weights in a file were trained with, if there are any.
+    """
+    path = find_model(path)
+    if path.suffix != ".safetensors":
+        return None
+    tensors = {name.removeprefix(_STEP): value for name, value in load_tensors(path).items()
+               if name.startswith(_STEP)}
+    for stage, value in tensors.items():
+        if value.shape != () or not value.is_floating_point():
+            raise CheckpointError(f"the step of {stage} in checkpoint {path} is {value.dtype}"
+                                  f" {tuple(value.shape)}, must be one number")
+    return {stage: float(value) for stage, value in tensors.items()} or None
 
 
 def stored_pruning(path: str | Path) -> PruningConfig | None:

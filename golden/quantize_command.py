@@ -19,7 +19,13 @@ from golden.cli import add_selector_options, exit_status, pruning_config
 from golden.files import check_output
 from golden.images import ImageError, calibration_frames, load_image, read_image
 from golden.model import MODELS, FloatViT, model_named
-from golden.model_file import LoadedModel, find_model, load_model, stored_pruning
+from golden.model_file import (
+    LoadedModel,
+    find_model,
+    load_model,
+    stored_pruning,
+    stored_steps,
+)
 from golden.nonlinear import FUNCTIONS
 from golden.packed import SUFFIX, save
 from golden.pruning import PruningConfig, PruningError
@@ -101,7 +107,8 @@ def _parser() -> argparse.ArgumentParser:
                         " inferred from its shapes and from a config.json beside it")
     parser.add_argument("--calibrate", type=Path, metavar="FOLDER|scenes",
                         help="images, also in folders of classes, or scenes of digits for training;"
-                        " without it a sample photograph")
+                        " without it the steps that the checkpoint was trained with, if it was,"
+                        " or a sample photograph")
     parser.add_argument("--images", type=int, default=_IMAGES, metavar="COUNT",
                         help="images that are taken of the folder (default: %(default)s)")
     parser.add_argument("--percentile", type=float, default=100.0,
@@ -128,7 +135,10 @@ def _load(options: argparse.Namespace) -> tuple[LoadedModel, str, PruningConfig 
 
 
 def _quantize(options: argparse.Namespace, console: Console
-              ) -> tuple[FloatViT, QuantizedViT, list[NDArray[np.uint8]]]:
+              ) -> tuple[FloatViT, QuantizedViT, list[NDArray[np.uint8]], bool]:
+    """Return the network in floating point and in integers, frames, and whether these are what it
+    is calibrated on: else it has the steps of its training.
+    """
     (model, state, selectors), weights, stored = _load(options)
     pruning = pruning_config(options, stored)
     pruning.check(model)
@@ -140,10 +150,13 @@ def _quantize(options: argparse.Namespace, console: Console
         raise PruningError(f"{weights} has the parameters of {len(selectors)} selectors, must have"
                            f" those of {needed} for selector {pruning.selector}")
     frames = calibration_images(options.calibrate, model.image_size, options.images)
+    steps = None
+    if options.calibrate is None and weights != "synthetic":
+        steps = stored_steps(options.checkpoint)
     with console.status(f"{model.name}: quantisation, {len(frames)} images"):
-        qvit = quantize(twin, frames, weights=weights, percentile=options.percentile,
+        qvit = quantize(twin, frames, weights=weights, percentile=options.percentile, steps=steps,
                         pruning=pruning if pruning.active else None, selectors=selectors)
-    return twin, qvit, frames
+    return twin, qvit, frames, steps is None
 
 
 def _run(options: argparse.Namespace, console: Console) -> None:
@@ -153,7 +166,7 @@ def _run(options: argparse.Namespace, console: Console) -> None:
     for path in (options.output, options.json):
         if path is not None:
             check_output(path)
-    twin, qvit, frames = _quantize(options, console)
+    twin, qvit, frames, calibrated = _quantize(options, console)
     save(options.output, qvit)
     with console.status(f"{qvit.model.name}: what it does to each layer"):
         layers = layer_report(twin, qvit, frames[:_REPORTED])
@@ -161,11 +174,12 @@ def _run(options: argparse.Namespace, console: Console) -> None:
     size = options.output.stat().st_size
     weights = ("SYNTHETIC (seeded random numbers)" if qvit.weights == "synthetic"
                else qvit.weights)
+    steps = f"calibrated on {len(frames)} images" if calibrated else "the steps of its training"
     console.print(f"{escape(str(options.output))}: {qvit.model.name}, weights {escape(weights)},"
-                  f" calibrated on {len(frames)} images, {size:,} bytes", highlight=False)
+                  f" {steps}, {size:,} bytes", highlight=False)
     if options.json is not None:
-        result = {"model": asdict(qvit.model), "weights": qvit.weights, "images": len(frames),
-                  "percentile": options.percentile, "functions": options.functions, "bytes": size,
+        result = {"model": asdict(qvit.model), "weights": qvit.weights,
+                  "images": len(frames) if calibrated else 0, "percentile": options.percentile, "functions": options.functions, "bytes": size,
                   "pruning": None if qvit.pruning is None else asdict(qvit.pruning),
                   "layers": [{name: None if value == math.inf else value
                               for name, value in asdict(layer).items()} for layer in layers]}

@@ -67,6 +67,10 @@ class Stage:
     precision
         Of the products of matrices: with ``bfloat16`` a training takes half as long on a processor
         that has it. The parameters are in float32, and so is the measured accuracy.
+    quantise
+        Whether the network computes in integers, see :mod:`golden.trainable_integer`, with steps
+        that are calibrated on training images at the start of the stage; then ``precision`` is
+        that of the gradients.
     blocks, keep, package
         Of stages with selectors: blocks before which one stands; the part of all patches that each
         keeps, of ``threshold`` in the mean over all images; kind of the package tokens. Without
@@ -101,6 +105,7 @@ class Stage:
     smoothing: float = 0.0
     clip: float = 1.0
     precision: str = "float32"
+    quantise: bool = False
     start: str = ""
     blocks: tuple[int, ...] = ()
     keep: tuple[float, ...] = ()
@@ -240,6 +245,11 @@ class TrainConfig:
                 raise TrainError(f"size of stage {stage.name} is {stage.size}, must be a multiple"
                                  f" of the patch, {self.model.patch}, up to"
                                  f" {self.model.image_size}")
+            if stage.quantise and stage.size != self.model.image_size:
+                raise TrainError(f"size of stage {stage.name} is {stage.size}, must be"
+                                 f" {self.model.image_size} in a stage that quantises")
+            if stage.quantise and stage.search is not None:
+                raise TrainError(f"stage {stage.name} has a search, must have none as it quantises")
         for index, stage in enumerate(self.stages):
             self._check_selectors(index, stage)
 
@@ -331,6 +341,8 @@ def _values(kind: type, given: object, what: str) -> dict[str, Any]:
                 values[name] = SearchSettings(**_values(SearchSettings, value, where))
             except SearchError as error:
                 raise TrainError(f"{where}: {error}") from error
+        elif known[name].type is bool and not isinstance(value, bool):
+            raise TrainError(f"{name} of {what} is {value!r}, must be true or false")
         elif known[name].type is str and not isinstance(value, str):
             raise TrainError(f"{name} of {what} is {value!r}, must be text")
     return values

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The vision transformer in integers as it is trained: quantisation-aware training."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from golden.calibrate import calibrate
@@ -26,6 +24,12 @@ def _split(model: ModelConfig, state: State, selectors: int) -> tuple[State, lis
     return ({name: state[name] for name in parameter_shapes(model)},
             [{name: state[f"selectors.{i}.{name}"] for name in selector_shapes(model)}
              for i in range(selectors)])
+
+
+def _frames(images: Tensor) -> Tensor:
+    """Return the bytes of normalised images [batch, size, size, 3], as floating point."""
+    mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    return ((images * std + mean) * 255).round().permute(0, 2, 3, 1)
 
 
 class TrainableIntegerViT(TrainablePrunedViT):
@@ -76,18 +80,17 @@ class TrainableIntegerViT(TrainablePrunedViT):
             if self._tables is None or self._tables.device != images.device:
                 self._tables = Tables(qvit, images.device)
             network = BatchViT(qvit, self._tables, real, self.precision)
-            mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (MEAN, STD))
-            frames = ((images * std + mean) * 255).round()
-            output = network(frames.permute(0, 2, 3, 1), noise, scores)
+            output = network(_frames(images), noise, scores)
             features = output.features[:, self.model.special_tokens:self.model.tokens]
             features = features * self.steps["head.norm"] * self.norm.weight + self.norm.bias
             # In double precision: single precision does not have all of them.
             return PrunedOutput(output.logits * self.steps["logits"], features, output.keeps)
 
 
-def calibrated(network: TrainablePrunedViT, frames: Sequence[NDArray[np.uint8]],
+def calibrated(network: TrainablePrunedViT, images: Tensor,
                functions: str = "exact") -> dict[str, float]:
-    """Return the steps of a network in floating point on some frames."""
+    """Return the steps of a network in floating point on some images, normalised."""
     state, selectors = _split(network.model, network.state(), len(network.selectors))
     twin = FloatViT(network.model, state, functions)
-    return calibrate(PrunedViT(twin, network.pruning, selectors), frames)
+    return calibrate(PrunedViT(twin, network.pruning, selectors),
+                     list(_frames(images).to(torch.uint8).cpu().numpy()))

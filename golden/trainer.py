@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from golden.latency_aware import ACCEPTED, Try
 from golden.model_file import save_weights
+from golden.pruning import PruningConfig
 from golden.train_config import Stage, TrainConfig, TrainError
 from golden.train_data import Batch, SceneData
 from golden.train_losses import distillation_loss, ratio_loss, token_loss
@@ -32,6 +33,7 @@ from golden.train_search import (
 )
 from golden.train_weights import copy_weights, load_weights
 from golden.trainable import TrainableViT
+from golden.trainable_integer import TrainableIntegerViT, calibrated
 from golden.trainable_pruning import TrainablePrunedViT
 
 __all__ = ["Progress", "Trainer", "World", "learning_rate", "noise_level", "parameter_groups"]
@@ -39,6 +41,9 @@ __all__ = ["Progress", "Trainer", "World", "learning_rate", "noise_level", "para
 #: File that a training is resumed from, and the one with a line of JSON for each measurement.
 _STATE = "state.pt"
 _LOG = "log.jsonl"
+
+#: Images that the steps of integers are calibrated on.
+_CALIBRATION = 32
 
 #: Running means of gradients and of their squares in AdamW.
 _BETAS = (0.9, 0.98)
@@ -151,6 +156,7 @@ class Trainer:
         self._validation: dict[tuple[int, str], list[Batch]] = {}
         self.network: TrainableViT
         self._teacher: TrainableViT | None = None
+        self._quantised: dict[str, float] | None = None  # steps of a stage that is resumed
         state = self._resume()
         self._begin(min(self.stage, len(config.stages) - 1))
         if state is not None:
@@ -301,6 +307,8 @@ class Trainer:
         self.network = self._make(stage)
         if (file := self._file(config.source(index))) is not None:
             load_weights(self.network, file)
+        if stage.quantise:
+            self.network = self._integers(stage, self.network)
         self._teacher = None
         if stage.distils:
             file = self._file(config.teacher(index))
@@ -308,6 +316,22 @@ class Trainer:
             self._teacher = TrainableViT(model, functions).requires_grad_(False).eval()
             load_weights(self._teacher, file)
             self._teacher.to(self.device)
+
+    def _integers(self, stage: Stage, network: TrainableViT) -> TrainableViT:
+        """Return a network with the same parameters that computes in integers."""
+        config = self.config
+        pruning = stage.pruning or PruningConfig(selector="none")
+        steps, self._quantised = self._quantised, None
+        if steps is None:
+            generator = np.random.default_rng([config.seed, self.stage])
+            batch = self.data.batch(stage.size, _CALIBRATION, generator, "dense")
+            twin = TrainablePrunedViT(config.model, pruning, config.functions)
+            twin.load_state_dict(network.state())
+            steps = calibrated(twin, batch.images, config.functions)
+        made = TrainableIntegerViT(config.model, pruning, steps, config.functions,
+                                   getattr(torch, stage.precision))
+        made.load_state_dict(network.state())
+        return made.to(self.device)
 
     def _file(self, stage: str | None) -> Path | None:
         """Return the file of the weights of a stage, or of those that training begins with."""
@@ -349,7 +373,9 @@ class Trainer:
               noise: Tensor | None) -> Tensor:
         """Return what a stage minimises: of ``dense``, the cross entropy."""
         if stage.kind == "dense":
-            return functional.cross_entropy(network(batch.images, batch.places), batch.labels,
+            logits = (network(batch.images).logits if stage.quantise
+                      else network(batch.images, batch.places))
+            return functional.cross_entropy(logits, batch.labels,
                                             label_smoothing=stage.smoothing)
         output = network(batch.images, noise, batch.scores)
         loss = stage.loss_class * functional.cross_entropy(output.logits, batch.labels,
@@ -395,7 +421,8 @@ class Trainer:
             # Of a kind that is only there to compare with, no one takes the file for topk.
             save_weights(self.folder / f"{stage.name}.safetensors", self.network.state(),
                          None if stage.pruning is None
-                         else {**asdict(stage.pruning), "selector": stage.kind})
+                         else {**asdict(stage.pruning), "selector": stage.kind},
+                         self._network_steps())
             # What the names and shapes of the parameters do not say.
             model = self.config.model
             (self.folder / "config.json").write_text(json.dumps(
@@ -406,10 +433,13 @@ class Trainer:
         if self.stage < len(self.config.stages):
             self._begin(self.stage)
 
+    def _network_steps(self) -> dict[str, float] | None:
+        return self.network.steps if isinstance(self.network, TrainableIntegerViT) else None
+
     def _save(self) -> None:
         state = {"config": asdict(self.config), "processes": self.world.size, "stage": self.stage,
                  "step": self.step, "seconds": self._seconds, "cpu_seconds": self._cpu_seconds,
-                 "network": self.network.state(),
+                 "network": self.network.state(), "steps": self._network_steps(),
                  "searches": {name: asdict(search) for name, search in self._searches.items()},
                  "optimiser": None if self._optimiser is None else self._optimiser.state_dict()}
         # Under another name first: what is there is never half of a file.
@@ -454,5 +484,8 @@ class Trainer:
         self._optimiser_state = state["optimiser"]
         self._searches = {name: SearchState.from_dict(search)
                           for name, search in state.get("searches", {}).items()}
-        over = self.stage == len(self.config.stages)
-        return state["network"] if self.step or over else None
+        if not self.step and self.stage < len(self.config.stages):
+            return None
+        self._quantised = state.get("steps")
+        network: dict[str, Tensor] = state["network"]
+        return network

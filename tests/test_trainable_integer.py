@@ -54,7 +54,7 @@ def both(model: ModelConfig, kind: str, functions: str = "exact",
         for i, selector in enumerate(synthetic_selectors(FloatViT(model, state), BLOCKS, 0)):
             state |= {f"selectors.{i}.{name}": value for name, value in selector.items()}
     network.load_state_dict(state)
-    steps = calibrated(network, frames(model, 3), functions)
+    steps = calibrated(network, images(frames(model, 3)), functions)
     made = TrainableIntegerViT(model, pruning, steps, functions, **arguments)
     made.load_state_dict(state)
     return network, made
