@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Accuracy of a packed model on a set of images: ``python -m golden.evaluate``."""
+"""Accuracy and speed of a packed model on a set of images: ``python -m golden.evaluate``."""
 
 import argparse
 import json
 import multiprocessing
 import signal
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -25,19 +26,29 @@ from golden import integer
 from golden.files import check_output
 from golden.folder import ImageFolder
 from golden.images import normalise
+from golden.lower import check_sizes, lower
 from golden.model import FloatViT, ModelConfig
 from golden.model_file import find_model, load_model
+from golden.nonlinear import FUNCTIONS
 from golden.packed import load
 from golden.pruning import PrunedViT, PruningConfig, segment_macs
 from golden.quantize import QuantizedViT
 from golden.scenes import CLASSES, SPLITS, SceneError, Scenes, SceneSettings, fixed_set
+from platforms.cycles import CycleModel
+from rtl.config import CONFIGS, Config, ConfigError, named
 
-__all__ = ["Accuracy", "Answer", "Images", "Networks", "SceneSet", "accuracies", "evaluate",
-           "main", "scene_set"]
+__all__ = ["Accuracy", "Answer", "Images", "Networks", "SceneSet", "accuracies", "configuration",
+           "evaluate", "main", "mean_cycles", "scene_set"]
 
 #: The data that are no folder, and how many of them are the test.
 _SCENES = "scenes"
 _COUNT = 4000
+
+#: Functions of the float twins, unless told otherwise.
+_FUNCTIONS = "exact"
+
+#: Memory for which cycles are estimated: bytes per cycle, cycles to the first data.
+_BYTES_PER_CYCLE, _LATENCY = 64, 100
 
 #: Images that a process is given at a time.
 _CHUNK = 8
@@ -100,9 +111,12 @@ class Networks:
         The packed model; with selectors it is also taken without them.
     checkpoint
         What it was made of, for the float twins; they have the selectors of ``qvit``.
+    functions
+        GELU, softmax and sigmoid of the float twins, see :data:`golden.nonlinear.FUNCTIONS`.
     """
 
-    def __init__(self, qvit: QuantizedViT, checkpoint: Path | None = None) -> None:
+    def __init__(self, qvit: QuantizedViT, checkpoint: Path | None = None,
+                 functions: str = _FUNCTIONS) -> None:
         self.model = qvit.model
         self.pruning = qvit.pruning
         self.integers = {"int8": replace(qvit, pruning=None, classifiers=(), score_frac=0)}
@@ -111,7 +125,7 @@ class Networks:
             self.integers["int8, pruned"] = qvit
         if checkpoint is not None:
             _, state, selectors = load_model(checkpoint, qvit.model)
-            twin = FloatViT(qvit.model, state)
+            twin = FloatViT(qvit.model, state, functions)
             self.floats["float"] = PrunedViT(twin, PruningConfig(selector="none"))
             if qvit.pruning is not None:
                 self.floats["float, pruned"] = PrunedViT(twin, qvit.pruning, selectors)
@@ -155,6 +169,8 @@ class Accuracy:
         Mean tokens of each segment, of all images.
     macs
         Mean multiplications of an image.
+    cycles
+        Mean cycles of an image on the accelerator, estimated; None of float networks.
     """
 
     network: str
@@ -163,6 +179,7 @@ class Accuracy:
     agree: int | None
     tokens: tuple[float, ...]
     macs: float
+    cycles: float | None = None
 
     @property
     def top1(self) -> float:
@@ -187,17 +204,43 @@ def accuracies(networks: Networks, labels: Sequence[int],
     return result
 
 
+def configuration(name: str | None, model: ModelConfig,
+                  pruning: PruningConfig | None) -> Config | None:
+    """Return the configuration of this name, which the network must fit.
+
+    Without a name it is the smallest that the network fits, None if it fits none.
+    """
+    if name is not None:
+        config = named(name)
+        check_sizes(model, config, pruning)
+        return config
+    for config in sorted(CONFIGS.values(), key=lambda each: each.macs_per_cycle):
+        try:
+            check_sizes(model, config, pruning)
+        except ConfigError:
+            continue
+        return config
+    return None
+
+
+def mean_cycles(qvit: QuantizedViT, config: Config,
+                tokens: Sequence[tuple[int, ...]]) -> float:
+    """Return the mean cycles of images with these tokens of each segment, estimated."""
+    model = CycleModel(lower(qvit, config), _BYTES_PER_CYCLE, _LATENCY)
+    return sum(count * model.cycles(each) for each, count in Counter(tokens).items()) / len(tokens)
+
+
 # A process has its networks and images once, then it is told indices.
 _networks: Networks
 _images: Images
 
 
-def _start(qvit: QuantizedViT, checkpoint: Path | None, images: Images) -> None:
+def _start(qvit: QuantizedViT, checkpoint: Path | None, functions: str, images: Images) -> None:
     global _networks, _images
     # It is the first process that an interruption ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    _networks, _images = Networks(qvit, checkpoint), images
+    _networks, _images = Networks(qvit, checkpoint, functions), images
 
 
 def _answers(index: int) -> dict[str, Answer]:
@@ -205,12 +248,13 @@ def _answers(index: int) -> dict[str, Answer]:
 
 
 def evaluate(qvit: QuantizedViT, images: Images, indices: Sequence[int], *,
-             checkpoint: Path | None = None, jobs: int = 1) -> Iterator[dict[str, Answer]]:
+             checkpoint: Path | None = None, functions: str = _FUNCTIONS,
+             jobs: int = 1) -> Iterator[dict[str, Answer]]:
     """Yield what the networks say of the images with these indices, in their order.
 
     Parameters
     ----------
-    qvit, checkpoint
+    qvit, checkpoint, functions
         See :class:`Networks`.
     images
         The images.
@@ -222,32 +266,39 @@ def evaluate(qvit: QuantizedViT, images: Images, indices: Sequence[int], *,
     if jobs < 1:
         raise ValueError(f"the number of jobs is {jobs}, must be at least 1")
     if jobs == 1:
-        networks = Networks(qvit, checkpoint)
+        networks = Networks(qvit, checkpoint, functions)
         for index in indices:
             yield networks.answers(images.frame(index, qvit.model.image_size))
         return
     # A process that is forked while torch has threads may hang.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, _start, (qvit, checkpoint, images)) as pool:
+    with ProcessPoolExecutor(jobs, context, _start, (qvit, checkpoint, functions, images)) as pool:
         try:
             yield from pool.map(_answers, indices, chunksize=_CHUNK)
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _table(found: Sequence[Accuracy]) -> Table:
+def _table(found: Sequence[Accuracy], config: Config | None) -> Table:
     compared = any(accuracy.agree is not None for accuracy in found)
     table = Table()
     for header in ("network", "top-1", "right", *(("as float",) if compared else ()),
-                   "tokens", "GMAC"):
+                   "tokens", "GMAC", *(("cycles", "images/s") if config else ())):
         table.add_column(header, justify="left" if header == "network" else "right")
     for a in found:
         agree = "" if a.agree is None else f"{a.agree / a.images:.2%}"
         table.add_row(a.network, f"{a.top1:.2%}", f"{a.correct:,}",
                       *((agree,) if compared else ()),
                       ", ".join(f"{mean:.1f}".removesuffix(".0") for mean in a.tokens),
-                      f"{a.macs / 1e9:.4f}")
+                      f"{a.macs / 1e9:.4f}",
+                      *(() if config is None else ("", "") if a.cycles is None else
+                        (f"{a.cycles:,.0f}", f"{_rate(a, config):,.1f}")))
     return table
+
+
+def _rate(accuracy: Accuracy, config: Config) -> float | None:
+    """Return the images per second, if cycles are known."""
+    return None if accuracy.cycles is None else config.clock_mhz * 1e6 / accuracy.cycles
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -265,6 +316,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", type=Path, metavar="FILE",
                         help="parameters that the model was made of: the float model is measured,"
                         " too, and how often both agree")
+    parser.add_argument("--functions", metavar="NAME",
+                        help="GELU, softmax and sigmoid of the float model, one of"
+                        f" {', '.join(FUNCTIONS)} (default: {_FUNCTIONS}); those of the packed"
+                        " model are in its tables")
+    parser.add_argument("--config", metavar="NAME",
+                        help="configuration for which cycles are estimated, one of"
+                        f" {', '.join(CONFIGS)}; without it the smallest that the model fits")
     parser.add_argument("--jobs", type=int, default=1, metavar="PROCESSES",
                         help="processes that share the images (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here, too")
@@ -286,8 +344,13 @@ def _run(options: argparse.Namespace, console: Console) -> None:
     if options.json is not None:
         check_output(options.json)
     qvit = load(options.model)
+    config = configuration(options.config, qvit.model, qvit.pruning)
+    if options.functions is not None and options.checkpoint is None:
+        raise ValueError("functions are given without a checkpoint, must be with one: they are of"
+                         " the float model")
+    functions = options.functions or _FUNCTIONS
     # Faults of the checkpoint are found here, before there are processes.
-    networks = Networks(qvit, options.checkpoint)
+    networks = Networks(qvit, options.checkpoint, functions)
     with console.status(f"Images of {escape(options.data)}"):
         images, indices = _data(options, qvit.model)
     torch.set_num_threads(1)
@@ -295,17 +358,25 @@ def _run(options: argparse.Namespace, console: Console) -> None:
                TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         answers = list(bar.track(
-            evaluate(qvit, images, indices, checkpoint=options.checkpoint,
+            evaluate(qvit, images, indices, checkpoint=options.checkpoint, functions=functions,
                      jobs=min(options.jobs, len(indices))),
             total=len(indices), description=qvit.model.name))
     found = accuracies(networks, [images.labels[i] for i in indices], answers)
+    if config is not None:
+        found = [a if a.network not in networks.integers else replace(a, cycles=mean_cycles(
+            networks.integers[a.network], config, [answer[a.network].tokens for answer in answers]))
+            for a in found]
     weights = ("SYNTHETIC (seeded random numbers: the accuracy means nothing)"
                if qvit.weights == "synthetic" else qvit.weights)
     split = f" ({options.split})" if options.data == _SCENES else ""
     console.print(f"{escape(str(options.model))}: {qvit.model.name}, weights {escape(weights)}",
                   highlight=False)
     console.print(f"{len(indices):,} images of {escape(options.data)}{split}", highlight=False)
-    console.print(_table(found))
+    console.print(_table(found, config))
+    console.print(f"{qvit.model.name} fits no configuration: no cycles" if config is None else
+                  f"cycles: mean, estimated for {config.name} at {config.clock_mhz} MHz, memory of"
+                  f" {_BYTES_PER_CYCLE} bytes per cycle, latency {_LATENCY}", highlight=False,
+                  soft_wrap=True)
     if options.json is not None:
         result = {
             "model": qvit.model.name, "weights": qvit.weights, "data": options.data,
@@ -314,7 +385,12 @@ def _run(options: argparse.Namespace, console: Console) -> None:
             else find_model(options.checkpoint).name,
             "images": len(indices),
             "pruning": None if qvit.pruning is None else asdict(qvit.pruning),
+            "functions": None if options.checkpoint is None else functions,
+            "accelerator": None if config is None else {
+                "config": config.name, "clock_mhz": config.clock_mhz,
+                "bytes_per_cycle": _BYTES_PER_CYCLE, "latency": _LATENCY},
             "networks": [{**asdict(a), "top1": a.top1,
+                          "images_per_second": None if config is None else _rate(a, config),
                           "agreement": None if a.agree is None else a.agree / a.images}
                          for a in found]}
         options.json.write_text(json.dumps(result, indent=2) + "\n")

@@ -2,6 +2,7 @@
 """Tests of golden.evaluate: packed models, scenes and folders of images in, accuracies out."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,27 @@ from PIL import Image
 from pruned_networks import pruned_network, random_selector
 
 from golden import integer
-from golden.evaluate import Answer, Networks, accuracies, evaluate, main, scene_set
+from golden.evaluate import (
+    Answer,
+    Networks,
+    accuracies,
+    configuration,
+    evaluate,
+    main,
+    mean_cycles,
+    scene_set,
+)
 from golden.folder import ImageFolder
 from golden.images import normalise
+from golden.lower import lower
 from golden.model import FloatViT, model_named
 from golden.packed import load, save
 from golden.pruning import PrunedViT, PruningConfig, segment_macs
 from golden.quantize import quantize
 from golden.scenes import fixed_set
 from golden.synthetic import synthetic
+from platforms.cycles import CycleModel
+from rtl.config import ConfigError, named
 
 TOPK = PruningConfig(selector="topk", blocks=(1,), counts=(4,))
 THRESHOLD = PruningConfig(selector="threshold", blocks=(1,))
@@ -73,9 +86,52 @@ def test_folder_end_to_end(tmp_path: Path, folder: Path,
     assert found["int8, pruned"]["tokens"] == found["float, pruned"]["tokens"] == [10, 6]
     assert found["int8, pruned"]["macs"] == sum(segment_macs(TINY, TOPK, [10, 6]))
     assert found["int8"]["tokens"] == [10] and found["int8"]["macs"] == TINY.macs()
+    assert result["accelerator"] == {"config": "tiny", "clock_mhz": 50, "bytes_per_cycle": 64,
+                                     "latency": 100}
+    assert result["functions"] == "exact"
+    pruned_cycles = CycleModel(lower(qvit, named("tiny"))).cycles((10, 6))
+    assert found["int8, pruned"]["cycles"] == pruned_cycles
+    assert found["int8, pruned"]["images_per_second"] == pytest.approx(50e6 / pruned_cycles)
+    assert found["float"]["cycles"] is found["float"]["images_per_second"] is None
     text = capsys.readouterr().out
     assert "weights model.safetensors" in text and f"{agree / 7:.2%}" in text
     assert "SYNTHETIC" not in text
+    assert "estimated for tiny at 50 MHz, memory of 64 bytes per cycle, latency 100" in text
+    assert f"{pruned_cycles:,}" in text
+
+
+def test_cycles_are_the_mean_over_images() -> None:
+    qvit = pruned_network("tiny_test", "threshold", "each", (1,), (0.0,)).qvit
+    config = named("tiny")
+    model = CycleModel(lower(qvit, config))
+    few, many = (model.cycles(tokens) for tokens in ((10, 3), (10, 10)))
+    assert few != many
+    assert mean_cycles(qvit, config, [(10, 3), (10, 10), (10, 3)]) == (2 * few + many) / 3
+
+
+def test_configuration() -> None:
+    deit = model_named("deit_tiny")
+    assert configuration(None, TINY, None) == named("tiny")
+    assert configuration("zcu102", TINY, THRESHOLD) == named("zcu102")
+    found = configuration(None, deit, None)
+    assert found is not None and found.max_tokens >= deit.tokens
+    assert configuration(None, replace(deit, image_size=640), None) is None
+    with pytest.raises(ConfigError, match="deit_tiny needs 197 tokens"):
+        configuration("tiny", deit, None)
+
+
+def test_other_functions_of_the_float_model(tmp_path: Path, folder: Path) -> None:
+    checkpoint = write(tmp_path / "model.safetensors", synthetic(TINY, 0))
+    save(tmp_path / "model.hv", network("tiny_test").qvit)
+    result = report(tmp_path, tmp_path / "model.hv", "--data", folder, "--checkpoint", checkpoint,
+                    "--functions", "heatvit")
+    twin, images = FloatViT(TINY, synthetic(TINY, 0), "heatvit"), ImageFolder(folder)
+    tops = [int(twin(normalise(images.frame(i, TINY.image_size))[None]).argmax())
+            for i in range(7)]
+    assert result["functions"] == "heatvit"
+    assert result["networks"][0]["correct"] == sum(np.equal(tops, images.labels))
+    answers = Networks(load(tmp_path / "model.hv"), checkpoint, "heatvit").floats["float"]
+    assert answers.twin.functions == twin.functions
 
 
 def test_without_checkpoint_and_selectors(tmp_path: Path, folder: Path,
@@ -161,6 +217,8 @@ def test_scene_set_is_the_fixed_one() -> None:
     (["MODEL", "--data", "scenes"], "tiny_test has 16 classes, must have the 10 of scenes"),
     (["MODEL", "--data", "/nowhere"], "/nowhere is no folder, must be one with a folder for each"),
     (["MODEL", "--data", "DATA", "--count", "0"], "number of images is 0, must be at least 1"),
+    (["MODEL", "--data", "DATA", "--functions", "heatvit"], "functions are given without a check"),
+    (["MODEL", "--data", "DATA", "--config", "huge"], "no configuration is called 'huge'"),
     (["MODEL", "--data", "DATA", "--jobs", "0"], "number of jobs is 0, must be at least 1"),
     (["MODEL", "--data", "DATA", "--json", "/nowhere/x"], "the folder of /nowhere/x does not"),
     (["MODEL", "--data", "DATA", "--checkpoint", "/nowhere.pth"], "cannot be read"),
