@@ -110,7 +110,8 @@ class Try:
         What was measured; None and empty if it was not trained, as ``keep`` says already that it
         is not faster.
     verdict
-        ``accepted``, ``too inaccurate``, or ``not faster`` than what was accepted before.
+        ``accepted``, ``too inaccurate``, or ``not faster`` than what was accepted before, or than
+        without its new selector.
     """
 
     block: int
@@ -192,12 +193,12 @@ def part_of_dense(table: LatencyTable, model: ModelConfig, kind: str, package: s
     return table.network(token_counts(model, package, tuple(keep.values())), pruning) / table.dense
 
 
-def _verdict(one: Try, accuracy: float, latency: float) -> str:
-    """Return that of a measured try; accuracy of the dense network, latency up to now."""
+def _verdict(one: Try, accuracy: float, limit: float) -> str:
+    """Return that of a measured try; accuracy of the dense network, limit of the latency."""
     assert one.accuracy is not None
     if accuracy - one.accuracy > one.bound + _EPS:
         return INACCURATE
-    return ACCEPTED if one.latency < latency - _EPS else SLOWER
+    return ACCEPTED if one.latency < limit - _EPS else SLOWER
 
 
 def search(settings: SearchSettings, table: LatencyTable, model: ModelConfig, *, kind: str,
@@ -238,6 +239,13 @@ def search(settings: SearchSettings, table: LatencyTable, model: ModelConfig, *,
         stay = merge(keep, settings.merge)
         return part_of_dense(table, model, kind, package, {at: counted[at] for at in stay})
 
+    def limit(keep: Mapping[int, float], counted: Mapping[int, float], block: int) -> float:
+        """Return what a try must be faster than: what was accepted, and itself without its new
+        selector, for the others may have become faster while that keeps all.
+        """
+        others = {at: part for at, part in keep.items() if at != block}
+        return min(now, latency(others, counted))
+
     def found(met: bool) -> Found:
         stay = merge(keep, settings.merge)
         return Found(blocks=tuple(stay), keep=tuple(stay.values()), latency=now, met=met)
@@ -255,12 +263,13 @@ def search(settings: SearchSettings, table: LatencyTable, model: ModelConfig, *,
                 one = Try(block=block, rate=rate, bound=bound, blocks=tuple(wanted),
                           keep=tuple(wanted.values()), latency=latency(wanted, counts),
                           verdict=SLOWER)
-                if one.latency < now - _EPS:
+                if one.latency < limit(wanted, counts, block) - _EPS:
                     reached, kept = tune(one.blocks, one.keep)
                     counts = {at: max(wanted[at], part)
                               for at, part in zip(wanted, kept, strict=True)}
                     one = replace(one, latency=latency(wanted, counts), accuracy=reached, kept=kept)
-                    one = replace(one, verdict=_verdict(one, accuracy, now))
+                    one = replace(one, verdict=_verdict(one, accuracy,
+                                                        limit(wanted, counts, block)))
                 report(one)
                 if one.verdict == INACCURATE:
                     too_low = rate

@@ -200,6 +200,16 @@ def test_latency_counts_what_was_kept():
     assert few.latency == part_of_dense(TABLE, MODEL, "topk", "merged", {4: 0.4})
 
 
+def test_selector_that_drops_nothing_is_not_accepted():
+    """Not even if it is faster than before, as another selector keeps less than it did."""
+    measured = {(0.8,): (0.9,), (0.6,): (0.8,), (0.8, 0.6): (1.0, 0.6), (0.6, 0.6): (1.0, 0.6)}
+    found, tries = run(replace(SETTINGS, rates=(0.8, 0.6), first=4, merge=0.0), kept=measured.get)
+    assert steps(tries) == [(5, 0.8, ACCEPTED), (5, 0.6, ACCEPTED), (4, 0.8, SLOWER),
+                            (4, 0.6, SLOWER)]
+    assert tries[2].latency < tries[1].latency
+    assert (found.blocks, found.keep) == ((5,), (0.6,))
+
+
 def test_bound_is_allowed():
     """A loss of just what is allowed is accepted, also where floats say it is more."""
     assert DENSE - (DENSE - 0.01) > 0.01
