@@ -89,9 +89,10 @@ class Tables:
 
     def __init__(self, qvit: QuantizedViT, device: torch.device) -> None:
         self.device = device
-        difference = np.arange(1 << 16)
+        scores = -np.arange(1 << 16)
+        top = np.zeros_like(scores)
         self.exp = [torch.from_numpy(exponential(
-            qvit.exp, -difference, np.int64(0), block.exp.m, block.exp.s)).to(device, torch.float32)
+            qvit.exp, scores, top, block.exp.m, block.exp.s)).to(device, torch.float32)
             for block in qvit.blocks]
         self.gelu = [lookup(block.gelu, device) for block in qvit.blocks]
         self.selector_gelu = [lookup(layers.gelu, device) for layers in qvit.classifiers]

@@ -122,7 +122,7 @@ class _Linear(torch.autograd.Function):
 
 def linear(layer: Layer, x: Tensor, low: int, high: int) -> Tensor:
     """Return the outputs of a layer between limits; in float64 if these have 25 bits or more."""
-    y: Tensor = _Linear.apply(x, *layer.real, layer, low, high)  # type: ignore[no-untyped-call]
+    y: Tensor = _Linear.apply(x, *layer.real, layer, low, high)
     return y
 
 
@@ -151,7 +151,7 @@ class _LookUp(torch.autograd.Function):
 
 def look_up(table: Lookup, x: Tensor) -> Tensor:
     """Return the values of a table at ``x``, which must be in it."""
-    y: Tensor = _LookUp.apply(x, table)  # type: ignore[no-untyped-call]
+    y: Tensor = _LookUp.apply(x, table)
     return y
 
 
@@ -185,7 +185,7 @@ class _Normalise(torch.autograd.Function):
 
 def normalise(x: Tensor, norm: Norm, rsqrt: Int) -> Tensor:
     """Return the LayerNorm of ``x`` over the last axis; ``rsqrt`` is the table."""
-    y: Tensor = _Normalise.apply(x, norm, rsqrt)  # type: ignore[no-untyped-call]
+    y: Tensor = _Normalise.apply(x, norm, rsqrt)
     return y
 
 
@@ -206,7 +206,7 @@ class _Rescale(torch.autograd.Function):
 
 def rescale(x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
     """Return ``x`` times a scale, rounded, between limits."""
-    y: Tensor = _Rescale.apply(x, scale, low, high)  # type: ignore[no-untyped-call]
+    y: Tensor = _Rescale.apply(x, scale, low, high)
     return y
 
 
@@ -229,7 +229,7 @@ class _Scores(torch.autograd.Function):
 
 def scores(q: Tensor, k: Tensor, scale: Scale, precision: torch.dtype = torch.float32) -> Tensor:
     """Return the attention scores of ``q`` and ``k`` [batch, heads, tokens, channels]."""
-    y: Tensor = _Scores.apply(  # type: ignore[no-untyped-call]
+    y: Tensor = _Scores.apply(
         q, k, scale.m * 2.0 ** -scale.s, precision)
     return y
 
@@ -316,4 +316,4 @@ def attend(scores: Tensor, v: Tensor, present: Tensor | None,
     a gradient as in :func:`golden.trainable.masked_softmax`. The attention of the class token is
     the real one, the others are integers.
     """
-    return _Attend.apply(scores, v, present, constants)  # type: ignore[no-untyped-call, no-any-return]
+    return _Attend.apply(scores, v, present, constants)

@@ -179,7 +179,8 @@ def _run(options: argparse.Namespace, console: Console) -> None:
                   f" {steps}, {size:,} bytes", highlight=False)
     if options.json is not None:
         result = {"model": asdict(qvit.model), "weights": qvit.weights,
-                  "images": len(frames) if calibrated else 0, "percentile": options.percentile, "functions": options.functions, "bytes": size,
+                  "images": len(frames) if calibrated else 0, "percentile": options.percentile,
+                  "functions": options.functions, "bytes": size,
                   "pruning": None if qvit.pruning is None else asdict(qvit.pruning),
                   "layers": [{name: None if value == math.inf else value
                               for name, value in asdict(layer).items()} for layer in layers]}
