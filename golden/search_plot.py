@@ -42,8 +42,9 @@ def draw(path: Path, title: str, accuracy: float, wanted: float, tries: Sequence
     if rejected:
         axes.plot(*zip(*rejected, strict=True), "x", color="tab:red", label="rejected")
     axes.plot([100], [100 * accuracy], "k*", markersize=10, label="dense")
-    for x, y, one in trained:
-        axes.annotate(f"{one.block}: {one.rate:g}", (x, y), xytext=(4, 4),
+    for i, (x, y, one) in enumerate(trained):
+        # Above and below in turn: tries that follow are often close to each other.
+        axes.annotate(f"{one.block}: {one.rate:g}", (x, y), xytext=(4, (-10, 4)[i % 2]),
                       textcoords="offset points", fontsize=7)
     if found is not None and found.blocks:
         axes.axvline(100 * found.latency, color="tab:green", linewidth=0.8, label="found")
