@@ -86,11 +86,12 @@ class Stage:
     quiet
         Of ``threshold``, part of the steps that have no noise, the last ones: in these the ratio is
         learned of the decisions that the network will make.
-    loss_class, loss_ratio, loss_distil, loss_tokens
+    loss_class, loss_ratio, loss_distil, loss_tokens, loss_attention
         Of stages with selectors, weights of: the cross entropy; the square of the difference from
         ``keep``, of ``threshold``; KL divergence of the classes from those of the dense network;
-        the squared difference of the kept patches from theirs in the dense network. The dense
-        network is that of the last dense stage before.
+        the squared difference of the kept patches from theirs in the dense network; KL divergence
+        of the attention of the class token before each selector from that of the dense network, not
+        where the stage quantises. The dense network is that of the last dense stage before.
     """
 
     name: str
@@ -118,6 +119,7 @@ class Stage:
     loss_ratio: float = 2.0
     loss_distil: float = 0.5
     loss_tokens: float = 0.5
+    loss_attention: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -135,7 +137,7 @@ class Stage:
             ("decay", 0, float("inf")), ("smoothing", 0, 1), ("clip", 0, float("inf")),
             ("network", 0, float("inf")), ("noise", 0, float("inf")), ("quiet", 0, 1),
             *((f"loss_{part}", 0, float("inf"))
-              for part in ("class", "ratio", "distil", "tokens")))
+              for part in ("class", "ratio", "distil", "tokens", "attention")))
         for name, low, high in limits:
             value = getattr(self, name)
             if not low <= value <= high:
@@ -185,7 +187,8 @@ class Stage:
     @property
     def distils(self) -> bool:
         """Whether the stage learns from the dense network."""
-        return self.kind != "dense" and max(self.loss_distil, self.loss_tokens) > 0
+        return self.kind != "dense" and max(
+            self.loss_distil, self.loss_tokens, self.loss_attention) > 0
 
 
 @dataclass(frozen=True, kw_only=True)

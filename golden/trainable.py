@@ -145,10 +145,22 @@ class TrainableViT(nn.Module):
 
     def features(self, images: Tensor, places: Tensor | None = None) -> Tensor:
         """Return all tokens after the last LayerNorm [batch, tokens, channels]."""
+        return self.explained(images, places)[0]
+
+    def explained(self, images: Tensor, places: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return all tokens after the last LayerNorm [batch, tokens, channels], and the attention
+        of the class token to the patches, the sum of the blocks but the first third: [batch,
+        patches].
+
+        The first blocks attend to edges of any kind, later ones to what tells the class.
+        """
         x = self.embed(images, places)
+        attentions: list[Tensor] = []
         for block in self.blocks:
-            x, _ = block(x)
-        return self.norm(x)
+            x, attention = block(x)
+            attentions.append(attention)
+        total = torch.stack(attentions[self.model.depth // 3:]).sum(0)
+        return self.norm(x), total[:, self.model.special_tokens:]
 
     def embed(self, images: Tensor, places: Tensor | None = None) -> Tensor:
         """Return the residual [batch, tokens, channels] of images, the positions added."""

@@ -34,11 +34,15 @@ class PrunedOutput(NamedTuple):
         Patches after the last LayerNorm [batch, patches, channels], also those that were dropped.
     keeps
         For each selector, which patches are left: 1 or 0 [batch, patches].
+    attentions
+        For each selector, the attention of the class token to patches in the block before it, the
+        mean of the heads [batch, patches]; none of a network in integers.
     """
 
     logits: Tensor
     features: Tensor
     keeps: tuple[Tensor, ...]
+    attentions: tuple[Tensor, ...] = ()
 
 
 def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
@@ -233,15 +237,18 @@ class TrainablePrunedViT(TrainableViT):
         weights = x.new_empty(len(x), 0)
         attention = present
         keeps: list[Tensor] = []
+        attentions: list[Tensor] = []
         for i, block in enumerate(self.blocks):
             if i in self.pruning.active:
+                attentions.append(attention[:, first:first + count])
                 x, present, weights = self._select(
                     len(keeps), x, present, weights, attention,
                     None if noise is None else noise[len(keeps)], scores)
                 keeps.append(present[:, first:first + count])
             x, attention = block(x, present if keeps else None)
         y = self.norm(x)
-        return PrunedOutput(self.logits(y), y[:, first:first + count], tuple(keeps))
+        return PrunedOutput(self.logits(y), y[:, first:first + count], tuple(keeps),
+                            tuple(attentions))
 
     def _select(self, index: int, x: Tensor, present: Tensor, weights: Tensor, attention: Tensor,
                 noise: Tensor | None,

@@ -21,7 +21,7 @@ from golden.model_file import save_weights
 from golden.pruning import PruningConfig
 from golden.train_config import Stage, TrainConfig, TrainError
 from golden.train_data import Batch, SceneData
-from golden.train_losses import distillation_loss, ratio_loss, token_loss
+from golden.train_losses import attention_loss, distillation_loss, ratio_loss, token_loss
 from golden.train_measure import measure
 from golden.train_search import (
     SearchState,
@@ -384,11 +384,14 @@ class Trainer:
             loss = loss + stage.loss_ratio * ratio_loss(output.keeps, stage.keep)
         if self._teacher is not None:
             with torch.no_grad():
-                features = self._teacher.features(batch.images)
+                features, attention = self._teacher.explained(batch.images)
                 logits = self._teacher.logits(features)
             patches = features[:, self.config.model.special_tokens:]
             loss = (loss + stage.loss_distil * distillation_loss(output.logits, logits)
                     + stage.loss_tokens * token_loss(output.features, patches, output.keeps[-1]))
+            if output.attentions:
+                loss = loss + stage.loss_attention * attention_loss(
+                    output.attentions, attention, output.keeps)
         return loss
 
     def _measure(self, stage: Stage, loss: float) -> tuple[float | None, tuple[float, ...]]:

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from golden.train_losses import distillation_loss, ratio_loss, token_loss
+from golden.train_losses import attention_loss, distillation_loss, ratio_loss, token_loss
 
 
 def test_ratio() -> None:
@@ -37,3 +37,20 @@ def test_tokens() -> None:
     found.backward()
     assert keep.grad is None and features.grad[0, 1].eq(0).all()
     assert token_loss(features, torch.zeros(2, 2, 2), torch.zeros(2, 2)).item() == 0
+
+
+def test_attention() -> None:
+    teacher = torch.tensor([[0.4, 0.2, 0.2, 0.2]])
+    first = torch.tensor([[0.1, 0.1, 0.1, 0.1]], requires_grad=True)
+    second = torch.tensor([[0.2, 0.9, 0.1, 0.9]], requires_grad=True)
+    keeps = [torch.tensor([[1.0, 0, 1, 0]], requires_grad=True), torch.tensor([[1.0, 0, 0, 0]])]
+    # Of the second block two patches are left, in the ratio that the teacher has them in.
+    found = attention_loss([first, second], teacher, keeps)
+    expected = 0.4 * math.log(1.6) + 3 * 0.2 * math.log(0.8)
+    assert found.item() == pytest.approx(expected / 2, abs=1e-5)
+    found.backward()
+    assert first.grad[0, 0] < 0 < first.grad[0, 1] and keeps[0].grad is None
+    assert second.grad[0, [1, 3]].eq(0).all()
+    # Where nothing is left there is nothing to learn.
+    nothing = attention_loss([first, second], teacher, [torch.zeros(1, 4), keeps[1]])
+    assert nothing.item() == pytest.approx(expected / 2, abs=1e-5)

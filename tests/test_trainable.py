@@ -70,6 +70,18 @@ def test_window_has_the_positions_of_its_place() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_attention_of_the_class_token(name: str) -> None:
+    made = network(MODELS[name])
+    features, found = made.explained(images(made.model))
+    assert torch.equal(features, made.features(images(made.model)))
+    stages = FloatViT(made.model, made.state()).forward_stages(images(made.model)[:1])
+    blocks = range(made.model.depth // 3, made.model.depth)
+    expected = sum(stages[f"block{i}.scores"][..., 0, :].softmax(-1).flatten(0, -2).mean(0)
+                   for i in blocks)
+    assert (found[0] - expected[made.model.special_tokens:]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_has_a_gradient(name: str) -> None:
     made = network(MODELS[name])
     torch.nn.functional.cross_entropy(made(images(made.model)), torch.tensor([0, 1, 2])).backward()
