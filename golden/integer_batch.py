@@ -160,6 +160,7 @@ class BatchViT:
                  precision: torch.dtype = torch.float32) -> None:
         self.model = qvit.model
         self._qvit, self._tables, self._precision = qvit, tables, precision
+        self._layers: dict[str, Layer] = {}
         self._real = {} if real is None else {name: tuple(
             None if x is None else x.float() for x in pair) for name, pair in real.items()}
         initial = torch.from_numpy(qvit.initial.astype(np.float32)).to(tables.device)
@@ -175,9 +176,11 @@ class BatchViT:
         self._patch = patch
 
     def _layer(self, layer: Linear, name: str, largest: int = 128) -> Layer:
-        weight, bias = self._real.get(name, (None, None))
-        return Layer.of(layer, self._tables.device, largest=largest, real=(weight, bias),
-                        precision=self._precision)
+        if name not in self._layers:
+            weight, bias = self._real.get(name, (None, None))
+            self._layers[name] = Layer.of(layer, self._tables.device, largest=largest,
+                                          real=(weight, bias), precision=self._precision)
+        return self._layers[name]
 
     def _normalise(self, x: Tensor, norm: Norm) -> Tensor:
         return normalise(x, norm, self._qvit.rsqrt)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The integer twin on batches is the one of single images, to the last bit."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,12 @@ from pruned import PRUNED, model_of, pruned
 
 from golden import integer
 from golden.integer_batch import BatchViT, Tables, answers
-from golden.quantize import QuantizedViT
-from golden.synthetic_selector import composed
+from golden.model import MODELS, FloatViT
+from golden.pruning import PruningConfig
+from golden.quantize import QuantizedViT, quantize
+from golden.scenes import fixed_set
+from golden.synthetic import synthetic
+from golden.synthetic_selector import composed, synthetic_selectors
 
 CPU = torch.device("cpu")
 
@@ -46,14 +52,29 @@ def test_dense(name: str) -> None:
     assert_equal(network(name).qvit, [noise(NETWORKS[name], seed) for seed in range(3, 8)])
 
 
-@pytest.mark.parametrize("functions", ["exact", "heatvit"])
-@pytest.mark.parametrize("name", PRUNED)
+@pytest.mark.parametrize(("name", "functions"), [
+    *((name, "exact") for name in PRUNED), ("topk merged", "heatvit"), ("threshold", "heatvit")])
 def test_selectors(name: str, functions: str) -> None:
     model = model_of(PRUNED[name][0])
     frames = [composed(model.image_size, i / 9, 50 + i) for i in range(10)]
     found = assert_equal(pruned(name, functions).qvit, frames)
     if name.startswith("threshold") and functions == "exact" and model.grid > 2:
         assert len(found) > 1, "all images keep as many patches"
+
+
+@pytest.mark.parametrize("selector", ["none", "topk", "threshold"])
+def test_scenes(selector: str) -> None:
+    """Fifty scenes, in a network of the same sizes but for its depth."""
+    model, blocks = replace(MODELS["scenes"], depth=3), (1, 2)
+    rates = (0.7, 0.4) if selector == "topk" else None
+    pruning = PruningConfig(selector=selector, blocks=blocks, rates=rates, package="merged")
+    twin, scenes = FloatViT(model, synthetic(model, 0)), fixed_set("test", 50)
+    frames = [scenes.rgb(i) for i in range(50)]
+    selectors = synthetic_selectors(twin, blocks, 0) if selector == "threshold" else []
+    qvit = quantize(twin, frames[:4], weights="synthetic", selectors=selectors,
+                    pruning=pruning if pruning.active else None)
+    tokens = assert_equal(qvit, frames)
+    assert (len(tokens) > 10) == (selector == "threshold")
 
 
 def test_size_of_frames() -> None:

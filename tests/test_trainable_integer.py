@@ -111,7 +111,7 @@ def test_gradients_are_those_of_the_float_network(kind: str, precision: torch.dt
     network, made = both(SCENES, kind, precision=precision)
     batch, labels = images(frames(SCENES, 8)), torch.arange(8)
     noise = torch.full((3, 8, 64), 0.3) if kind.startswith("threshold") else None
-    gradients = []
+    gradients: list[dict[str, torch.Tensor | None]] = []
     for each in (network, made):
         output = each(batch, noise)
         loss = cross_entropy(output.logits, labels) + 1e-2 * output.features.square().mean()
@@ -123,7 +123,9 @@ def test_gradients_are_those_of_the_float_network(kind: str, precision: torch.dt
             assert found is None or not found.any(), name
             continue
         assert found is not None and found.isfinite().all(), name
-        # Keys have no bias that matters: a row of scores is moved as a whole.
-        if expected.norm() > 1e-6:
-            cosine = torch.nn.functional.cosine_similarity(expected.flatten(), found.flatten(), 0)
-            print(kind, precision, name, float(cosine), float(found.norm() / expected.norm()))
+    # Noise of quantisation is on both ways: these are far from equal. test_integer_functions.py
+    # compares the gradients of each function with those of the one that it stands for.
+    first, second = (torch.cat([each[name].flatten() for name in each
+                                if gradients[0][name] is not None]) for each in gradients)
+    cosine = float(torch.nn.functional.cosine_similarity(first, second, 0))
+    assert cosine > 0.3, cosine
