@@ -40,7 +40,8 @@ def measure(network: TrainableViT, batches: Iterable[Batch]) -> Answers:
     for batch in batches:
         kept: tuple[Tensor, ...] = ()
         if isinstance(network, TrainablePrunedViT):
-            logits, _, kept = network(batch.images, scores=batch.scores)
+            output = network(batch.images, scores=batch.scores)
+            logits, kept = output.logits, output.keeps
         else:
             logits = network(batch.images, batch.places)
         right.append(logits.argmax(-1) == batch.labels)
