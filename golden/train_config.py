@@ -86,6 +86,9 @@ class Stage:
     quiet
         Of ``threshold``, part of the steps that have no noise, the last ones: in these the ratio is
         learned of the decisions that the network will make.
+    shrink
+        Of stages where a given number stays, the part of the steps in which it falls to ``keep``,
+        from all patches.
     loss_class, loss_ratio, loss_distil, loss_tokens, loss_attention
         Of stages with selectors, weights of: the cross entropy; the square of the difference from
         ``keep``, of ``threshold``; KL divergence of the classes from those of the dense network;
@@ -115,6 +118,7 @@ class Stage:
     network: float = 1.0
     noise: float = 1.0
     quiet: float = 0.25
+    shrink: float = 0.0
     loss_class: float = 1.0
     loss_ratio: float = 2.0
     loss_distil: float = 0.5
@@ -131,11 +135,15 @@ class Stage:
         if not self.name.isidentifier():
             raise TrainError(f"the name of a stage is {self.name!r}, must be letters, digits and"
                              " underscores")
+        if self.quantise and self.shrink:
+            raise TrainError(f"shrink of stage {self.name} is {self.shrink}, must be 0 in a stage"
+                             " that quantises")
         limits: tuple[tuple[str, float, float], ...] = (
             ("size", 1, float("inf")), ("steps", 1, float("inf")), ("batch", 1, float("inf")),
             ("warmup", 0, self.steps - 1), ("rate", 0, float("inf")), ("last", 0, 1),
             ("decay", 0, float("inf")), ("smoothing", 0, 1), ("clip", 0, float("inf")),
             ("network", 0, float("inf")), ("noise", 0, float("inf")), ("quiet", 0, 1),
+            ("shrink", 0, 1),
             *((f"loss_{part}", 0, float("inf"))
               for part in ("class", "ratio", "distil", "tokens", "attention")))
         for name, low, high in limits:
@@ -210,7 +218,7 @@ class TrainConfig:
     validate_every
         Steps between two measurements, after which the training can be resumed.
     functions
-        GELU and softmax, ``exact`` or ``heatvit``.
+        GELU and softmax, see :mod:`golden.nonlinear`.
     weights
         File of a dense network that the first stage begins with, as the path is from where the
         command is called.

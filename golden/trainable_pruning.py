@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The vision transformer with token selectors as it is trained: masks in place of shorter lists."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -204,7 +204,7 @@ class TrainablePrunedViT(TrainableViT):
     pruning
         Where and how patches are dropped.
     functions
-        The functions that are not linear: ``exact`` or ``heatvit``, see :mod:`golden.nonlinear`.
+        The functions that are not linear, see :mod:`golden.nonlinear`.
     """
 
     def __init__(self, model: ModelConfig, pruning: PruningConfig,
@@ -222,13 +222,15 @@ class TrainablePrunedViT(TrainableViT):
             selector.initialise(generator)
 
     def forward(self, images: Tensor,  # type: ignore[override]
-                noise: Tensor | None = None, scores: Tensor | None = None) -> PrunedOutput:
+                noise: Tensor | None = None, scores: Tensor | None = None,
+                counts: Sequence[int] | None = None) -> PrunedOutput:
         """Return what the network says of ``images`` [batch, channels, side, side].
 
         ``noise`` [selectors, batch, patches] is added to the logits of the scores of
         ``threshold``; it is logistic where decisions are to be those of Gumbel-softmax. By
         ``scores`` [batch, patches], not negative, all selectors of ``topk`` choose instead of by
-        the attention, which weights the package tokens all the same.
+        the attention, which weights the package tokens all the same. ``counts`` [selectors] is how
+        many patches each selector of ``topk`` keeps, if not those of the settings.
         """
         first, count = self.model.special_tokens, self.model.grid ** 2
         x = self.embed(images)
@@ -243,7 +245,8 @@ class TrainablePrunedViT(TrainableViT):
                 attentions.append(attention[:, first:first + count])
                 x, present, weights = self._select(
                     len(keeps), x, present, weights, attention,
-                    None if noise is None else noise[len(keeps)], scores)
+                    None if noise is None else noise[len(keeps)], scores,
+                    None if counts is None else counts[len(keeps)])
                 keeps.append(present[:, first:first + count])
             x, attention = block(x, present if keeps else None)
         y = self.norm(x)
@@ -252,7 +255,7 @@ class TrainablePrunedViT(TrainableViT):
 
     def _select(self, index: int, x: Tensor, present: Tensor, weights: Tensor, attention: Tensor,
                 noise: Tensor | None,
-                scores: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+                scores: Tensor | None, kept: int | None) -> tuple[Tensor, Tensor, Tensor]:
         """Apply a selector: return all tokens, which are left, and the weights of packages."""
         first, count = self.model.special_tokens, self.model.grid ** 2
         left = present[:, first:first + count]
@@ -261,8 +264,9 @@ class TrainablePrunedViT(TrainableViT):
             keep = keep * left
         else:
             score = attention[:, first:first + count]
-            keep = keep_top_batch(score if scores is None else scores, left,
-                                  self.pruning.keep_counts(count)[index])
+            if kept is None:
+                kept = self.pruning.keep_counts(count)[index]
+            keep = keep_top_batch(score if scores is None else scores, left, kept)
         return replace_dropped(x, present, weights, score, keep, first=first,
                                merged=self.pruning.package == "merged")
 

@@ -36,7 +36,8 @@ from golden.trainable import TrainableViT
 from golden.trainable_integer import TrainableIntegerViT, calibrated
 from golden.trainable_pruning import TrainablePrunedViT
 
-__all__ = ["Progress", "Trainer", "World", "learning_rate", "noise_level", "parameter_groups"]
+__all__ = ["Progress", "Trainer", "World", "kept_counts", "learning_rate", "noise_level",
+           "parameter_groups"]
 
 #: File that a training is resumed from, and the one with a line of JSON for each measurement.
 _STATE = "state.pt"
@@ -91,6 +92,19 @@ def noise_level(stage: Stage, step: int) -> float:
     """Return what the noise of the decisions is multiplied by in a step, counted from 0."""
     noisy = stage.steps * (1 - stage.quiet)
     return stage.noise * (1 - step / noisy) if step < noisy else 0.0
+
+
+def kept_counts(stage: Stage, patches: int, step: int) -> tuple[int, ...] | None:
+    """Return how many of ``patches`` each selector keeps in a step, counted from 0.
+
+    None where the settings of the selectors say so, or nothing does.
+    """
+    shrinking = stage.steps * stage.shrink
+    if stage.pruning is None or stage.pruning.rates is None or step >= shrinking:
+        return None
+    part = step / shrinking
+    return tuple(round(patches + part * (count - patches))
+                 for count in stage.pruning.keep_counts(patches))
 
 
 def parameter_groups(network: nn.Module, decay: float,
@@ -358,9 +372,10 @@ class Trainer:
             shape = (len(stage.blocks), len(batch.labels), self.config.model.grid ** 2)
             noise = torch.from_numpy(level * generator.logistic(size=shape)).float()
             noise = noise.to(self.device)
+        counts = kept_counts(stage, self.config.model.grid ** 2, step)
         with torch.autocast(self.device.type, torch.bfloat16,
                             enabled=stage.precision == "bfloat16"):
-            loss = self._loss(network, stage, batch.to(self.device), noise)
+            loss = self._loss(network, stage, batch.to(self.device), noise, counts)
         self._optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), stage.clip)
@@ -369,15 +384,16 @@ class Trainer:
         self._optimiser.step()
         return float(loss.detach())
 
-    def _loss(self, network: nn.Module, stage: Stage, batch: Batch,
-              noise: Tensor | None) -> Tensor:
+    def _loss(self, network: nn.Module, stage: Stage, batch: Batch, noise: Tensor | None,
+              counts: tuple[int, ...] | None) -> Tensor:
         """Return what a stage minimises: of ``dense``, the cross entropy."""
         if stage.kind == "dense":
             logits = (network(batch.images).logits if stage.quantise
                       else network(batch.images, batch.places))
             return functional.cross_entropy(logits, batch.labels,
                                             label_smoothing=stage.smoothing)
-        output = network(batch.images, noise, batch.scores)
+        # No counts are given to a network in integers, which takes none.
+        output = network(batch.images, noise, batch.scores, *(() if counts is None else (counts,)))
         loss = stage.loss_class * functional.cross_entropy(output.logits, batch.labels,
                                                            label_smoothing=stage.smoothing)
         if stage.kind == "threshold":

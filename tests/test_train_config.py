@@ -146,6 +146,8 @@ def test_bad_stages(values, message):
     ({"seed": -1}, "seed is -1, must be at least 0"),
     ({"stages": f"[{SELECT}]"},
      "there are 0 dense stages before pruned, must be 1 for it to learn from, or weights"),
+    ({"stages": "[{name: a, size: 96, steps: 1, batch: 4, rate: 1, quantise: true, shrink: 0.5}]"},
+     "shrink of stage a is 0.5, must be 0 in a stage that quantises"),
     ({"stages": f"[{STAGE}, {SELECT.replace('96', '48')}]"},
      "size of stage pruned is 48, must be 96 in a stage with selectors"),
     ({"stages": f"[{STAGE}, {SELECT.replace('2, 3', '2, 6')}]"},

@@ -24,7 +24,14 @@ from golden.scenes import SceneError, fixed_set
 from golden.train_config import Stage, TrainConfig, TrainError
 from golden.train_data import grey_images
 from golden.trainable_pruning import TrainablePrunedViT
-from golden.trainer import Trainer, World, learning_rate, noise_level, parameter_groups
+from golden.trainer import (
+    Trainer,
+    World,
+    kept_counts,
+    learning_rate,
+    noise_level,
+    parameter_groups,
+)
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -204,6 +211,17 @@ def test_learning_rate():
     assert rates[4:] == sorted(rates[4:], reverse=True)
     assert rates[11] > 0.1
     assert rates[10] == pytest.approx(0.1 + 0.15 * (1 + math.cos(math.pi * 6 / 8)))
+
+
+def test_what_topk_keeps_falls():
+    stage = Stage(name="a", kind="topk", size=96, steps=8, batch=1, rate=0.4, blocks=(1, 2),
+                  keep=(0.5, 0.25), shrink=0.5)
+    found = [kept_counts(stage, 64, step) for step in range(8)]
+    assert found == [(64, 64), (56, 52), (48, 40), (40, 28), None, None, None, None]
+    assert kept_counts(replace(stage, shrink=0.0), 64, 0) is None
+    dense = replace(stage, kind="dense", blocks=(), keep=())
+    for other in (replace(stage, kind="threshold"), dense):
+        assert kept_counts(other, 64, 0) is None
 
 
 def test_noise_ends_before_the_stage():
