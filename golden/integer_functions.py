@@ -97,14 +97,15 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, layer: Layer,
                 low: int, high: int) -> Tensor:
         acc = x.to(layer.weight.dtype) @ layer.weight.T
-        value = torch.addcmul(layer.bias, acc.double(), layer.scale).floor_()
+        value = acc.double().mul_(layer.scale).add_(layer.bias).floor_()
         if high < _EXACT:
             value = value.float()
+        # Where limits are wide there are narrower ones to come.
+        narrow = low >= _ACTIVATIONS[0]
         if any(ctx.needs_input_grad):
-            # Where limits are wide there are narrower ones to come.
-            ctx.save_for_backward(x, value if low >= _ACTIVATIONS[0] else None)
+            ctx.save_for_backward(x, value if narrow else None)
             ctx.layer, ctx.limits = layer, (low, high)
-        return value.clamp(low, high)
+        return value.clamp(low, high) if narrow else value.clamp_(low, high)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -164,7 +165,7 @@ class _Normalise(torch.autograd.Function):
                                 norm.mean.m, norm.mean.s, norm.scale.m, norm.scale.s, norm.epsilon)
         scale = factor(m, s, x)
         shift = 0.5 - torch.from_numpy(mean).to(x.device) * scale
-        value = torch.addcmul(shift, wide, scale * (1 << MEAN_FRAC)).floor_().float()
+        value = wide.mul_(scale * (1 << MEAN_FRAC)).add_(shift).floor_().float()
         if ctx.needs_input_grad[0]:
             variance = (norm.channels * squares - total.square() + norm.epsilon)
             ctx.save_for_backward(x, value, (total / norm.channels).float(),
@@ -176,11 +177,10 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, value, mean, rstd = ctx.saved_tensors
-        y = (x - mean) * rstd
-        gradient = _passed(gradient, value, *_ACTIVATIONS)
-        gradient = (gradient - gradient.mean(-1, keepdim=True)
-                    - y * (gradient * y).mean(-1, keepdim=True))
-        return gradient * (rstd / ctx.step), None, None
+        by_x, *_ = torch.ops.aten.native_layer_norm_backward(
+            _passed(gradient, value, *_ACTIVATIONS).contiguous(), x.contiguous(), x.shape[-1:],
+            mean, rstd, None, None, [True, False, False])
+        return by_x / ctx.step, None, None
 
 
 def normalise(x: Tensor, norm: Norm, rsqrt: Int) -> Tensor:
