@@ -22,10 +22,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from golden import integer
+from golden import integer_batch
 from golden.files import check_output
 from golden.folder import ImageFolder
 from golden.images import normalise
+from golden.integer_batch import BatchViT, Tables
 from golden.lower import check_sizes, lower
 from golden.model import FloatViT, ModelConfig
 from golden.model_file import find_model, load_model
@@ -50,8 +51,8 @@ _FUNCTIONS = "exact"
 #: Memory for which cycles are estimated: bytes per cycle, cycles to the first data.
 _BYTES_PER_CYCLE, _LATENCY = 64, 100
 
-#: Images that a process is given at a time.
-_CHUNK = 8
+#: Images that are computed at a time.
+_CHUNK = 16
 
 
 class Images(Protocol):
@@ -123,6 +124,8 @@ class Networks:
         self.floats: dict[str, PrunedViT] = {}
         if qvit.pruning is not None:
             self.integers["int8, pruned"] = qvit
+        self._batches = {name: BatchViT(each, Tables(each, torch.device("cpu")))
+                         for name, each in self.integers.items()}
         if checkpoint is not None:
             _, state, selectors = load_model(checkpoint, qvit.model)
             twin = FloatViT(qvit.model, state, functions)
@@ -130,21 +133,20 @@ class Networks:
             if qvit.pruning is not None:
                 self.floats["float, pruned"] = PrunedViT(twin, qvit.pruning, selectors)
 
-    def answers(self, frame: NDArray[np.uint8]) -> dict[str, Answer]:
-        """Return what each network says of an image, bytes [size, size, 3]."""
-        answers = {}
-        if self.floats:
-            image = normalise(frame)
-        for name, twin in self.floats.items():
-            result = twin.run(image)
-            answers[name] = Answer(int(result.logits.argmax()), (
-                self.model.tokens, *(step.tokens_out for step in result.steps)))
-        for name, qvit in self.integers.items():
-            _, top, stages = integer.run(qvit, frame)
-            count = 0 if qvit.pruning is None else len(qvit.pruning.active)
-            answers[name] = Answer(top, (self.model.tokens, *(
-                int(stages[f"selector{i}.tokens"][0]) for i in range(count))))
-        return answers
+    def answers(self, frames: NDArray[np.uint8]) -> list[dict[str, Answer]]:
+        """Return what each network says of each image, bytes [images, size, size, 3]."""
+        found: list[dict[str, Answer]] = [{} for _ in frames]
+        for frame, answers in zip(frames, found, strict=True):
+            for name, twin in self.floats.items():
+                result = twin.run(normalise(frame))
+                answers[name] = Answer(int(result.logits.argmax()), (
+                    self.model.tokens, *(step.tokens_out for step in result.steps)))
+        for name, network in self._batches.items():
+            batch = integer_batch.answers(network, frames)
+            for answers, top, tokens in zip(found, batch.top.tolist(), batch.tokens.tolist(),
+                                            strict=True):
+                answers[name] = Answer(top, tuple(tokens))
+        return found
 
     def macs(self, answer: Answer) -> int:
         """Return the multiplications that an answer took."""
@@ -235,6 +237,10 @@ _networks: Networks
 _images: Images
 
 
+def _frames(images: Images, indices: Sequence[int], model: ModelConfig) -> NDArray[np.uint8]:
+    return np.stack([images.frame(index, model.image_size) for index in indices])
+
+
 def _start(qvit: QuantizedViT, checkpoint: Path | None, functions: str, images: Images) -> None:
     global _networks, _images
     # It is the first process that an interruption ends.
@@ -243,8 +249,8 @@ def _start(qvit: QuantizedViT, checkpoint: Path | None, functions: str, images: 
     _networks, _images = Networks(qvit, checkpoint, functions), images
 
 
-def _answers(index: int) -> dict[str, Answer]:
-    return _networks.answers(_images.frame(index, _networks.model.image_size))
+def _answers(indices: Sequence[int]) -> list[dict[str, Answer]]:
+    return _networks.answers(_frames(_images, indices, _networks.model))
 
 
 def evaluate(qvit: QuantizedViT, images: Images, indices: Sequence[int], *,
@@ -265,16 +271,18 @@ def evaluate(qvit: QuantizedViT, images: Images, indices: Sequence[int], *,
     """
     if jobs < 1:
         raise ValueError(f"the number of jobs is {jobs}, must be at least 1")
+    chunks = [indices[i:i + _CHUNK] for i in range(0, len(indices), _CHUNK)]
     if jobs == 1:
         networks = Networks(qvit, checkpoint, functions)
-        for index in indices:
-            yield networks.answers(images.frame(index, qvit.model.image_size))
+        for chunk in chunks:
+            yield from networks.answers(_frames(images, chunk, qvit.model))
         return
     # A process that is forked while torch has threads may hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, _start, (qvit, checkpoint, functions, images)) as pool:
         try:
-            yield from pool.map(_answers, indices, chunksize=_CHUNK)
+            for answers in pool.map(_answers, chunks):
+                yield from answers
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -150,7 +150,7 @@ def test_threshold_with_the_selectors_of_the_checkpoint(tmp_path: Path, folder: 
         f"selectors.0.{name}": value for name, value in selector.items()})
     model = packed(tmp_path / "model.hv", THRESHOLD, [selector])
     networks, images = Networks(load(model), checkpoint), ImageFolder(folder)
-    answers = [networks.answers(images.frame(i, TINY.image_size)) for i in range(7)]
+    answers = networks.answers(np.stack([images.frame(i, TINY.image_size) for i in range(7)]))
     vit = PrunedViT(FloatViT(TINY, synthetic(TINY, 0)), THRESHOLD, [selector])
     for i, answer in enumerate(answers):
         run = vit.run(normalise(images.frame(i, TINY.image_size)))
@@ -169,7 +169,7 @@ def test_dense_network_of_a_file_with_selectors() -> None:
     """Without its selectors it is the network that is quantised without them."""
     with_selectors, frame = pruned_network("tiny_test", "topk", "each", (1,), (4,)).qvit, noise(
         TINY, 5)
-    answer = Networks(with_selectors).answers(frame)["int8"]
+    answer = Networks(with_selectors).answers(frame[None])[0]["int8"]
     assert answer == Answer(integer.run(network("tiny_test").qvit, frame)[1], (10,))
 
 
@@ -210,7 +210,7 @@ def test_scenes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_scene_set_is_the_fixed_one() -> None:
     scenes, expected = scene_set(model_named("scenes"), "test", 2), fixed_set("test", 2)
     assert scenes.labels == expected.labels.tolist()
-    assert np.array_equal(scenes.frame(1, 96), expected.rgb(1))
+    assert np.array_equal(scenes.frame(1, 120), expected.rgb(1))
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), [
