@@ -124,7 +124,7 @@ MODELS: dict[str, ModelConfig] = {m.name: m for m in (
                 classes=16),
     ModelConfig(name="small_test", image_size=96, patch=16, width=96, depth=2, heads=2, hidden=384,
                 classes=20, distilled=True),
-    ModelConfig(name="scenes", image_size=96, patch=12, width=64, depth=6, heads=2, hidden=192,
+    ModelConfig(name="scenes", image_size=120, patch=12, width=64, depth=6, heads=2, hidden=192,
                 classes=10),
 )}
 

@@ -87,7 +87,7 @@ class SceneSettings:
         Sides of a digit, in pixels; strokes are cut from digits of these sizes.
     """
 
-    size: int = 96
+    size: int = 120
     instances: tuple[int, int] = (1, 4)
     strokes: tuple[int, int] = (4, 10)
     digit: tuple[int, int] = (16, 40)

@@ -19,7 +19,7 @@ SHIPPED = Path(__file__).parent.parent / "models" / "scenes" / "latency.json"
 
 
 def test_counts_from_all_patches_to_one() -> None:
-    assert counts_of(model_named("scenes")) == (64, 56, 48, 40, 32, 24, 16, 8, 1)
+    assert counts_of(model_named("scenes")) == (100, 87, 75, 62, 50, 37, 25, 12, 1)
     assert counts_of(replace(model_named("tiny_test"), image_size=32)) == (4, 3, 2, 1)
     assert counts_of(replace(model_named("tiny_test"), image_size=16)) == (1,)
 
@@ -45,12 +45,12 @@ def test_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_shipped_table_is_near_the_simulated_networks() -> None:
     """Cycles of ``python -m sim.run --model scenes --config tiny``, see docs/estimate.md."""
     table = LatencyTable.load(SHIPPED)
-    topk = PruningConfig(selector="topk", blocks=(1, 2, 3), counts=(39, 23, 11))
-    assert table.dense == 93_964
-    assert table.network((65, 41, 26, 15), topk) == pytest.approx(59_966, rel=0.02)
+    topk = PruningConfig(selector="topk", blocks=(1, 2, 3), counts=(60, 36, 18))
+    assert table.dense == 153_864
+    assert table.network((101, 62, 39, 22), topk) == pytest.approx(83_017, rel=0.02)
     # A classifier costs less where fewer tokens are left, the table has the most.
-    assert table.network((65, 54, 32, 16), PruningConfig(blocks=(1, 2, 3))) == pytest.approx(
-        68_963, rel=0.04)
+    assert table.network((101, 60, 5, 5), PruningConfig(blocks=(1, 2, 3))) == pytest.approx(
+        87_244, rel=0.04)
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

@@ -95,7 +95,7 @@ def test_wrong_kept_list(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     qvit = packed(tmp_path / "model.hv", PruningConfig(selector="topk", blocks=(2,), counts=(40,)))
     right, scene = Workload.expected.func, fixed_set("test", 2).rgb(1)
     kept = integer.run(qvit, scene)[2]["selector0.kept"]
-    dropped = np.setdiff1d(np.arange(64), kept)[0]
+    dropped = np.setdiff1d(np.arange(100), kept)[0]
 
     def wrong(workload: Workload) -> tuple:
         logits, top_class, stages = right(workload)

@@ -21,15 +21,24 @@ from golden.latency_aware import (
 )
 from golden.model import MODELS
 
-MODEL = MODELS["scenes"]
+#: Of 64 patches, of which most parts are whole numbers.
+MODEL = replace(MODELS["scenes"], name="scenes64", image_size=96)
 
 #: A block takes 100 cycles and 10 for each token, all else of the dense network 500.
-TABLE = LatencyTable(model="scenes", config="tiny", clock_mhz=100, dense=500 + 6 * 750,
+TABLE = LatencyTable(model=MODEL.name, config="tiny", clock_mhz=100, dense=500 + 6 * 750,
                      selectors={"topk": 10, "threshold": 60}, blocks=((5, 150), (65, 750)))
 
 SETTINGS = SearchSettings(table="t.json", latency=0.5, drop=(0.01,), rates=(0.8, 0.6, 0.4))
 
 DENSE = 0.98
+
+
+@pytest.fixture(autouse=True)
+def known():
+    """Tables are of networks that have a name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, MODEL.name, MODEL)
+        yield
 
 
 def run(settings=SETTINGS, *, loss=lambda keep: 0.0, kept=lambda keep: keep, kind="topk",
@@ -235,7 +244,7 @@ def test_bad_settings(values, message):
 
 @pytest.mark.parametrize(("model", "kind", "values", "message"), [
     (MODEL, "topk", {"first": 6}, "first is 6, must be at most 5, the last block of scenes"),
-    (MODELS["deit_tiny"], "topk", {}, "latency table t.json is of scenes, must be of deit_tiny"),
+    (MODELS["deit_tiny"], "topk", {}, "latency table t.json is of scenes64, must be of deit_tiny"),
     (MODEL, "none", {}, "latency table t.json has no selector none, must have it")])
 def test_what_does_not_fit(model, kind, values, message):
     with pytest.raises(SearchError, match=message):

@@ -70,7 +70,7 @@ def test_measures_are_those_of_the_twins(pruning, tmp_path):
     kept = [stages["selector0.kept"] for _, _, stages in runs]
     assert found.quality.selectors[0].recall == pytest.approx(
         sum(held[i, kept[i]].sum() for i in range(COUNT)) / held.sum())
-    assert found.quality.mean.part == pytest.approx(sum(map(len, kept)) / COUNT / 64)
+    assert found.quality.mean.part == pytest.approx(sum(map(len, kept)) / COUNT / 100)
 
 
 def test_command(tmp_path, capsys):

@@ -71,7 +71,7 @@ def test_checkpoint_and_images(tmp_path: Path, checkpoint: Path, images: Path) -
 
 
 def test_calibration_on_scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = calibration_images(Path("scenes"), 96, 3)
+    found = calibration_images(Path("scenes"), 120, 3)
     expected = fixed_set("train", 3)
     assert len(found) == 3 and np.array_equal(found[2], expected.rgb(2))
     # A folder that has the name is a folder.

@@ -80,16 +80,24 @@ def test_strokes_are_no_digits():
 def test_patches_hold_digits():
     scenes = make(8)
     expected = [[scenes.digits[i, y:y + 12, x:x + 12].sum() >= 6
-                 for y in range(0, 96, 12) for x in range(0, 96, 12)] for i in range(8)]
+                 for y in range(0, 120, 12) for x in range(0, 120, 12)] for i in range(8)]
     assert scenes.patches(12).tolist() == expected
-    with pytest.raises(SceneError, match=r"scenes are 96 pixels wide.*multiple of the patch, 20"):
-        scenes.patches(20)
+    with pytest.raises(SceneError, match=r"scenes are 120 pixels wide.*multiple of the patch, 16"):
+        scenes.patches(16)
+
+
+def test_part_of_the_patches_that_hold_digits():
+    scenes = fixed_set("test", 4000)
+    held = scenes.patches(12)
+    assert held.mean() == pytest.approx(0.1565, abs=1e-4)
+    assert [held[scenes.counts == count].mean() for count in (1, 2, 3, 4)] == pytest.approx(
+        [0.0630, 0.1247, 0.1862, 0.2470], abs=1e-4)
 
 
 def test_frames_are_grey():
     scenes = make(2)
     frame = scenes.rgb(1)
-    assert frame.shape == (96, 96, 3) and frame.dtype == np.uint8
+    assert frame.shape == (120, 120, 3) and frame.dtype == np.uint8
     assert all(np.array_equal(frame[..., i], scenes.frames[1]) for i in range(3))
 
 
@@ -103,7 +111,7 @@ def test_same_seed_same_scenes():
 def test_fixed_set_is_always_the_same():
     scenes = fixed_set("test", 300)
     digest = hashlib.sha256(scenes.frames.tobytes() + scenes.labels.tobytes()).hexdigest()
-    assert digest[:16] == "9c6221b7bd77e9d6"
+    assert digest[:16] == "4c110ce49d12f871"
     fewer = fixed_set("test", 10)
     assert np.array_equal(fewer.frames, scenes.frames[:10])
     assert np.array_equal(fewer.patches(12), scenes.patches(12)[:10])
@@ -130,13 +138,13 @@ def test_sheet(tmp_path, capsys):
     assert main([str(path), "--count", "5", "--columns", "3", "--patch", "12"]) == 0
     with Image.open(path) as image:
         sheet = np.asarray(image)
-    assert sheet.shape == (2 * 100 + 4, 3 * 100 + 4)
+    assert sheet.shape == (2 * 124 + 4, 3 * 124 + 4)
     labels = fixed_set("train", 5).labels
     assert capsys.readouterr().out.split() == [str(label) for label in labels]
-    assert (sheet[104:, 204:] == 255).all(), "there is no sixth scene"
+    assert (sheet[128:, 252:] == 255).all(), "there is no sixth scene"
     scenes = fixed_set("train", 5)
-    dimmed = sheet[4:100, 4:100]
-    kept = scenes.patches(12)[0].reshape(8, 8).repeat(12, 0).repeat(12, 1)
+    dimmed = sheet[4:124, 4:124]
+    kept = scenes.patches(12)[0].reshape(10, 10).repeat(12, 0).repeat(12, 1)
     assert np.array_equal(dimmed[kept], scenes.frames[0][kept])
     assert np.array_equal(dimmed[~kept], scenes.frames[0][~kept] // 3)
 
@@ -144,7 +152,7 @@ def test_sheet(tmp_path, capsys):
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--count", "0"], "count is 0, must be at least 1"),
     (["--split", "all"], "the split is 'all'"),
-    (["--patch", "10"], "must be a multiple of the patch, 10")])
+    (["--patch", "16"], "must be a multiple of the patch, 16")])
 def test_bad_arguments_of_the_sheet(arguments, message, tmp_path, capsys):
     assert main([str(tmp_path / "sheet.png"), *arguments]) == 2
     assert message in capsys.readouterr().err
@@ -159,4 +167,4 @@ def test_network_fits_tiny():
     model = MODELS["scenes"]
     check_sizes(model, named("tiny"))
     assert (model.classes, model.image_size) == (CLASSES, SceneSettings().size)
-    assert (model.grid ** 2, model.heads) == (64, 2)
+    assert (model.grid ** 2, model.heads) == (100, 2)

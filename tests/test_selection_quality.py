@@ -19,16 +19,16 @@ TWO = PruningConfig(selector="topk", blocks=(2, 4), rates=(0.5, 0.25))
 
 
 def scenes(held):
-    """Return scenes whose patches hold digits where ``held`` [scenes, 64] is 1."""
-    digits = held.reshape(-1, 8, 8).repeat(12, 1).repeat(12, 2).astype(bool)
+    """Return scenes whose patches hold digits where ``held`` [scenes, 100] is 1."""
+    digits = held.reshape(-1, 10, 10).repeat(12, 1).repeat(12, 2).astype(bool)
     count = len(held)
-    return Scenes(np.zeros((count, 96, 96), np.uint8), np.zeros(count, np.int64),
+    return Scenes(np.zeros((count, 120, 120), np.uint8), np.zeros(count, np.int64),
                   np.arange(1, count + 1), digits)
 
 
 def first(*counts):
     """Return the mask of the first so many patches, for each scene."""
-    return np.arange(64) < np.array(counts)[:, None]
+    return np.arange(100) < np.array(counts)[:, None]
 
 
 def test_rank_correlation():
@@ -46,14 +46,14 @@ def test_rank_correlation():
 
 def test_recall_and_kept_part():
     images = scenes(first(16, 8, 4))
-    keeps = np.stack([first(32, 4, 64), first(8, 2, 64)], 1)
+    keeps = np.stack([first(32, 4, 100), first(8, 2, 100)], 1)
     found = selection_quality(keeps, images, SCENES, TWO)
     assert [selector.block for selector in found.selectors] == [2, 4]
     assert [selector.recall for selector in found.selectors] == pytest.approx(
         [(16 + 4 + 4) / 28, (8 + 2 + 4) / 28])
     assert [selector.kept.part for selector in found.selectors] == pytest.approx(
-        [100 / 192, 74 / 192])
-    assert found.mean.part == pytest.approx(87 / 192)
+        [136 / 300, 110 / 300])
+    assert found.mean.part == pytest.approx(123 / 300)
 
 
 def test_correlations_and_percentiles():
@@ -73,15 +73,16 @@ def test_correlations_and_percentiles():
 @pytest.mark.parametrize("package", ["each", "merged"])
 def test_tokens_and_macs_are_those_of_the_float_twin(package):
     """Also where a selector drops nothing: there it adds no package token."""
-    pruning = PruningConfig(selector="topk", blocks=(1, 2, 4), counts=(64, 40, 10), package=package)
+    pruning = PruningConfig(selector="topk", blocks=(1, 2, 4), counts=(100, 40, 10),
+                            package=package)
     vit = PrunedViT(FloatViT(SCENES, synthetic(SCENES, 0)), pruning)
     images = fixed_set("train", 2)
     runs = [vit.run(image) for image in grey_images(images.frames)]
-    keeps = np.zeros((2, 3, 64), bool)
+    keeps = np.zeros((2, 3, 100), bool)
     for i, run in enumerate(runs):
         for j, step in enumerate(run.steps):
             keeps[i, j, list(step.kept)] = True
-    tokens = [[65, *(step.tokens_out for step in run.steps)] for run in runs]
+    tokens = [[101, *(step.tokens_out for step in run.steps)] for run in runs]
     assert token_counts(keeps, SCENES, package).tolist() == tokens
     macs = [sum(segment_macs(SCENES, pruning, counts)) for counts in tokens]
     found = selection_quality(keeps, images, SCENES, pruning)
@@ -90,7 +91,7 @@ def test_tokens_and_macs_are_those_of_the_float_twin(package):
 
 
 def test_all_kept_is_the_dense_network():
-    keeps = np.ones((4, 2, 64), bool)
+    keeps = np.ones((4, 2, 100), bool)
     found = selection_quality(keeps, scenes(first(4, 4, 4, 4)), SCENES, TWO)
     assert found.macs == 1
     assert [selector.recall for selector in found.selectors] == [1, 1]
@@ -105,7 +106,7 @@ def test_json():
 
 
 def test_masks_must_fit():
-    with pytest.raises(ValueError, match=r"masks of patches are \(2, 1, 64\), must be \(2, 2, 64"):
-        selection_quality(np.ones((2, 1, 64), bool), scenes(first(1, 1)), SCENES, TWO)
+    with pytest.raises(ValueError, match=r"masks of patches are \(2, 1, 99\), must be \(2, 2, 100"):
+        selection_quality(np.ones((2, 1, 99), bool), scenes(first(1, 1)), SCENES, TWO)
     with pytest.raises(ValueError, match="0 patches of 1 scenes hold a digit"):
-        selection_quality(np.ones((1, 2, 64), bool), scenes(first(0)), SCENES, TWO)
+        selection_quality(np.ones((1, 2, 100), bool), scenes(first(0)), SCENES, TWO)

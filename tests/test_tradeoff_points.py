@@ -14,7 +14,7 @@ SHIPPED = Path(__file__).parent.parent / "models" / "scenes" / "tradeoff.yaml"
 def parse(**values):
     lines = {"model": "scenes", "weights": "a.pth", "kinds": "[topk, random]",
              "keep": "[[0.5, 0.25], [1, 5e-2]]",
-             "stage": "{size: 96, steps: 10, batch: 4, rate: 1, blocks: [2, 3]}", **values}
+             "stage": "{size: 120, steps: 10, batch: 4, rate: 1, blocks: [2, 3]}", **values}
     return parse_points("\n".join(f"{k}: {v}" for k, v in lines.items() if v), "x.yaml")
 
 
@@ -29,7 +29,7 @@ def test_shipped_points():
 def test_a_point_for_each_kind_and_rates():
     points = parse(seed=3)
     assert [point.stages for point in points] == [
-        (Stage(name=name, kind=kind, size=96, steps=10, batch=4, rate=1, blocks=(2, 3),
+        (Stage(name=name, kind=kind, size=120, steps=10, batch=4, rate=1, blocks=(2, 3),
                keep=keep),)
         for name, kind, keep in (
             ("topk_05_025", "topk", (0.5, 0.25)), ("topk_1_005", "topk", (1, 0.05)),
@@ -43,7 +43,7 @@ def test_a_point_for_each_kind_and_rates():
     ({"stages": "[]"}, "x.yaml has 'stages', must have kinds, keep and stage"),
     ({"stage": "3"}, "stage of x.yaml is 3, must be names with values"),
     ({"stage": "{kind: topk}"}, "stage of x.yaml has 'kind', which every point has of its own"),
-    ({"stage": "{size: 96}"}, "stage 1 of x.yaml lacks steps"),
+    ({"stage": "{size: 120}"}, "stage 1 of x.yaml lacks steps"),
     ({"kinds": "topk"}, "kinds of x.yaml is 'topk', must be a list of threshold, topk, random"),
     ({"kinds": "[]"}, r"kinds of x.yaml is \[\], must be a list of threshold"),
     ({"kinds": "[dense]"}, "kinds of x.yaml has 'dense', must have some of threshold, topk"),

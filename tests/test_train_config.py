@@ -12,20 +12,20 @@ from golden.pruning import PruningConfig
 from golden.train_config import Stage, TrainConfig, TrainError, load_config, parse_config
 
 SHIPPED = Path(__file__).parent.parent / "models" / "scenes" / "train.yaml"
-STAGE = "{name: dense, size: 96, steps: 10, batch: 4, rate: 1e-3}"
+STAGE = "{name: dense, size: 120, steps: 10, batch: 4, rate: 1e-3}"
 
-SELECT = ("{name: pruned, kind: threshold, size: 96, steps: 10, batch: 4, rate: 1, blocks: [2, 3],"
+SELECT = ("{name: pruned, kind: threshold, size: 120, steps: 10, batch: 4, rate: 1, blocks: [2, 3],"
           " keep: [0.5, 3e-1]}")
 
 
-SEARCH = ("{name: found, kind: topk, size: 96, steps: 10, batch: 4, rate: 1, search: {table:"
+SEARCH = ("{name: found, kind: topk, size: 120, steps: 10, batch: 4, rate: 1, search: {table:"
           " t.json, latency: 0.5, drop: [1e-2], rates: [0.7, 0.5], first: 2}}")
 
 #: The search of that stage.
 BOUNDS = SearchSettings(table="t.json", latency=0.5, drop=(0.01,), rates=(0.7, 0.5), first=2)
 
 #: A stage whose selectors are those that another one says.
-BARE = "{name: bare, kind: threshold, size: 96, steps: 10, batch: 4, rate: 1}"
+BARE = "{name: bare, kind: threshold, size: 120, steps: 10, batch: 4, rate: 1}"
 
 
 def parse(stages=f"[{STAGE}]", **values):
@@ -34,13 +34,13 @@ def parse(stages=f"[{STAGE}]", **values):
 
 
 def stage(**values):
-    return Stage(**{"name": "dense", "size": 96, "steps": 10, "batch": 4, "rate": 1e-3, **values})
+    return Stage(**{"name": "dense", "size": 120, "steps": 10, "batch": 4, "rate": 1e-3, **values})
 
 
 def test_shipped_settings():
     config = load_config(SHIPPED)
     assert config.model == MODELS["scenes"]
-    assert [stage.size for stage in config.stages[:2]] == [48, 96]
+    assert [stage.size for stage in config.stages[:2]] == [48, 120]
     assert [(stage.name, stage.kind) for stage in config.stages[1:]] == [
         ("dense", "dense"), ("threshold", "threshold"), ("topk", "topk")]
     assert config.source(2) == config.source(3) == "dense"
@@ -83,7 +83,7 @@ def test_stages_with_a_search():
 def test_number_without_a_point():
     """YAML 1.1, which PyYAML reads, takes 1e-3 for text."""
     assert parse().stages[0].rate == 1e-3
-    config = parse("[{name: a, size: 96, steps: 1e3, batch: 4, rate: 1}]")
+    config = parse("[{name: a, size: 120, steps: 1e3, batch: 4, rate: 1}]")
     assert config.stages[0].steps == 1000 and type(config.stages[0].steps) is int
 
 
@@ -124,20 +124,20 @@ def test_bad_stages(values, message):
     ({"stages": f"[{STAGE}, {STAGE}]"}, "2 stages are called dense, must be 1"),
     ({"stages": STAGE}, r"stages of x.yaml is .*, must be a list"),
     ({"stages": "[3]"}, "stage 1 of x.yaml is 3, must be names with values"),
-    ({"stages": "[{name: a, size: 96, steps: 1, batch: 4}]"}, "stage 1 of x.yaml lacks rate"),
-    ({"stages": "[{name: a, size: 96, steps: ten, batch: 4, rate: 1}]"},
+    ({"stages": "[{name: a, size: 120, steps: 1, batch: 4}]"}, "stage 1 of x.yaml lacks rate"),
+    ({"stages": "[{name: a, size: 120, steps: ten, batch: 4, rate: 1}]"},
      "steps of stage 1 of x.yaml is 'ten', must be a whole number"),
-    ({"stages": "[{name: a, size: 96, steps: 1.5, batch: 4, rate: 1}]"},
+    ({"stages": "[{name: a, size: 120, steps: 1.5, batch: 4, rate: 1}]"},
      "steps of stage 1 of x.yaml is 1.5, must be a whole number"),
-    ({"stages": "[{name: a, size: 96, steps: 10, batch: 4, rate: true}]"},
+    ({"stages": "[{name: a, size: 120, steps: 10, batch: 4, rate: true}]"},
      "rate of stage 1 of x.yaml is True, must be a number"),
-    ({"stages": "[{name: a, size: 96, steps: 10, batch: 4, rate: .nan}]"},
+    ({"stages": "[{name: a, size: 120, steps: 10, batch: 4, rate: .nan}]"},
      "rate of stage 1 of x.yaml is nan, must be a number"),
-    ({"stages": "[{name: 3, size: 96, steps: 10, batch: 4, rate: 1}]"},
+    ({"stages": "[{name: 3, size: 120, steps: 10, batch: 4, rate: 1}]"},
      "name of stage 1 of x.yaml is 3, must be text"),
     ({"stages": "[{name: a, size: 50, steps: 10, batch: 4, rate: 1}]"},
-     "size of stage a is 50, must be a multiple of the patch, 12, up to 96"),
-    ({"stages": "[{name: a, size: 108, steps: 10, batch: 4, rate: 1}]"}, "size of stage a is 108"),
+     "size of stage a is 50, must be a multiple of the patch, 12, up to 120"),
+    ({"stages": "[{name: a, size: 132, steps: 10, batch: 4, rate: 1}]"}, "size of stage a is 132"),
     ({"lr": 1}, "x.yaml has 'lr', must be one of model, seed"),
     ({"data": "cats"}, "data is 'cats', must be scenes"),
     ({"functions": "relu"}, "functions is 'relu', must be one of exact, heatvit, ibert"),
@@ -146,18 +146,19 @@ def test_bad_stages(values, message):
     ({"seed": -1}, "seed is -1, must be at least 0"),
     ({"stages": f"[{SELECT}]"},
      "there are 0 dense stages before pruned, must be 1 for it to learn from, or weights"),
-    ({"stages": "[{name: a, size: 96, steps: 1, batch: 4, rate: 1, quantise: true, shrink: 0.5}]"},
+    ({"stages": "[{name: a, size: 120, steps: 1, batch: 4, rate: 1, quantise: true,"
+      " shrink: 0.5}]"},
      "shrink of stage a is 0.5, must be 0 in a stage that quantises"),
-    ({"stages": f"[{STAGE}, {SELECT.replace('96', '48')}]"},
-     "size of stage pruned is 48, must be 96 in a stage with selectors"),
+    ({"stages": f"[{STAGE}, {SELECT.replace('120', '48')}]"},
+     "size of stage pruned is 48, must be 120 in a stage with selectors"),
     ({"stages": f"[{STAGE}, {SELECT.replace('2, 3', '2, 6')}]"},
      "stage pruned: a selector is at block 6, must be at block 5 or earlier"),
     ({"stages": f"[{STAGE}, {BARE}]"},
      "there are 0 blocks with a selector in stage bare, must be at least 1, or in the stage that"),
     ({"stages": f"[{STAGE}, {SELECT}, {SEARCH}]"},
      "stage found with a search begins with pruned, must begin with a dense stage"),
-    ({"stages": f"[{STAGE}, {SEARCH.replace('96', '48')}]"},
-     "size of stage found is 48, must be 96 in a stage with selectors"),
+    ({"stages": f"[{STAGE}, {SEARCH.replace('120', '48')}]"},
+     "size of stage found is 48, must be 120 in a stage with selectors"),
     ({"stages": f"[{SEARCH}]"}, "there are 0 dense stages before found, must be 1"),
     ({"stages": f"[{STAGE}, {SEARCH.replace('0.7, 0.5', '0.5, 0.7')}]"},
      "search of stage 2 of x.yaml: rates has 0.7, must be above 0"),

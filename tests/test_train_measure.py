@@ -28,7 +28,7 @@ def test_dense_network():
     found = measure(network, parts(batch))
     tops = network(batch.images, batch.places).argmax(-1)
     assert found.right.tolist() == (tops == batch.labels).tolist()
-    assert found.keeps.shape == (5, 0, 64)
+    assert found.keeps.shape == (5, 0, 100)
     right = Batch(batch.images, tops, batch.places)
     assert measure(network, [right]).right.all()
 
@@ -37,10 +37,10 @@ def test_network_with_selectors():
     network = TrainablePrunedViT(SCENES, PruningConfig(selector="topk", blocks=(1, 2),
                                                        rates=(0.5, 0.25)))
     network.initialise(torch.Generator().manual_seed(0))
-    batch, = SceneData(SCENES).fixed("validation", 96, 5, "oracle")
+    batch, = SceneData(SCENES).fixed("validation", 120, 5, "oracle")
     found = measure(network, parts(batch))
-    assert found.keeps.shape == (5, 2, 64) and found.keeps.dtype == np.bool_
-    assert found.keeps.sum(2).tolist() == 5 * [[32, 16]]
+    assert found.keeps.shape == (5, 2, 100) and found.keeps.dtype == np.bool_
+    assert found.keeps.sum(2).tolist() == 5 * [[50, 25]]
     expected = network(batch.images, scores=batch.scores).keeps
     assert np.array_equal(found.keeps, torch.stack(expected, 1).bool())
     assert found.right.dtype == np.bool_ and found.right.shape == (5,)

@@ -55,11 +55,11 @@ def test_equals_the_float_twin_in_single_precision() -> None:
 def test_window_has_the_positions_of_its_place() -> None:
     made = network(MODELS["scenes"]).double()
     batch = images(made.model).double()
-    everything = torch.arange(64).expand(3, -1)
+    everything = torch.arange(100).expand(3, -1)
     assert torch.equal(made(batch, everything), made(batch))
 
     small = replace(made.model, name="window", image_size=24)
-    places = torch.tensor([[0, 1, 8, 9], [27, 28, 35, 36], [54, 55, 62, 63]])
+    places = torch.tensor([[0, 1, 10, 11], [33, 34, 43, 44], [88, 89, 98, 99]])
     windows = batch[..., :24, :24]
     found = made(windows, places)
     for i, place in enumerate(places):

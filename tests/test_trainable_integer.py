@@ -110,7 +110,7 @@ def test_other_functions(kind: str) -> None:
 def test_gradients_are_those_of_the_float_network(kind: str, precision: torch.dtype) -> None:
     network, made = both(SCENES, kind, precision=precision)
     batch, labels = images(frames(SCENES, 8)), torch.arange(8)
-    noise = torch.full((3, 8, 64), 0.3) if kind.startswith("threshold") else None
+    noise = torch.full((3, 8, 100), 0.3) if kind.startswith("threshold") else None
     gradients: list[dict[str, torch.Tensor | None]] = []
     for each in (network, made):
         output = each(batch, noise)

@@ -147,7 +147,7 @@ def test_start_keeps_most_patches() -> None:
 def test_every_parameter_has_a_gradient(package: str) -> None:
     made, batch = network(SCENES, package=package), images(SCENES)
     centre(made, batch)
-    noise = torch.randn(3, 3, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noise = torch.randn(3, 3, 100, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     torch.nn.functional.cross_entropy(made(batch, noise).logits, torch.tensor([0, 1, 2])).backward()
     for name, parameter in made.named_parameters():
         gradient = parameter.grad
@@ -211,12 +211,12 @@ def test_top_k_of_rows() -> None:
 
 def test_given_scores_choose_in_place_of_the_attention() -> None:
     made, batch = network(SCENES, selector="topk", rates=(0.5, 0.25, 0.25)), images(SCENES)
-    scores = torch.rand(3, 64, generator=torch.Generator().manual_seed(0)).double()
+    scores = torch.rand(3, 100, generator=torch.Generator().manual_seed(0)).double()
     # Equal ones: the earlier stay.
     scores[0] = 0
     found = made(batch, scores=scores)
     for i, row in enumerate(scores):
-        for keep, count in zip(found.keeps, (32, 16, 16), strict=True):
+        for keep, count in zip(found.keeps, (50, 25, 25), strict=True):
             assert torch.equal(keep[i].bool(), keep_top(row, count))
     assert not torch.equal(found.keeps[0], made(batch).keeps[0])
 

@@ -40,7 +40,7 @@ CPU = torch.device("cpu")
 CONFIG = TrainConfig(
     model=replace(MODELS["scenes"], depth=1), validation=20, validate_every=2, stages=(
         Stage(name="windows", size=48, steps=4, batch=4, rate=1e-3, warmup=2, last=0.1),
-        Stage(name="dense", size=96, steps=3, batch=2, rate=1e-3, smoothing=0.1,
+        Stage(name="dense", size=120, steps=3, batch=2, rate=1e-3, smoothing=0.1,
               precision="bfloat16")))
 
 
@@ -55,12 +55,12 @@ def one_thread():
 
 SELECT = replace(
     CONFIG, model=replace(MODELS["scenes"], depth=2), validation=10, stages=(
-        Stage(name="dense", size=96, steps=2, batch=2, rate=1e-3),
-        Stage(name="threshold", kind="threshold", size=96, steps=3, batch=2, rate=1e-3, blocks=(1,),
-              keep=(0.5,)),
-        Stage(name="again", kind="threshold", size=96, steps=1, batch=2, rate=0.0, blocks=(1,),
+        Stage(name="dense", size=120, steps=2, batch=2, rate=1e-3),
+        Stage(name="threshold", kind="threshold", size=120, steps=3, batch=2, rate=1e-3,
+              blocks=(1,), keep=(0.5,)),
+        Stage(name="again", kind="threshold", size=120, steps=1, batch=2, rate=0.0, blocks=(1,),
               keep=(0.5,), package="merged"),
-        Stage(name="topk", kind="topk", start="dense", size=96, steps=3, batch=2, rate=0.0,
+        Stage(name="topk", kind="topk", start="dense", size=120, steps=3, batch=2, rate=0.0,
               blocks=(1,), keep=(0.5,), precision="bfloat16")))
 
 
@@ -203,7 +203,7 @@ def test_learns(tmp_path):
 
 
 def test_learning_rate():
-    stage = Stage(name="a", size=96, steps=12, batch=1, rate=0.4, warmup=4, last=0.25)
+    stage = Stage(name="a", size=120, steps=12, batch=1, rate=0.4, warmup=4, last=0.25)
     rates = [learning_rate(stage, step) for step in range(12)]
     assert rates[:4] == pytest.approx([0.1, 0.2, 0.3, 0.4])
     assert rates[4] == pytest.approx(0.4)
@@ -214,7 +214,7 @@ def test_learning_rate():
 
 
 def test_what_topk_keeps_falls():
-    stage = Stage(name="a", kind="topk", size=96, steps=8, batch=1, rate=0.4, blocks=(1, 2),
+    stage = Stage(name="a", kind="topk", size=120, steps=8, batch=1, rate=0.4, blocks=(1, 2),
                   keep=(0.5, 0.25), shrink=0.5)
     found = [kept_counts(stage, 64, step) for step in range(8)]
     assert found == [(64, 64), (56, 52), (48, 40), (40, 28), None, None, None, None]
@@ -225,7 +225,7 @@ def test_what_topk_keeps_falls():
 
 
 def test_noise_ends_before_the_stage():
-    stage = Stage(name="a", kind="threshold", size=96, steps=8, batch=1, rate=0.4, noise=2.0,
+    stage = Stage(name="a", kind="threshold", size=120, steps=8, batch=1, rate=0.4, noise=2.0,
                   blocks=(1,), keep=(0.5,))
     assert [noise_level(stage, step) for step in range(8)] == pytest.approx(
         [2, 5 / 3, 4 / 3, 1, 2 / 3, 1 / 3, 0, 0])
@@ -369,7 +369,7 @@ def test_selectors_are_quantised_and_equal_shorter_lists(name, selected):
              for image, label in zip(found, scenes.labels, strict=True)]
     measured = next(r for r in reports if r.stage == stage and r.step == stage.steps)
     assert sum(right) / len(right) == measured.accuracy
-    shares = [len(image.steps[0].kept) / 64 for image in found]
+    shares = [len(image.steps[0].kept) / 100 for image in found]
     assert sum(shares) / len(shares) == pytest.approx(measured.kept[0])
     qvit = quantize(twin, [scenes.rgb(0), scenes.rgb(1)], weights=name, pruning=stage.pruning,
                     selectors=selectors)
@@ -430,9 +430,9 @@ def test_two_processes(tmp_path):
     config = tmp_path / "train.yaml"
     config.write_text("model: scenes\nvalidation: 10\nvalidate_every: 2\nstages:\n"
                       "- {name: windows, size: 48, steps: 3, batch: 4, rate: 0.001}\n"
-                      "- {name: dense, size: 96, steps: 1, batch: 4, rate: 0.001}\n"
-                      "- {name: pruned, kind: threshold, size: 96, steps: 3, batch: 4, rate: 0.001,"
-                      " blocks: [2, 4], keep: [0.7, 0.5]}\n")
+                      "- {name: dense, size: 120, steps: 1, batch: 4, rate: 0.001}\n"
+                      "- {name: pruned, kind: threshold, size: 120, steps: 3, batch: 4,"
+                      " rate: 0.001, blocks: [2, 4], keep: [0.7, 0.5]}\n")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
                "--nproc-per-node", "2", "-m", "golden.train", str(config), "--output"]
     found = []

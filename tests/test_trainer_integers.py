@@ -21,11 +21,11 @@ from golden.train_config import Stage, TrainConfig, TrainError, parse_config
 from golden.trainer import Trainer
 
 CPU = torch.device("cpu")
-_INTEGERS = {"size": 96, "steps": 3, "batch": 2, "rate": 1e-3, "quantise": True,
+_INTEGERS = {"size": 120, "steps": 3, "batch": 2, "rate": 1e-3, "quantise": True,
              "precision": "bfloat16"}
 CONFIG = TrainConfig(
     model=replace(MODELS["scenes"], depth=2), validation=10, validate_every=2, stages=(
-        Stage(name="dense", size=96, steps=2, batch=2, rate=1e-3),
+        Stage(name="dense", size=120, steps=2, batch=2, rate=1e-3),
         Stage(name="integers", **_INTEGERS),
         Stage(name="threshold", kind="threshold", start="dense", blocks=(1,), keep=(0.5,),
               **_INTEGERS),
@@ -141,9 +141,10 @@ def test_step_that_is_no_number(trained, tmp_path: Path) -> None:
 
 
 def test_settings() -> None:
-    with pytest.raises(TrainError, match="size of stage x is 48, must be 96 in a stage that qu"):
+    with pytest.raises(TrainError, match="size of stage x is 48, must be 120 in a stage that qu"):
         replace(CONFIG, stages=(Stage(name="x", **{**_INTEGERS, "size": 48}),))
-    text = "model: scenes\nstages: [{name: x, size: 96, steps: 1, batch: 1, rate: 1, quantise: %s}]"
+    text = ("model: scenes\nstages: [{name: x, size: 120, steps: 1, batch: 1, rate: 1,"
+            " quantise: %s}]")
     assert parse_config(text % "true", "x").stages[0].quantise is True
     with pytest.raises(TrainError, match="quantise of stage 1 of x is 1, must be true or false"):
         parse_config(text % "1", "x")
