@@ -23,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from golden import integer_batch
+from golden.cli import exit_status
 from golden.files import check_output
 from golden.folder import ImageFolder
 from golden.images import normalise
@@ -283,6 +284,8 @@ def evaluate(qvit: QuantizedViT, images: Images, indices: Sequence[int], *,
         try:
             for answers in pool.map(_answers, chunks):
                 yield from answers
+        except BrokenProcessPool:
+            raise ChildProcessError("a process ended before its images were done") from None
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -407,19 +410,7 @@ def _run(options: argparse.Namespace, console: Console) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = _parser().parse_args(arguments)
-    try:
-        _run(options, Console())
-    # Faults of model, checkpoint, scenes and images are ValueErrors.
-    except (ValueError, OSError) as error:
-        print(f"golden.evaluate: {error}", file=sys.stderr)
-        return 2
-    except BrokenProcessPool:
-        print("golden.evaluate: a process ended before its images were done", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("golden.evaluate: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status("golden.evaluate", lambda: _run(options, Console()))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from golden.train_config import Stage, TrainConfig, TrainError
 from golden.train_data import Batch, SceneData
 from golden.train_losses import attention_loss, distillation_loss, ratio_loss, token_loss
 from golden.train_measure import measure
+from golden.train_schedule import kept_counts, learning_rate, noise_level
 from golden.train_search import (
     SearchState,
     describe,
@@ -36,8 +37,7 @@ from golden.trainable import TrainableViT
 from golden.trainable_integer import TrainableIntegerViT, calibrated
 from golden.trainable_pruning import TrainablePrunedViT
 
-__all__ = ["Progress", "Trainer", "World", "kept_counts", "learning_rate", "noise_level",
-           "parameter_groups"]
+__all__ = ["Progress", "Trainer", "World", "parameter_groups"]
 
 #: File that a training is resumed from, and the one with a line of JSON for each measurement.
 _STATE = "state.pt"
@@ -78,33 +78,6 @@ class Progress:
     accuracy: float | None = None
     kept: tuple[float, ...] = ()
     outcome: str = ""
-
-
-def learning_rate(stage: Stage, step: int) -> float:
-    """Return the learning rate of a step, counted from 0."""
-    if step < stage.warmup:
-        return stage.rate * (step + 1) / stage.warmup
-    part = (step - stage.warmup) / (stage.steps - stage.warmup)
-    return stage.rate * (stage.last + (1 - stage.last) * (1 + math.cos(math.pi * part)) / 2)
-
-
-def noise_level(stage: Stage, step: int) -> float:
-    """Return what the noise of the decisions is multiplied by in a step, counted from 0."""
-    noisy = stage.steps * (1 - stage.quiet)
-    return stage.noise * (1 - step / noisy) if step < noisy else 0.0
-
-
-def kept_counts(stage: Stage, patches: int, step: int) -> tuple[int, ...] | None:
-    """Return how many of ``patches`` each selector keeps in a step, counted from 0.
-
-    None where the settings of the selectors say so, or nothing does.
-    """
-    shrinking = stage.steps * stage.shrink
-    if stage.pruning is None or stage.pruning.rates is None or step >= shrinking:
-        return None
-    part = step / shrinking
-    return tuple(round(patches + part * (count - patches))
-                 for count in stage.pruning.keep_counts(patches))
 
 
 def parameter_groups(network: nn.Module, decay: float,

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from networks import NETWORKS, Network, network
-from pruned_networks import empty_network, pruned_network
+from pruned_networks import pruned_network
 from test_lower import compare
 
 from golden.functions import gelu_int
@@ -16,6 +16,7 @@ from golden.lower import check_sizes, lower
 from golden.model import model_named
 from golden.program import PassKind, Program, expected_rows, expected_words, tokens_of
 from golden.pruning import PruningConfig
+from platforms.hollow import hollow
 from rtl.config import BLOCK, CONFIGS, ConfigError, named
 from rtl.isa import (
     Destination,
@@ -334,7 +335,7 @@ def test_block_lists_of_the_largest_networks(name: str, config: str, entries: in
     found = []
     for depth in (2, 3):
         model = replace(model_named(name), depth=depth)
-        qvit = empty_network(model, PruningConfig(blocks=tuple(range(1, depth))))
+        qvit = hollow(model, PruningConfig(blocks=tuple(range(1, depth))))
         program = lower(qvit, named(config))
         found.append(max(f.first + f.count for f in program.instructions
                          if f.opcode == Opcode.TABLE and f.table == Table.LIST))

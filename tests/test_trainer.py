@@ -2,7 +2,6 @@
 """Training: it learns, it is repeatable, it resumes as if nothing had happened, and it shares."""
 
 import json
-import math
 import os
 import subprocess
 import sys
@@ -24,14 +23,7 @@ from golden.scenes import SceneError, fixed_set
 from golden.train_config import Stage, TrainConfig, TrainError
 from golden.train_data import grey_images
 from golden.trainable_pruning import TrainablePrunedViT
-from golden.trainer import (
-    Trainer,
-    World,
-    kept_counts,
-    learning_rate,
-    noise_level,
-    parameter_groups,
-)
+from golden.trainer import Trainer, World, parameter_groups
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -200,38 +192,6 @@ def test_learns(tmp_path):
     trainer.run(lambda progress: losses.append(progress.loss))
     assert losses[0] > 2.2
     assert losses[-1] < 0.1
-
-
-def test_learning_rate():
-    stage = Stage(name="a", size=120, steps=12, batch=1, rate=0.4, warmup=4, last=0.25)
-    rates = [learning_rate(stage, step) for step in range(12)]
-    assert rates[:4] == pytest.approx([0.1, 0.2, 0.3, 0.4])
-    assert rates[4] == pytest.approx(0.4)
-    assert rates[8] == pytest.approx(0.4 * (0.25 + 0.75 / 2))
-    assert rates[4:] == sorted(rates[4:], reverse=True)
-    assert rates[11] > 0.1
-    assert rates[10] == pytest.approx(0.1 + 0.15 * (1 + math.cos(math.pi * 6 / 8)))
-
-
-def test_what_topk_keeps_falls():
-    stage = Stage(name="a", kind="topk", size=120, steps=8, batch=1, rate=0.4, blocks=(1, 2),
-                  keep=(0.5, 0.25), shrink=0.5)
-    found = [kept_counts(stage, 64, step) for step in range(8)]
-    assert found == [(64, 64), (56, 52), (48, 40), (40, 28), None, None, None, None]
-    assert kept_counts(replace(stage, shrink=0.0), 64, 0) is None
-    dense = replace(stage, kind="dense", blocks=(), keep=())
-    for other in (replace(stage, kind="threshold"), dense):
-        assert kept_counts(other, 64, 0) is None
-
-
-def test_noise_ends_before_the_stage():
-    stage = Stage(name="a", kind="threshold", size=120, steps=8, batch=1, rate=0.4, noise=2.0,
-                  blocks=(1,), keep=(0.5,))
-    assert [noise_level(stage, step) for step in range(8)] == pytest.approx(
-        [2, 5 / 3, 4 / 3, 1, 2 / 3, 1 / 3, 0, 0])
-    assert noise_level(replace(stage, quiet=0.0), 7) == 0.25
-    assert noise_level(replace(stage, quiet=1.0), 0) == 0
-    assert noise_level(replace(stage, noise=0.0), 0) == 0
 
 
 def test_what_decays():
