@@ -135,7 +135,7 @@ def test_equal_scores(counts: tuple[int, ...]) -> None:
     assert [step.kept for step in report.steps] == [tuple(range(count)) for count in counts]
 
 
-@pytest.mark.parametrize("name, grid", [("tiny", 8), ("small", 11)])
+@pytest.mark.parametrize("name, grid", [("tiny", 10), ("small", 11)])
 @pytest.mark.parametrize("selector", ["topk", "threshold"])
 def test_most_tokens(name: str, grid: int, selector: str) -> None:
     config = named(name)

@@ -137,7 +137,7 @@ def _closest(config):
     return lambda last: max(config.rows, HEAD_GAP) if last else config.rows
 
 
-@pytest.mark.parametrize("rows, most", [(16, 80), (32, 144), (64, 198)])
+@pytest.mark.parametrize("rows, most", [(16, 112), (32, 144), (64, 198)])
 def test_closest_spacing(rows, most):
     """One token to the most, sizes around every tile, three heads as close as can be."""
     rng = np.random.default_rng(rows)

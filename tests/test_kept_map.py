@@ -12,7 +12,7 @@ from tests.pipeline import assert_equal
 TINY = named("tiny")
 
 
-@pytest.mark.parametrize("tokens", [2, 8, 80, 198, 1024])
+@pytest.mark.parametrize("tokens", [2, 8, 112, 198, 1024])
 def test_two_runs(tokens):
     dut = KeptMap(Config(**{**TINY.to_dict(), "rows": 32, "max_tokens": tokens}))
     rng = np.random.default_rng(tokens)

@@ -126,7 +126,7 @@ def test_against_a_sort(count):
     search_all(WIDE, cases)
 
 
-@pytest.mark.parametrize("columns, most", [(16, 80), (32, 70), (64, 198), (128, 100), (128, 40)])
+@pytest.mark.parametrize("columns, most", [(16, 112), (32, 70), (64, 198), (128, 100), (128, 40)])
 def test_every_number_of_tokens(columns, most):
     """Arrays of every width; each case checks that its cycles are within the bound."""
     rng = np.random.default_rng(columns)

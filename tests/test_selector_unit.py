@@ -320,7 +320,7 @@ def pair(weighted, importance):
 @pytest.mark.parametrize("special", [1, 2])
 @pytest.mark.parametrize("merged", [False, True], ids=["each", "merged"])
 def test_random_chains_of_three(special, merged):
-    chains = [(80, [topk(0.7, uniform(10 * i + j), merged=merged) for j in range(3)])
+    chains = [(112, [topk(0.7, uniform(10 * i + j), merged=merged) for j in range(3)])
               for i in range(2)]
     chains += [(50 + 7 * i, [threshold(around(10 * i + j), merged=merged) for j in range(3)])
                for i in range(2)]
@@ -374,7 +374,7 @@ def test_extreme_weights():
         scores = np.zeros(n, np.int64)
         scores[n // 2] = 0xFFFF
         return scores
-    check(TINY, [(80, [topk(0, one)]), (80, [topk(0, same(0xFFFF))]), (80, [topk(0, same(0))]),
+    check(TINY, [(112, [topk(0, one)]), (112, [topk(0, same(0xFFFF))]), (112, [topk(0, same(0))]),
                  *[(3 + n, [topk(0, uniform(n, 1 << n))]) for n in range(1, 17)]])
     check(ZCU102, [(198, [topk(98, uniform(1, 0x10000)), topk(0, same(0xFFFF), merged=True)]),
                    (198, [topk(0, same(0xFFFF), merged=True)])])
@@ -390,17 +390,17 @@ def test_extreme_pairs():
         importance = np.minimum(1 << np.arange(n) % 13, 4095)
         return np.minimum(1, importance) * (np.arange(n) % 2), importance
 
-    check(TINY, [(80, [threshold(largest)]), (80, [threshold(least)])])
+    check(TINY, [(112, [threshold(largest)]), (112, [threshold(least)])])
 
 
 def test_merged_package_of_great_weight():
     """A package that has taken all but few patches, and what it has become again and again."""
-    check(TINY, [(80, [topk(k, uniform(k), merged=True) for k in (4, 4, 3, 1, 1, 0)])])
+    check(TINY, [(112, [topk(k, uniform(k), merged=True) for k in (4, 4, 3, 1, 1, 0)])])
 
 
 def test_as_many_selectors_as_there_may_be():
-    check(TINY, [(80, [topk(75 - 5 * i, uniform(i)) for i in range(15)]),
-                 (80, [(topk(70 - 5 * i, uniform(i), merged=True) if i % 2 else
+    check(TINY, [(112, [topk(75 - 5 * i, uniform(i)) for i in range(15)]),
+                 (112, [(topk(70 - 5 * i, uniform(i), merged=True) if i % 2 else
                         threshold(around(i), merged=True)) for i in range(15)])])
 
 

@@ -92,7 +92,7 @@ def test_equals_lists_that_become_shorter(model: ModelConfig, settings: dict, pa
         assert error < 1e-9, f"image {i}: {error}"
     if settings["selector"] == "threshold":
         shares = [keep.mean() for keep in found.keeps]
-        assert 0.2 < shares[2] < shares[1] < shares[0] < 0.9, "selectors that decide nothing"
+        assert 0.2 < shares[2] < shares[1] < shares[0] < 0.98, "selectors that decide nothing"
 
 
 def test_equals_lists_in_single_precision() -> None:
