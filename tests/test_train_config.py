@@ -41,9 +41,12 @@ def test_shipped_settings():
     config = load_config(SHIPPED)
     assert config.model == MODELS["scenes"]
     assert [stage.size for stage in config.stages[:2]] == [48, 120]
-    assert [(stage.name, stage.kind) for stage in config.stages[1:]] == [
-        ("dense", "dense"), ("threshold", "threshold"), ("topk", "topk")]
-    assert config.source(2) == config.source(3) == "dense"
+    names = [stage.name for stage in config.stages]
+    for kind in ("topk", "threshold"):
+        integers = names.index(f"{kind}_int8")
+        assert config.source(integers) == kind and config.stages[integers].quantise
+        assert {config.stages[i].kind for i in (names.index(kind), integers)} == {kind}
+        assert config.teacher(integers) == "dense"
 
 
 def test_defaults():
