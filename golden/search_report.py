@@ -59,8 +59,8 @@ def read_search(path: Path) -> SearchFile:
             title=f"{content['model']} on {content['config']}, {content['kind']}",
             steps=int(content["steps"]), dense_cycles=int(content["dense_cycles"]),
             wanted=float(content["bounds"]["latency"]), accuracy=float(content["accuracy"]),
-            tries=tuple(_made(Try, one) for one in content["tries"]),
-            found=None if found is None else _made(Found, found),
+            tries=tuple(map(_try, content["tries"])),
+            found=None if found is None else _found(found),
             found_accuracy=None if accuracy is None else float(accuracy))
     except OSError as error:
         raise SearchError(f"{path} cannot be read: {error.strerror}") from None
@@ -69,9 +69,22 @@ def read_search(path: Path) -> SearchFile:
                           " training") from None
 
 
-def _made(kind: type, values: Mapping[str, Any]) -> Any:
-    return kind(**{name: tuple(value) if isinstance(value, list) else value
-                   for name, value in values.items()})
+def _try(values: Mapping[str, Any]) -> Try:
+    accuracy = values["accuracy"]
+    return Try(block=int(values["block"]), rate=float(values["rate"]),
+               bound=float(values["bound"]), blocks=tuple(map(int, values["blocks"])),
+               keep=_floats(values["keep"]), latency=float(values["latency"]),
+               accuracy=None if accuracy is None else float(accuracy),
+               kept=_floats(values["kept"]), verdict=str(values["verdict"]))
+
+
+def _found(values: Mapping[str, Any]) -> Found:
+    return Found(blocks=tuple(map(int, values["blocks"])), keep=_floats(values["keep"]),
+                 latency=float(values["latency"]), met=bool(values["met"]))
+
+
+def _floats(values: Sequence[Any]) -> tuple[float, ...]:
+    return tuple(map(float, values))
 
 
 def _percent(parts: Sequence[float]) -> str:

@@ -91,6 +91,18 @@ def test_other_files(text, tmp_path, capsys):
                                        " must be NAME.search.json of a training\n")
 
 
+@pytest.mark.parametrize("change", [
+    {"block": "x"}, {"rate": None}, {"blocks": 3}, {"keep": ["a"]}, {"latency": [1]},
+    {"accuracy": "x"}, {"kept": None}])
+def test_tries_of_other_types(change, file, capsys):
+    path, _ = file
+    content = json.loads(path.read_text())
+    content["tries"][0] |= change
+    path.write_text(json.dumps(content))
+    assert main([str(path)]) == 2
+    assert "is not what a search writes" in capsys.readouterr().err
+
+
 def test_bad_paths(file, tmp_path, capsys):
     assert main([str(tmp_path / "missing.json")]) == 2
     assert "missing.json cannot be read: No such file" in capsys.readouterr().err
