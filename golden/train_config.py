@@ -214,7 +214,7 @@ class TrainConfig:
     threads
         Threads of one process: the weights are the same where this is.
     validation
-        Images that the accuracy is measured on, and the steps between two measurements.
+        Images that the accuracy is measured on.
     validate_every
         Steps between two measurements, after which the training can be resumed.
     functions
@@ -319,7 +319,7 @@ def as_number(value: object, name: str, whole: bool = False) -> float:
     """Return a number, also one that YAML takes for text: 1e-3, which has no point."""
     try:
         number = float(value) if isinstance(value, (int, float, str)) else math.nan
-    except ValueError:
+    except (ValueError, OverflowError):
         number = math.nan
     if isinstance(value, bool) or not math.isfinite(number) or whole and number % 1:
         raise TrainError(f"{name} is {value!r}, must be a {'whole ' * whole}number")
@@ -363,11 +363,12 @@ def parse_yaml(text: str, source: str) -> Any:
     """Return what is in YAML, which error messages call ``source``."""
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    # ValueError is that of a date that is none.
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
-        raise TrainError(f"{source} is no YAML{where}: {getattr(error, 'problem', error)}"
-                         ) from error
+        reason = getattr(error, "problem", getattr(error, "reason", error))
+        raise TrainError(f"{source} is no YAML{where}: {reason}") from error
 
 
 def parse_config(text: str, source: str) -> TrainConfig:

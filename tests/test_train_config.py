@@ -190,7 +190,10 @@ def test_unknown_model():
     ("- 1", r"x.yaml is \[1\], must be names with values"),
     ("model: scenes", "x.yaml lacks stages"),
     ("model: {", "x.yaml is no YAML at line 1"),
-    ("a: !!python/name:os.system", "x.yaml is no YAML at line 1")])
+    ("a: !!python/name:os.system", "x.yaml is no YAML at line 1"),
+    ("a: \x01", r"^x.yaml is no YAML: special characters are not allowed$"),
+    ("a: 2020-13-45", "^x.yaml is no YAML: month must be in"),
+    (f"model: scenes\nseed: {'9' * 400}\nstages: []", "seed of x.yaml is 9+, must be a whole")])
 def test_bad_text(text, message):
     with pytest.raises(TrainError, match=message):
         parse_config(text, "x.yaml")
