@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from golden.cli import exit_status
 from golden.files import check_output
 from golden.integer_batch import BatchViT, Tables, answers
 from golden.model import FloatViT, ModelConfig, State, model_named
@@ -187,17 +188,9 @@ def _run(options: argparse.Namespace, console: Console) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = _parser().parse_args(arguments)
-    try:
-        _run(options, Console(soft_wrap=True))
-    # Faults of settings, weights and folders are ValueErrors.
-    except (ValueError, OSError) as error:
-        print(f"golden.approximations: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("golden.approximations: interrupted; the same command resumes a training from its"
-              " last measurement", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status(
+        "golden.approximations", lambda: _run(options, Console(soft_wrap=True)), interrupted=
+        "interrupted; the same command resumes a training from its last measurement")
 
 
 if __name__ == "__main__":

@@ -33,12 +33,12 @@ _PACKAGE = "each"
 _Number = TypeVar("_Number", int, float)
 
 
-def exit_status(name: str, run: Callable[[], bool | None],
-                *faults: type[Exception]) -> int:
+def exit_status(name: str, run: Callable[[], bool | None], *faults: type[Exception],
+                interrupted: str = "interrupted") -> int:
     """Run the command ``name`` and return its exit status: 1 if ``run`` returns False, else 0.
 
     ValueErrors (all faults of models, settings and files that are read), OSErrors and ``faults``
-    are printed as one sentence: 2. An interrupt is 130.
+    are printed as one sentence: 2. An interrupt is 130, and says what ``interrupted`` does.
     """
     told: tuple[type[Exception], ...] = (ValueError, OSError, *faults)
     try:
@@ -47,7 +47,7 @@ def exit_status(name: str, run: Callable[[], bool | None],
         print(f"{name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
+        print(f"{name}: {interrupted}", file=sys.stderr)
         return 130
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from golden.cli import exit_status
 from golden.train_config import Stage, TrainError, load_config
 from golden.trainer import Progress, Trainer, World
 
@@ -98,26 +99,25 @@ def _run(options: argparse.Namespace, world: World) -> None:
     console.print(f"the weights are {output / config.stages[-1].name}.safetensors")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command."""
-    options = _parser().parse_args(arguments)
+def _run_in_world(options: argparse.Namespace) -> None:
+    """Run alone, or as one of the processes that ``torchrun`` started."""
     world = World.from_environment()
+    if world.size == 1:
+        _run(options, world)
+        return
+    torch.distributed.init_process_group("nccl" if options.device == "cuda" else "gloo")
     try:
-        if world.size == 1:
-            _run(options, world)
-            return 0
-        torch.distributed.init_process_group("nccl" if options.device == "cuda" else "gloo")
-        try:
-            _run(options, world)
-        finally:
-            torch.distributed.destroy_process_group()
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: the same command resumes from the last measurement", file=sys.stderr)
-        return 130
-    return 0
+        _run(options, world)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    options = _parser().parse_args(arguments)
+    return exit_status(
+        "golden.train", lambda: _run_in_world(options),
+        interrupted="interrupted; the same command resumes from the last measurement")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 import pytest
 import torch
 
+from golden import train
 from golden.checkpoint import load_checkpoint
 from golden.model import MODELS
 from golden.train import main
@@ -65,6 +66,20 @@ def test_output_that_is_a_file(config, tmp_path, capsys):
     (tmp_path / "out").write_text("a file")
     assert main([str(config), "--output", str(tmp_path / "out")]) == 2
     assert "is a file, must be a folder" in capsys.readouterr().err
+
+
+def test_output_below_a_file(config, tmp_path, capsys):
+    assert main([str(config), "--output", str(config / "out")]) == 2
+    assert "Not a directory" in capsys.readouterr().err
+
+
+def test_interruption(config, tmp_path, capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train.Trainer, "run", interrupt)
+    assert main([str(config), "--output", str(tmp_path / "out")]) == 130
+    assert "the same command resumes from the last measurement" in capsys.readouterr().err
 
 
 def test_missing_configuration(tmp_path, capsys):
