@@ -131,6 +131,8 @@ def train_points(points: Sequence[TrainConfig], folder: Path, split: str, count:
                        for index, config in enumerate(points)}
             for done in as_completed(waiting):
                 yield waiting[done], done.result()
+        except BrokenProcessPool:
+            raise ChildProcessError("a process ended before its point was done") from None
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -234,11 +236,7 @@ def _run(options: argparse.Namespace, console: Console) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = _parser().parse_args(arguments)
-    try:
-        return exit_status("golden.tradeoff", lambda: _run(options, Console()))
-    except BrokenProcessPool:
-        print("golden.tradeoff: a process ended before its point was done", file=sys.stderr)
-        return 2
+    return exit_status("golden.tradeoff", lambda: _run(options, Console()))
 
 
 if __name__ == "__main__":
