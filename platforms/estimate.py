@@ -74,6 +74,8 @@ def _tokens(options: argparse.Namespace, model: ModelConfig,
 
 
 def _estimate(options: argparse.Namespace, console: Console) -> None:
+    if options.update:
+        raise ValueError("--update is given without --check, must be with it")
     if options.json is not None:
         check_output(options.json)
     config, model = named(options.config), model_named(options.model)
@@ -113,6 +115,9 @@ def measured(page: Path) -> list[dict[str, str]]:
         elif not header:
             header = cells
         elif set(_COLUMNS) <= set(header) and not cells[0].startswith("-"):
+            if len(cells) != len(header):
+                raise ValueError(f"a line of the table on {page} has {len(cells)} cells, must have"
+                                 f" {len(header)}")
             row = dict(zip(header, cells, strict=True))
             found.append({name: row[name] for name in _COLUMNS})
     if not found:
@@ -120,8 +125,18 @@ def measured(page: Path) -> list[dict[str, str]]:
     return found
 
 
+def _number(text: str, what: str) -> int:
+    """Return a positive whole number of a table, where commas are between thousands."""
+    digits = text.strip().replace(",", "")
+    if not digits.isdecimal() or not int(digits):
+        raise ValueError(f"{what} is {text!r}, must be a positive whole number")
+    return int(digits)
+
+
 def _check(options: argparse.Namespace, console: Console) -> None:
     """Compare estimates with what was measured."""
+    if options.json is not None:
+        raise ValueError("--json is given with --check, must be without it")
     if options.update:
         check_section(_PAGE, _SECTION)
     config, blocks = named(options.config), options.blocks or BLOCKS
@@ -129,18 +144,19 @@ def _check(options: argparse.Namespace, console: Console) -> None:
     lines = ["| model | selectors | tokens | measured | estimated | difference |",
              "| --- | --- | --- | --- | --- | --- |"]
     for row in measured(options.check):
-        kind = row["selectors"].split()[0]
+        kind = row["selectors"].partition(" ")[0]
         model = model_named(row["model"])
         # What a topk is to keep does not matter: the tokens are given.
         pruning = PruningConfig(selector=kind, blocks=blocks,
                                 rates=(1.0,) * len(blocks) if kind == "topk" else None)
-        tokens = tuple(int(text) for text in row["tokens"].split(","))
+        tokens = tuple(_number(text, "a number of tokens") for text in row["tokens"].split(","))
         check_tokens(model, pruning, tokens)
         key = model.name, kind
         if key not in models:
             models[key] = cycle_model(model, config, pruning, latency=options.latency,
                                       bytes_per_cycle=options.bytes_per_cycle)
-        cycles, estimated = int(row["cycles"].replace(",", "")), models[key].cycles(tokens)
+        cycles = _number(row["cycles"], "a number of cycles")
+        estimated = models[key].cycles(tokens)
         lines.append(f"| {row['model']} | {row['selectors']} | {row['tokens']} | {cycles:,} |"
                      f" {estimated:,} | {estimated / cycles - 1:+.3%} |")
     text = "\n".join(lines)

@@ -171,7 +171,24 @@ def test_command_compares_with_a_page(tmp_path: Path, capsys: pytest.CaptureFixt
     assert lines[3].startswith("| scenes | topk 0.6 | 101, 62, 39, 22 | 83,017 | ")
 
 
+@pytest.mark.parametrize(("line", "message"), [
+    ("| scenes | none |", "has 2 cells, must have 4"),
+    ("| scenes | none | x | 3 |", "a number of tokens is 'x', must be a positive whole number"),
+    ("| scenes | none | 101 | 1e3 |", "a number of cycles is '1e3', must be a positive whole"),
+    ("| scenes | none | 101 | 0 |", "a number of cycles is '0', must be a positive whole"),
+    ("| scenes |  | 101 | 3 |", "selector is '', must be one of"),
+])
+def test_faults_of_a_page_are_named(line: str, message: str, tmp_path: Path,
+                                    capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"| model | selectors | tokens | cycles |\n|---|---|---|---|\n{line}\n")
+    assert main(["--check", str(page), "--config", "tiny", "--blocks", "1,2,3"]) == 2
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
+    (["--update"], "--update is given without --check, must be with it"),
+    (["--check", "README.md", "--json", "x.json"], "--json is given with --check, must be without"),
     (["--selector", "threshold"], "--tokens must say how many tokens it leaves"),
     (["--tokens", "3"], "tokens are given for selector none, must be for threshold only"),
     (["--config", "tiny"], "deit_tiny needs 197 tokens, 85 more than max_tokens"),
