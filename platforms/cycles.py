@@ -299,7 +299,7 @@ class _Run:
         """Return when there are at most so many passes under way."""
         return max(now, self.passes[-1 - most].retired) if len(self.passes) > most else now
 
-    def _load(self, now: int, step: "_Step") -> int:
+    def _load(self, now: int, step: _Step) -> int:
         begin = now + _LOAD_STATES + self.m.read_delay
         # Weights that are still to fill the FIFO share the port.
         weights = max(0, self.weights.full - begin)
@@ -314,7 +314,7 @@ class _Run:
 
     # Selectors
 
-    def _select(self, step: "_Step", now: int) -> None:
+    def _select(self, step: _Step, now: int) -> None:
         before, after = self.tokens, self.left[0]
         self.dropped = max(1, before - after + 1)
         if step.by_score:
@@ -328,7 +328,7 @@ class _Run:
 
     # Passes
 
-    def _rows(self, step: "_Step") -> tuple[int, int]:
+    def _rows(self, step: _Step) -> tuple[int, int]:
         """Return the first position and the number of rows."""
         if step.rows_from == Rows.COUNT:
             return step.row_first, step.row_count
@@ -338,7 +338,7 @@ class _Run:
             return 0, self.dropped
         return self.tokens - 1, 1
 
-    def _first_rows(self, step: "_Step", first: int, rows: int, now: int) -> NDArray[np.int64]:
+    def _first_rows(self, step: _Step, first: int, rows: int, now: int) -> NDArray[np.int64]:
         """Return when the rows of the first tile are issued, the first not before ``now``."""
         steady = np.arange(rows)
         if not step.row_dependency:
@@ -353,7 +353,7 @@ class _Run:
             ready[first + steady + 1 != self.tokens] = 0
         return np.maximum.accumulate(np.maximum(ready, now) - steady) + steady
 
-    def _issue(self, step: "_Step", queued: int) -> None:
+    def _issue(self, step: _Step, queued: int) -> None:
         """Stream a pass tile after tile; it is queued from this cycle on."""
         rows_of_tile, to_array = self.config.rows, self.m.to_array
         first, rows = self._rows(step)
