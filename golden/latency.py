@@ -69,11 +69,14 @@ class LatencyTable:
         except ValueError:
             raise LatencyError(f"latency table {path} is no JSON") from None
         try:
-            table = cls(model=_entry(found, "model", str), config=_entry(found, "config", str),
-                        clock_mhz=_entry(found, "clock_mhz", _number),
-                        dense=_entry(found, "dense", _count),
-                        selectors=_entry(found, "selectors", _counts),
-                        blocks=_entry(found, "blocks", _blocks))
+            table = cls(
+                model=_entry(found, "model", _text, "text"),
+                config=_entry(found, "config", _text, "text"),
+                clock_mhz=_entry(found, "clock_mhz", _number, "a number"),
+                dense=_entry(found, "dense", _count, "a whole number"),
+                selectors=_entry(found, "selectors", _counts, "names with whole numbers"),
+                blocks=_entry(found, "blocks", _blocks, "a list of pairs of whole numbers, tokens"
+                              " and block_cycles"))
             model_named(table.model)
         except (LatencyError, ModelError) as error:
             raise LatencyError(f"latency table {path}: {error}") from None
@@ -120,11 +123,19 @@ class LatencyTable:
         return self.dense / self.clock_mhz / 1e3
 
 
-def _entry(found: Any, name: str, convert: Callable[[Any], Any]) -> Any:
+def _entry(found: Any, name: str, convert: Callable[[Any], Any], must: str) -> Any:
+    if not isinstance(found, dict) or name not in found:
+        raise LatencyError(f"{name} is missing, must be {must}")
     try:
         return convert(found[name])
-    except (KeyError, TypeError, IndexError):
-        raise LatencyError(f"{name} is missing, or is not what it must be") from None
+    except (KeyError, TypeError):
+        raise LatencyError(f"{name} is {found[name]!r}, must be {must}") from None
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
 
 
 def _number(value: Any) -> float:

@@ -64,12 +64,14 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     ({"blocks": []}, "there are 0 token counts"),
     ({"blocks": [{"tokens": 4, "block_cycles": 1}, {"tokens": 4, "block_cycles": 2}]},
      "4 tokens follow 4"),
-    ({"blocks": [{"tokens": 4}]}, "blocks is missing, or is not"),
-    ({"blocks": 3}, "blocks is missing, or is not"),
-    ({"dense": "many"}, "dense is missing, or is not"),
+    ({"blocks": [{"tokens": 4}]}, r"blocks is \[{'tokens': 4}\], must be a list of pairs of whole"),
+    ({"blocks": 3}, "blocks is 3, must be a list of pairs of whole numbers"),
+    ({"dense": "many"}, "dense is 'many', must be a whole number"),
     ({"dense": 0}, "dense takes 0 cycles"),
-    ({"selectors": [1]}, "selectors is missing, or is not"),
+    ({"selectors": [1]}, r"selectors is \[1\], must be names with whole numbers"),
     ({"clock_mhz": 0}, "clock_mhz is 0"),
+    ({"clock_mhz": None}, "clock_mhz is None, must be a number"),
+    ({"model": None}, "model is None, must be text"),
     ({"model": "nothing"}, "no model is called 'nothing'"),
 ])
 def test_faults_of_the_file_are_named(tmp_path: Path, change: dict, message: str) -> None:
