@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -35,12 +35,13 @@ from golden.nonlinear import FUNCTIONS
 from golden.packed import load
 from golden.pruning import PrunedViT, PruningConfig, segment_macs
 from golden.quantize import QuantizedViT
-from golden.scenes import CLASSES, SPLITS, SceneError, Scenes, SceneSettings, fixed_set
+from golden.scene_set import scene_set
+from golden.scenes import SPLITS
 from platforms.cycles import CycleModel
 from rtl.config import CONFIGS, Config, ConfigError, named
 
-__all__ = ["Accuracy", "Answer", "Images", "Networks", "SceneSet", "accuracies", "configuration",
-           "evaluate", "main", "mean_cycles", "scene_set"]
+__all__ = ["Accuracy", "Answer", "Images", "Networks", "accuracies", "configuration", "evaluate",
+           "main", "mean_cycles"]
 
 #: The data that are no folder, and how many of them are the test.
 _SCENES = "scenes"
@@ -63,37 +64,6 @@ class Images(Protocol):
 
     def frame(self, index: int, size: int) -> NDArray[np.uint8]:
         """Return an image, bytes [size, size, 3]."""
-
-
-class SceneSet:
-    """Scenes as a set of images.
-
-    Parameters
-    ----------
-    scenes
-        The scenes.
-    """
-
-    def __init__(self, scenes: Scenes) -> None:
-        self.scenes = scenes
-        self.labels: list[int] = scenes.labels.tolist()
-
-    def frame(self, index: int, size: int) -> NDArray[np.uint8]:
-        """Return a scene, bytes [size, size, 3]."""
-        frame = self.scenes.rgb(index)
-        if frame.shape[0] != size:
-            raise SceneError(f"scenes are {frame.shape[0]} pixels wide, must be {size}")
-        return frame
-
-
-def scene_set(model: ModelConfig, split: str, count: int) -> SceneSet:
-    """Return the first ``count`` scenes of a split, of the size that ``model`` takes."""
-    if model.classes != CLASSES:
-        raise SceneError(f"{model.name} has {model.classes} classes, must have the {CLASSES} of"
-                         " scenes")
-    if count < 1:
-        raise SceneError(f"the number of scenes is {count}, must be at least 1")
-    return SceneSet(fixed_set(split, count, SceneSettings(size=model.image_size)))
 
 
 @dataclass(frozen=True)
@@ -351,6 +321,25 @@ def _data(options: argparse.Namespace, model: ModelConfig) -> tuple[Images, list
     return folder, list(folder.spread(options.count or len(folder)))
 
 
+def _result(options: argparse.Namespace, qvit: QuantizedViT, config: Config | None,
+            found: Sequence[Accuracy]) -> dict[str, Any]:
+    """Return what is measured as JSON takes it."""
+    return {
+        "model": qvit.model.name, "weights": qvit.weights, "data": options.data,
+        "split": options.split if options.data == _SCENES else None,
+        "checkpoint": None if options.checkpoint is None else find_model(options.checkpoint).name,
+        "images": found[0].images,
+        "pruning": None if qvit.pruning is None else asdict(qvit.pruning),
+        "functions": None if options.checkpoint is None else options.functions or _FUNCTIONS,
+        "accelerator": None if config is None else {
+            "config": config.name, "clock_mhz": config.clock_mhz,
+            "bytes_per_cycle": _BYTES_PER_CYCLE, "latency": _LATENCY},
+        "networks": [{**asdict(a), "top1": a.top1,
+                      "images_per_second": None if config is None else _rate(a, config),
+                      "agreement": None if a.agree is None else a.agree / a.images}
+                     for a in found]}
+
+
 def _run(options: argparse.Namespace, console: Console) -> None:
     if options.json is not None:
         check_output(options.json)
@@ -389,22 +378,8 @@ def _run(options: argparse.Namespace, console: Console) -> None:
                   f" {_BYTES_PER_CYCLE} bytes per cycle, latency {_LATENCY}", highlight=False,
                   soft_wrap=True)
     if options.json is not None:
-        result = {
-            "model": qvit.model.name, "weights": qvit.weights, "data": options.data,
-            "split": options.split if options.data == _SCENES else None,
-            "checkpoint": None if options.checkpoint is None
-            else find_model(options.checkpoint).name,
-            "images": len(indices),
-            "pruning": None if qvit.pruning is None else asdict(qvit.pruning),
-            "functions": None if options.checkpoint is None else functions,
-            "accelerator": None if config is None else {
-                "config": config.name, "clock_mhz": config.clock_mhz,
-                "bytes_per_cycle": _BYTES_PER_CYCLE, "latency": _LATENCY},
-            "networks": [{**asdict(a), "top1": a.top1,
-                          "images_per_second": None if config is None else _rate(a, config),
-                          "agreement": None if a.agree is None else a.agree / a.images}
-                         for a in found]}
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        options.json.write_text(
+            json.dumps(_result(options, qvit, config, found), indent=2) + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from golden.cli import add_selector_options, frames, picture_name, pruning_config
-from golden.evaluate import scene_set
 from golden.files import check_output, make_folder
 from golden.model import ModelConfig, model_named
 from golden.panels import panels
+from golden.scene_set import scene_set
 from rtl.config import named
 from sim.command import (
     add_bus_options,

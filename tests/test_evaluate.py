@@ -21,7 +21,6 @@ from golden.evaluate import (
     evaluate,
     main,
     mean_cycles,
-    scene_set,
 )
 from golden.folder import ImageFolder
 from golden.images import normalise
@@ -205,12 +204,6 @@ def test_scenes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             for i in range(3)]
     assert result["networks"][0]["correct"] == sum(np.equal(tops, scenes.labels))
     assert "3 images of scenes (validation)" in capsys.readouterr().out
-
-
-def test_scene_set_is_the_fixed_one() -> None:
-    scenes, expected = scene_set(model_named("scenes"), "test", 2), fixed_set("test", 2)
-    assert scenes.labels == expected.labels.tolist()
-    assert np.array_equal(scenes.frame(1, 120), expected.rgb(1))
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), [
