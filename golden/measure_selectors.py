@@ -102,12 +102,14 @@ def _cells(kept: Kept) -> list[str]:
 
 def _show(console: Console, path: Path, found: Measured) -> None:
     table = Table()
-    for header in ("before block", "recall", "kept", "5 %", "95 %", "spread", "by digits",
-                   "by patches"):
+    for header in ("before block", "recall", "random", "oracle", "kept", "5 %", "95 %", "spread",
+                   "by digits", "by patches"):
         table.add_column(header, justify="right")
     for selector in found.quality.selectors:
-        table.add_row(str(selector.block), f"{selector.recall:.1%}", *_cells(selector.kept))
-    table.add_row("mean", "", *_cells(found.quality.mean))
+        table.add_row(str(selector.block), *(
+            f"{recall:.1%}" for recall in (selector.recall, selector.random, selector.oracle)),
+            *_cells(selector.kept))
+    table.add_row("mean", "", "", "", *_cells(found.quality.mean))
     console.print(f"{escape(str(path))}: {found.pruning}; top-1 {found.accuracy:.2%},"
                   f" {found.quality.macs:.1%} of the MACs", highlight=False, soft_wrap=True)
     console.print(table)
@@ -122,7 +124,8 @@ def _result(path: Path, found: Measured) -> dict[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m golden.measure_selectors", description="Measure on scenes what the"
-        " selectors of networks do: how many patches with digits are left (recall), how many"
+        " selectors of networks do: how many patches with digits are left (recall), and would be"
+        " of as many random patches, or of an oracle; how many"
         " patches, also at the 5th and 95th percentile of the scenes and their quotient (spread),"
         " and the rank correlation with the digits in a scene and with its patches that hold one.")
     parser.add_argument("models", type=Path, nargs="+", metavar="MODEL",

@@ -57,12 +57,17 @@ class SelectorQuality:
         The block before which it stands.
     recall
         Part of the patches with digits that are left.
+    random, oracle
+        That part if of every image as many patches stay, but any of them (expected), or those with
+        digits first.
     kept
         What is left.
     """
 
     block: int
     recall: float
+    random: float
+    oracle: float
     kept: Kept
 
 
@@ -147,15 +152,20 @@ def selection_quality(keeps: NDArray[np.bool_], scenes: Scenes, model: ModelConf
         low, high = np.percentile(counts, _PERCENTILES)
         return Kept(part=float(counts.mean() / model.grid ** 2), low=float(low), high=float(high),
                     by_digits=rank_correlation(counts, scenes.counts),
-                    by_patches=rank_correlation(counts, held.sum(1)))
+                    by_patches=rank_correlation(counts, digits))
 
-    counts = keeps.sum(2)
+    digits = held.sum(1)
+
+    def selector(block: int, keep: NDArray[np.bool_]) -> SelectorQuality:
+        count = keep.sum(1)
+        return SelectorQuality(
+            block=block, recall=float(keep[held].mean()), kept=kept(count),
+            random=float(count @ digits / (model.grid ** 2 * digits.sum())),
+            oracle=float(np.minimum(count, digits).sum() / digits.sum()))
+
     macs = [sum(segment_macs(model, pruning, tokens))
             for tokens in token_counts(keeps, model, pruning.package).tolist()]
     return SelectionQuality(
-        selectors=tuple(
-            SelectorQuality(block=block, recall=float(keep[held].mean()), kept=kept(count))
-            for block, keep, count in zip(pruning.active, keeps.swapaxes(0, 1), counts.T,
-                                          strict=True)),
-        mean=kept(counts.mean(1)),
+        selectors=tuple(map(selector, pruning.active, keeps.swapaxes(0, 1))),
+        mean=kept(keeps.sum(2).mean(1)),
         macs=float(np.mean(macs)) / model.macs())

@@ -51,9 +51,22 @@ def test_recall_and_kept_part():
     assert [selector.block for selector in found.selectors] == [2, 4]
     assert [selector.recall for selector in found.selectors] == pytest.approx(
         [(16 + 4 + 4) / 28, (8 + 2 + 4) / 28])
+    assert [selector.random for selector in found.selectors] == pytest.approx(
+        [(32 * 16 + 4 * 8 + 100 * 4) / 2800, (8 * 16 + 2 * 8 + 100 * 4) / 2800])
+    assert [selector.oracle for selector in found.selectors] == pytest.approx(
+        [(16 + 4 + 4) / 28, (8 + 2 + 4) / 28])
     assert [selector.kept.part for selector in found.selectors] == pytest.approx(
         [136 / 300, 110 / 300])
     assert found.mean.part == pytest.approx(123 / 300)
+
+
+def test_oracle_keeps_digits_first():
+    """Of other patches than those with digits, as many."""
+    keeps = np.stack([~first(90, 60), ~first(96, 98)], 1)
+    found = selection_quality(keeps, scenes(first(16, 8)), SCENES, TWO)
+    assert [selector.recall for selector in found.selectors] == [0, 0]
+    assert [selector.oracle for selector in found.selectors] == pytest.approx(
+        [(10 + 8) / 24, (4 + 2) / 24])
 
 
 def test_correlations_and_percentiles():
