@@ -37,7 +37,7 @@ from golden.pruning import PrunedViT, PruningConfig, segment_macs
 from golden.quantize import QuantizedViT
 from golden.scene_set import scene_set
 from golden.scenes import SPLITS
-from platforms.cycles import CycleModel
+from platforms.cycles import BYTES_PER_CYCLE, LATENCY, CycleModel
 from rtl.config import CONFIGS, Config, ConfigError, named
 
 __all__ = ["Accuracy", "Answer", "Images", "Networks", "accuracies", "configuration", "evaluate",
@@ -49,9 +49,6 @@ _COUNT = 4000
 
 #: Functions of the float twins, unless told otherwise.
 _FUNCTIONS = "exact"
-
-#: Memory for which cycles are estimated: bytes per cycle, cycles to the first data.
-_BYTES_PER_CYCLE, _LATENCY = 64, 100
 
 #: Images that are computed at a time.
 _CHUNK = 16
@@ -91,7 +88,7 @@ class Networks:
                  functions: str = _FUNCTIONS) -> None:
         self.model = qvit.model
         self.pruning = qvit.pruning
-        self.integers = {"int8": replace(qvit, pruning=None, classifiers=(), score_frac=0)}
+        self.integers = {"int8": qvit.without_selectors()}
         self.floats: dict[str, PrunedViT] = {}
         if qvit.pruning is not None:
             self.integers["int8, pruned"] = qvit
@@ -199,7 +196,7 @@ def configuration(name: str | None, model: ModelConfig,
 def mean_cycles(qvit: QuantizedViT, config: Config,
                 tokens: Sequence[tuple[int, ...]]) -> float:
     """Return the mean cycles of images with these tokens of each segment, estimated."""
-    model = CycleModel(lower(qvit, config), _BYTES_PER_CYCLE, _LATENCY)
+    model = CycleModel(lower(qvit, config))
     return sum(count * model.cycles(each) for each, count in Counter(tokens).items()) / len(tokens)
 
 
@@ -333,7 +330,7 @@ def _result(options: argparse.Namespace, qvit: QuantizedViT, config: Config | No
         "functions": None if options.checkpoint is None else options.functions or _FUNCTIONS,
         "accelerator": None if config is None else {
             "config": config.name, "clock_mhz": config.clock_mhz,
-            "bytes_per_cycle": _BYTES_PER_CYCLE, "latency": _LATENCY},
+            "bytes_per_cycle": BYTES_PER_CYCLE, "latency": LATENCY},
         "networks": [{**asdict(a), "top1": a.top1,
                       "images_per_second": None if config is None else _rate(a, config),
                       "agreement": None if a.agree is None else a.agree / a.images}
@@ -375,7 +372,7 @@ def _run(options: argparse.Namespace, console: Console) -> None:
     console.print(_table(found, config))
     console.print(f"{qvit.model.name} fits no configuration: no cycles" if config is None else
                   f"cycles: mean, estimated for {config.name} at {config.clock_mhz} MHz, memory of"
-                  f" {_BYTES_PER_CYCLE} bytes per cycle, latency {_LATENCY}", highlight=False,
+                  f" {BYTES_PER_CYCLE} bytes per cycle, latency {LATENCY}", highlight=False,
                   soft_wrap=True)
     if options.json is not None:
         options.json.write_text(

@@ -117,6 +117,10 @@ class QuantizedViT:
     classifiers: tuple[QuantizedClassifier, ...] = ()
     score_frac: int = 0
 
+    def without_selectors(self) -> "QuantizedViT":
+        """Return the dense network of the same layers."""
+        return replace(self, pruning=None, classifiers=(), score_frac=0)
+
 
 def patch_bytes(model: ModelConfig) -> int:
     """Return the bytes of a patch in the patch buffer, each pixel row padded to whole blocks."""

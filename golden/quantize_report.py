@@ -3,7 +3,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -107,7 +107,7 @@ def layer_report(twin: FloatViT, qvit: QuantizedViT,
     """
     if not frames:
         raise ValueError("no frame was given, at least one is needed")
-    dense = replace(qvit, pruning=None, classifiers=(), score_frac=0)
+    dense = qvit.without_selectors()
     total: dict[str, NDArray[np.float64]] = {}
     harm: list[float] = []
     for frame in frames:

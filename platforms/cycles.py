@@ -32,7 +32,11 @@ from rtl.search import TopKSearch
 from rtl.selector import Selector
 from rtl.top import WEIGHT_BEATS
 
-__all__ = ["CycleModel"]
+__all__ = ["BYTES_PER_CYCLE", "LATENCY", "CycleModel"]
+
+#: The memory unless told otherwise: bytes per cycle of all ports together, cycles to the first
+#: data. It is that of :class:`sim.simulate.Bus`.
+BYTES_PER_CYCLE, LATENCY = 64, 100
 
 #: Cycles from the write of the control register to the reset of the core, and, beside what the
 #: core is given to settle, from its end to the interrupt.
@@ -211,7 +215,8 @@ class CycleModel:
         The memory: bytes per cycle of all ports together, cycles to the first data.
     """
 
-    def __init__(self, program: Program, bytes_per_cycle: float = 64, latency: int = 100) -> None:
+    def __init__(self, program: Program, bytes_per_cycle: float = BYTES_PER_CYCLE,
+                 latency: int = LATENCY) -> None:
         if not 1 <= bytes_per_cycle <= 4096:
             raise ValueError(f"bytes per cycle is {bytes_per_cycle:g}, must be between 1 and 4096")
         if not 1 <= latency <= 100_000:

@@ -16,7 +16,7 @@ from golden.lower import check_sizes, lower
 from golden.model import MODELS, ModelConfig, model_named
 from golden.pages import check_section, write_section
 from golden.pruning import BLOCKS, PruningConfig
-from platforms.cycles import CycleModel
+from platforms.cycles import BYTES_PER_CYCLE, LATENCY, CycleModel
 from platforms.hollow import hollow
 from rtl.config import CONFIGS, Config, named
 
@@ -174,9 +174,9 @@ def _parser() -> argparse.ArgumentParser:
     add_selector_options(parser, "none")
     parser.add_argument("--tokens", type=numbers(int, "whole numbers"), metavar="COUNTS",
                         help="for threshold: tokens that each selector leaves, as in 110,103,78")
-    parser.add_argument("--bytes-per-cycle", type=float, default=64, metavar="BYTES",
+    parser.add_argument("--bytes-per-cycle", type=float, default=BYTES_PER_CYCLE, metavar="BYTES",
                         help="memory bandwidth (default: %(default)s)")
-    parser.add_argument("--latency", type=int, default=100, metavar="CYCLES",
+    parser.add_argument("--latency", type=int, default=LATENCY, metavar="CYCLES",
                         help="cycles from an address to its data (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here, too")
     parser.add_argument("--check", type=Path, metavar="PAGE", help="compare estimates with the"

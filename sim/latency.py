@@ -55,10 +55,6 @@ def _keeping(qvit: QuantizedViT, count: int) -> QuantizedViT:
     return replace(qvit, pruning=replace(qvit.pruning, counts=(count,)))
 
 
-def _without_selectors(qvit: QuantizedViT) -> QuantizedViT:
-    return replace(qvit, pruning=None, score_frac=0)
-
-
 def measure(model: ModelConfig, config: Config, counts: Sequence[int],
             run: Run) -> LatencyTable:
     """Return the latency table of ``model``.
@@ -80,7 +76,7 @@ def measure(model: ModelConfig, config: Config, counts: Sequence[int],
     patches = model.grid ** 2
     everything = PruningConfig(selector="topk", blocks=(1,), counts=(patches,))
     network = quantized(model, None, everything)
-    dense = run("dense", _without_selectors(network))
+    dense = run("dense", network.without_selectors())
 
     short, long = (of_depth(network, depth) for depth in (_SHORT, _SHORT + 1))
     blocks, cycles = {}, {}
@@ -90,7 +86,7 @@ def measure(model: ModelConfig, config: Config, counts: Sequence[int],
         blocks[shorter.steps[0].tokens_out] = longer.cycles - shorter.cycles
         cycles[count] = shorter.cycles
 
-    topk = cycles[patches] - run(f"{_SHORT} blocks", _without_selectors(short)).cycles
+    topk = cycles[patches] - run(f"{_SHORT} blocks", short.without_selectors()).cycles
     threshold = run(f"{_SHORT} blocks, threshold",
                     of_depth(quantized(model, None, PruningConfig(blocks=(1,))), _SHORT))
     kept = len(threshold.steps[0].kept)
