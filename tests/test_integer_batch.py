@@ -18,16 +18,9 @@ from golden.scenes import fixed_set
 from golden.synthetic import synthetic
 from golden.synthetic_selector import composed, synthetic_selectors
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tensors as small as these only become slower with more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def assert_equal(qvit: QuantizedViT, frames: list[np.ndarray]) -> set[tuple[int, ...]]:

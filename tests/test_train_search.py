@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from training import Stopped, assert_equal, train
 
 from golden.latency import LatencyError, LatencyTable
 from golden.latency_aware import ACCEPTED, INACCURATE, SLOWER, SearchError, SearchSettings
@@ -19,6 +20,8 @@ from golden.pruning import PruningConfig
 from golden.train import main
 from golden.train_config import Stage, TrainConfig, TrainError
 from golden.trainer import Trainer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROOT = Path(__file__).parent.parent
 
@@ -35,15 +38,6 @@ WHOLE = replace(TABLE, model="scenes", dense=500 + 6 * 1110, blocks=((1, 110), (
 
 #: Accuracy by what selectors keep, where networks are not measured.
 ACCURACY = {(): 0.9, (0.9,): 0.9, (0.7,): 0.9, (0.5,): 0.85, (0.7, 0.5): 0.8, (0.5, 0.5): 0.6}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Steps as small as these only become slower with more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -80,22 +74,6 @@ def configuration(table, kind="threshold", **bounds):
             replace(search, name="other", search=None, kind="topk", rate=0.0, steps=1)))
 
 
-class Stopped(Exception):
-    """Raised where a training is interrupted."""
-
-
-def train(folder, config, stop=None):
-    reports = []
-
-    def report(progress):
-        reports.append(progress)
-        if len(reports) == stop:
-            raise Stopped
-
-    Trainer(config, folder, device=torch.device("cpu")).run(report)
-    return reports
-
-
 def measure_by_formula(patch):
     """Measure what ``ACCURACY`` says; return where the networks that are measured are put."""
     networks = []
@@ -120,12 +98,6 @@ def files(folder):
         del line["seconds"], line["cpu_seconds"]
     return {"log": log, **{path.name: path.read_bytes() for path in sorted(folder.iterdir())
                            if path.suffix in (".safetensors", ".json")}}
-
-
-def assert_equal(first, second):
-    assert first.keys() == second.keys()
-    for name in first:
-        assert torch.equal(first[name], second[name]), name
 
 
 def loaded(folder, stage):

@@ -20,6 +20,8 @@ from golden.synthetic_selector import composed, synthetic_selectors
 from golden.trainable_integer import TrainableIntegerViT, calibrated
 from golden.trainable_pruning import TrainablePrunedViT
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SCENES = replace(MODELS["scenes"], depth=4)
 TINY = replace(MODELS["tiny_test"], name="tiny", depth=4)
 DISTILLED = replace(MODELS["small_test"], name="small", depth=4)
@@ -29,15 +31,6 @@ KINDS = {"dense": {"selector": "none"},
          "topk merged": {"selector": "topk", "rates": (0.7, 0.7, 0.3), "package": "merged"},
          "threshold": {"selector": "threshold"},
          "threshold merged": {"selector": "threshold", "package": "merged"}}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tensors as small as these only become slower with more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def frames(model: ModelConfig, count: int = 5) -> list[np.ndarray]:

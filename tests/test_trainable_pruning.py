@@ -21,6 +21,8 @@ from golden.trainable_pruning import (
     straight_through,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SCENES = replace(MODELS["scenes"], depth=4)
 DISTILLED = replace(MODELS["small_test"], name="small", depth=4)
 BLOCKS = (1, 2, 3)
@@ -28,15 +30,6 @@ BLOCKS = (1, 2, 3)
 VARIANTS = [("each", "exact"), ("merged", "exact"), ("merged", "heatvit")]
 KINDS = [{"selector": "threshold"}, {"selector": "topk", "rates": (0.7, 0.49, 0.3)},
          {"selector": "topk", "counts": (9, 9, 0)}, {"selector": "topk", "counts": (0, 0, 0)}]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tensors as small as these only become slower with more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def network(model: ModelConfig, functions: str = "exact", **settings: object) -> TrainablePrunedViT:

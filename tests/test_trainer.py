@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import training
 from safetensors.torch import load_file, save_file
+from training import Stopped, assert_equal
 
 from golden.checkpoint import load_checkpoint
 from golden.integer import run as run_integer
@@ -25,6 +27,8 @@ from golden.train_data import grey_images
 from golden.trainable_pruning import TrainablePrunedViT
 from golden.trainer import Trainer, World, parameter_groups
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
 
@@ -34,15 +38,6 @@ CONFIG = TrainConfig(
         Stage(name="windows", size=48, steps=4, batch=4, rate=1e-3, warmup=2, last=0.1),
         Stage(name="dense", size=120, steps=3, batch=2, rate=1e-3, smoothing=0.1,
               precision="bfloat16")))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Steps as small as these only become slower with more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 SELECT = replace(
@@ -56,31 +51,12 @@ SELECT = replace(
               blocks=(1,), keep=(0.5,), precision="bfloat16")))
 
 
-class Stopped(Exception):
-    """Raised where a training is interrupted."""
-
-
-def train(folder, config=CONFIG, stop=None, **arguments):
-    """Train and return the reports; with ``stop`` raise an error after so many steps."""
-    reports = []
-
-    def report(progress):
-        reports.append(progress)
-        if len(reports) == stop:
-            raise Stopped
-
-    Trainer(config, folder, device=CPU, **arguments).run(report)
-    return reports
+def train(folder, config=CONFIG, **arguments):
+    return training.train(folder, config, **arguments)
 
 
 def weights(folder, stage="dense"):
     return load_checkpoint(folder / f"{stage}.safetensors", CONFIG.model)[1]
-
-
-def assert_equal(first, second):
-    assert first.keys() == second.keys()
-    for name in first:
-        assert torch.equal(first[name], second[name]), name
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import training
 from safetensors.torch import load_file, save_file
+from training import Stopped
 
 from golden import integer
 from golden.checkpoint import CheckpointError
@@ -18,7 +20,8 @@ from golden.quantize import quantize
 from golden.quantize_command import main
 from golden.scenes import fixed_set
 from golden.train_config import Stage, TrainConfig, TrainError, parse_config
-from golden.trainer import Trainer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
 _INTEGERS = {"size": 120, "steps": 3, "batch": 2, "rate": 1e-3, "quantise": True,
@@ -32,29 +35,8 @@ CONFIG = TrainConfig(
         Stage(name="topk", kind="topk", start="integers", blocks=(1,), keep=(0.5,), **_INTEGERS)))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Steps as small as these only become slower with more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-class Stopped(Exception):
-    """Raised where a training is interrupted."""
-
-
-def train(folder: Path, config: TrainConfig = CONFIG, stop: int | None = None) -> list:
-    reports = []
-
-    def report(progress) -> None:
-        reports.append(progress)
-        if len(reports) == stop:
-            raise Stopped
-
-    Trainer(config, folder, device=CPU).run(report)
-    return reports
+def train(folder: Path, stop: int | None = None) -> list:
+    return training.train(folder, CONFIG, stop)
 
 
 @pytest.fixture(scope="module")
