@@ -84,7 +84,9 @@ class Report:
         return None if label is None else self.status.top_class == label
 
     def _equal(self, *names: str) -> bool:
-        return all(stage.equal for stage in self.comparison.stages if stage.stage.startswith(names))
+        found = [stage.equal for stage in self.comparison.stages if stage.stage.startswith(names)]
+        # What is not compared is not equal.
+        return bool(found) and all(found)
 
     @property
     def prediction_equal(self) -> bool:
