@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -259,7 +260,7 @@ def evaluate(qvit: QuantizedViT, images: Images, indices: Sequence[int], *,
 
 def _table(found: Sequence[Accuracy], config: Config | None) -> Table:
     compared = any(accuracy.agree is not None for accuracy in found)
-    table = Table()
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for header in ("network", "top-1", "right", *(("as float",) if compared else ()),
                    "tokens", "GMAC", *(("cycles", "images/s") if config else ())):
         table.add_column(header, justify="left" if header == "network" else "right")

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -101,7 +102,7 @@ def _cells(kept: Kept) -> list[str]:
 
 
 def _show(console: Console, path: Path, found: Measured) -> None:
-    table = Table()
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for header in ("before block", "recall", "random", "oracle", "kept", "5 %", "95 %", "spread",
                    "by digits", "by patches"):
         table.add_column(header, justify="right")
