@@ -32,6 +32,7 @@ from golden.train_search import (
     search_table,
     write_search,
 )
+from golden.train_state import read_state, write_state
 from golden.train_weights import copy_weights, load_weights
 from golden.trainable import TrainableViT
 from golden.trainable_integer import TrainableIntegerViT, calibrated
@@ -434,50 +435,23 @@ class Trainer:
                  "network": self.network.state(), "steps": self._network_steps(),
                  "searches": {name: asdict(search) for name, search in self._searches.items()},
                  "optimiser": None if self._optimiser is None else self._optimiser.state_dict()}
-        # Under another name first: what is there is never half of a file.
-        partial = self.folder / f"{_STATE}.partial"
-        torch.save(state, partial)
-        partial.replace(self.folder / _STATE)
+        write_state(self.folder / _STATE, state)
 
     def _resume(self) -> dict[str, Tensor] | None:
         """Read where an earlier run was; return the parameters of the network there.
 
         There are none where a stage begins.
         """
-        path = self.folder / _STATE
-        if not path.exists():
+        state = read_state(self.folder / _STATE, self.config, self.world.size)
+        if state is None:
             return None
-        # Errors of many kinds, with messages of many lines, are raised on broken files.
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            left = {**state["config"]}
-        except Exception as error:
-            raise TrainError(f"{path} is truncated or corrupt: delete it to start anew") from error
-        now = asdict(self.config)
-        # Stages that ended have nothing of settings that they did not know.
-        for old, new in zip(left["stages"][:state["stage"]], now["stages"], strict=False):
-            old.update({name: value for name, value in new.items() if name not in old})
-        # Stages that have not begun may be others, and more.
-        begun = state["stage"] + (state["step"] > 0)
-        if begun > len(self.config.stages):
-            raise TrainError(f"{self.folder} holds a training of {begun} stages, must have as many"
-                             f" or more, not {len(self.config.stages)}")
-        for settings in (left, now):
-            settings["stages"] = settings["stages"][:begun]
-        for name, value in now.items():
-            if left.get(name) != value:
-                raise TrainError(f"{self.folder} holds a training with another {name}, must be"
-                                 " another folder, or one with the same settings")
-        if state["processes"] != self.world.size:
-            raise TrainError(f"{self.folder} holds a training of {state['processes']} processes,"
-                             f" must be resumed with as many, not {self.world.size}")
         self.stage, self.step = state["stage"], state["step"]
         self._seconds, self._cpu_seconds = state["seconds"], state["cpu_seconds"]
         self._optimiser_state = state["optimiser"]
         self._searches = {name: SearchState.from_dict(search)
-                          for name, search in state.get("searches", {}).items()}
+                          for name, search in state["searches"].items()}
         if not self.step and self.stage < len(self.config.stages):
             return None
-        self._quantised = state.get("steps")
+        self._quantised = state["steps"]
         network: dict[str, Tensor] = state["network"]
         return network
