@@ -350,6 +350,10 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16,
                             enabled=stage.precision == "bfloat16"):
             loss = self._loss(network, stage, batch.to(self.device), noise, counts)
+        if not torch.isfinite(loss):
+            raise TrainError(f"the loss of step {step + 1} of stage {stage.name} is"
+                             f" {float(loss.detach())}, must be finite: a rate below {stage.rate:g}"
+                             " may help")
         self._optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), stage.clip)

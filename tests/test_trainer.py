@@ -170,6 +170,21 @@ def test_learns(tmp_path):
     assert losses[-1] < 0.1
 
 
+def test_a_loss_that_is_no_number_ends_it(tmp_path):
+    stage = Stage(name="windows", size=48, steps=4, batch=2, rate=1e-3)
+    trainer = Trainer(replace(CONFIG, validate_every=2, stages=(stage,)), tmp_path, device=CPU)
+
+    def spoil(progress):
+        if progress.step == 3:
+            with torch.no_grad():
+                trainer.network.cls_token.fill_(torch.nan)
+
+    with pytest.raises(TrainError, match="loss of step 4 of stage windows is nan, must be finite"):
+        trainer.run(spoil)
+    # What was measured before is there to be resumed from.
+    assert Trainer(trainer.config, tmp_path, device=CPU).step == 2
+
+
 def test_what_decays():
     network = Trainer(CONFIG, Path("nowhere"), device=CPU).network
     decays, rest = (group["params"] for group in parameter_groups(network, 0.1))
