@@ -8,6 +8,7 @@ from amaranth.utils import exact_log2
 
 from rtl.arith import delay
 from rtl.config import CASCADE, GROUP, Config
+from rtl.dsp48e2 import CascadeCell
 from rtl.isa import ACT_BITS
 from rtl.tree import AdderTree, tree_latency
 
@@ -15,6 +16,9 @@ __all__ = ["ColumnGroup", "SystolicArray", "psum_bits"]
 
 #: Where the high product of a pair begins: 8 * 127 * 256 < 2**18, so the low sum needs 19 bits.
 SPLIT = 19
+
+#: What the first row of a cascade adds.
+HALF = 1 << (SPLIT - 1)
 
 #: Bits of a packed operand.
 OPERAND_BITS = SPLIT + 8
@@ -54,6 +58,8 @@ class ColumnGroup(Component):
     ----------
     rows
         Rows of the array.
+    multiplier
+        Form of the cells, one of ``rtl.config.MULTIPLIERS``; both do the same in every cycle.
 
     Members
     -------
@@ -67,8 +73,9 @@ class ColumnGroup(Component):
         Sums of the columns.
     """
 
-    def __init__(self, *, rows: int) -> None:
+    def __init__(self, *, rows: int, multiplier: str = "portable") -> None:
         self.rows = rows
+        self.multiplier = multiplier
         super().__init__({
             "act": In(data.ArrayLayout(signed(ACT_BITS), rows)),
             "swap": In(1),
@@ -85,7 +92,8 @@ class ColumnGroup(Component):
         valid: Value = self.load_valid
         row: Value = self.load_row
         load: Value = self.load_data.as_value()
-        sums: list[list[Value]] = [[Const(1 << (SPLIT - 1))] * PAIRS for _ in range(segments)]
+        sums: list[list[Value]] = [[Const(HALF)] * PAIRS for _ in range(segments)]
+        cells = self._primitives if self.multiplier == "dsp48e2" else self._cells
         for step in range(CASCADE):
             if step:
                 # The swap pulse and the load bus go down the cascade with the activations.
@@ -95,7 +103,7 @@ class ColumnGroup(Component):
                 load = delay(m, load, 1, name=f"load_{step}")
             for segment in range(segments):
                 r = segment * CASCADE + step
-                sums[segment] = self._cells(m, r, swap, valid & (row == r), load, sums[segment])
+                sums[segment] = cells(m, r, swap, valid & (row == r), load, sums[segment])
 
         for c in range(GROUP):
             m.submodules[f"tree_{c}"] = tree = AdderTree(inputs=segments, shape=signed(SPLIT))
@@ -127,6 +135,26 @@ class ColumnGroup(Component):
             below.append(total)
         return below
 
+    def _primitives(self, m: Module, r: int, swap: Value, write: Value, load: Value,
+                    above: list[Value]) -> list[Value]:
+        """Add the cells of row ``r`` as DSP48E2; return the sums that they pass down."""
+        first, last = r % CASCADE == 0, r % CASCADE == CASCADE - 1
+        below: list[Value] = []
+        for pair in range(PAIRS):
+            low, high = load.word_select(2 * pair, 8), load.word_select(2 * pair + 1, 8)
+            m.submodules[f"cell_{r}_{pair}"] = cell = CascadeCell(rnd=HALF if first else None)
+            m.d.comb += [
+                cell.a.eq(Cat(low, low[7].replicate(SPLIT - 8), high)),
+                cell.load.eq(write),
+                cell.swap.eq(swap),
+                cell.b.eq(self.act[r]),
+            ]
+            if not first:
+                m.d.comb += cell.pcin.eq(above[pair])
+            # The cascade between DSPs leads to the next one only.
+            below.append(cell.p[:CASCADE_BITS] if last else cell.pcout)
+        return below
+
 
 class SystolicArray(Component):
     """``psum[c] = sum over r of act[r] * weight[r][c]``, exactly, one row of activations a cycle.
@@ -147,7 +175,7 @@ class SystolicArray(Component):
     Parameters
     ----------
     config
-        Configuration, of which ``rows`` and ``columns`` are used.
+        Configuration, of which ``rows``, ``columns`` and ``multiplier`` are used.
 
     Members
     -------
@@ -164,6 +192,7 @@ class SystolicArray(Component):
     def __init__(self, config: Config) -> None:
         self.rows = config.rows
         self.columns = config.columns
+        self.multiplier = config.multiplier
         self.groups = config.columns // GROUP
         self.latency = 1 + self.groups + _group_latency(self.rows)
         super().__init__({
@@ -184,7 +213,8 @@ class SystolicArray(Component):
         valid: Value = self.load_valid
         row: Value = self.load_row
         for g in range(self.groups):
-            m.submodules[f"group_{g}"] = group = ColumnGroup(rows=self.rows)
+            m.submodules[f"group_{g}"] = group = ColumnGroup(
+                rows=self.rows, multiplier=self.multiplier)
             act = delay(m, act, 1, name=f"act_hop_{g}")
             swap = delay(m, swap, 1, name=f"swap_hop_{g}")
             valid = delay(m, valid, 1, name=f"load_valid_hop_{g}")

@@ -7,7 +7,7 @@ from typing import Any
 from rtl.isa import ListEntry, pass_layout
 
 __all__ = ["BLOCK", "CASCADE", "CONFIGS", "Config", "ConfigError", "GROUP", "MIN_TILE_CYCLES",
-           "PASS_SLOTS", "SCALE_SLOTS", "named"]
+           "MULTIPLIERS", "PASS_SLOTS", "SCALE_SLOTS", "named"]
 
 #: Channels in a block, the granule of block lists, bank selection and write enables.
 BLOCK = 16
@@ -26,6 +26,9 @@ CASCADE = 8
 
 #: Column pairs of the array that share one module: 8 columns, as activations hop by 8.
 GROUP = 8
+
+#: Forms of the multipliers of the array: Verilog that any tool maps, and instances of DSP48E2.
+MULTIPLIERS = ("portable", "dsp48e2")
 
 
 class ConfigError(ValueError):
@@ -64,6 +67,8 @@ class Config:
         Clock at which times and rates are stated.
     pruning
         Whether there is a token selector: programs may then have SELECT and PRUNE.
+    multiplier
+        Form of the multipliers of the array, one of ``MULTIPLIERS``; it changes no result.
     """
 
     name: str
@@ -79,12 +84,16 @@ class Config:
     weight_tiles: int
     clock_mhz: int
     pruning: bool = True
+    multiplier: str = "portable"
 
     def __post_init__(self) -> None:
         for size in ("rows", "columns"):
             value = getattr(self, size)
             if value not in (16, 32, 64, 128):
                 raise ConfigError(f"{size} is {value}, must be 16, 32, 64 or 128")
+        if self.multiplier not in MULTIPLIERS:
+            raise ConfigError(
+                f"multiplier is {self.multiplier!r}, must be {' or '.join(MULTIPLIERS)}")
         if self.port_bits not in (32, 64, 128):
             raise ConfigError(f"port_bits is {self.port_bits}, must be 32, 64 or 128")
         if self.ports not in (1, 2, 4, 8):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rtl.array import SPLIT, SystolicArray, psum_bits
-from rtl.config import CASCADE, named
+from rtl.config import CASCADE, MULTIPLIERS, named
 from tests.pipeline import assert_equal, run
 
 #: Latency by size: ``columns / 8 + 11 + tree_latency(rows / 8)``.
@@ -16,15 +16,16 @@ LATENCY = {(16, 16): 14, (32, 32): 16, (16, 32): 16, (32, 16): 14}
 SIZES = list(LATENCY)
 
 
-def _array(rows, columns):
-    return SystolicArray(replace(named("tiny"), rows=rows, columns=columns))
+def _array(rows, columns, multiplier):
+    return SystolicArray(replace(named("tiny"), rows=rows, columns=columns,
+                                 multiplier=multiplier))
 
 
 class Schedule:
     """What goes into an array, cycle by cycle, and by the contract of its ports what comes out."""
 
-    def __init__(self, rows, columns):
-        self.rows, self.columns = rows, columns
+    def __init__(self, rows, columns, multiplier="portable"):
+        self.rows, self.columns, self.multiplier = rows, columns, multiplier
         self.cycles = []
 
     def add(self, act, *, swap=False, load=None):
@@ -53,7 +54,7 @@ class Schedule:
 
     def check(self):
         nothing = (0, np.zeros(self.columns, np.int64))
-        dut = _array(self.rows, self.columns)
+        dut = _array(self.rows, self.columns, self.multiplier)
         assert dut.latency == LATENCY[self.rows, self.columns]
         got = run(dut, {
             "act": [act for act, _, _ in self.cycles],
@@ -73,10 +74,11 @@ def _act(rng, *shape):
     return rng.integers(-256, 256, shape)
 
 
-@pytest.mark.parametrize(("rows", "columns"), SIZES)
-def test_random_loads_and_swaps(rows, columns):
+@pytest.mark.parametrize(("rows", "columns", "multiplier"),
+                         [*((*size, "portable") for size in SIZES), (16, 16, "dsp48e2")])
+def test_random_loads_and_swaps(rows, columns, multiplier):
     rng = np.random.default_rng(rows + 1000 * columns)
-    schedule = Schedule(rows, columns)
+    schedule = Schedule(rows, columns, multiplier)
     schedule.load(_weights(rng, rows, columns))
     for _ in range(300):
         load = (int(rng.integers(rows)), _weights(rng, columns))
@@ -120,9 +122,10 @@ def test_load_around_a_swap(offset):
     schedule.check()
 
 
-def test_swaps_in_every_cycle():
+@pytest.mark.parametrize("multiplier", MULTIPLIERS)
+def test_swaps_in_every_cycle(multiplier):
     rng = np.random.default_rng(5)
-    schedule = Schedule(16, 16)
+    schedule = Schedule(16, 16, multiplier)
     schedule.load(_weights(rng, 16, 16))
     for row in range(48):
         schedule.add(_act(rng, 16), swap=True, load=(row % 16, _weights(rng, 16)))
@@ -157,9 +160,10 @@ def test_extremes(rows, columns):
     schedule.check()
 
 
-def test_extremes_of_both_signs_within_a_cascade():
+@pytest.mark.parametrize("multiplier", MULTIPLIERS)
+def test_extremes_of_both_signs_within_a_cascade(multiplier):
     rng = np.random.default_rng(8)
-    schedule = Schedule(32, 16)
+    schedule = Schedule(32, 16, multiplier)
     for _ in range(6):
         schedule.load(rng.choice([-127, 127], (32, 16)))
         for i in range(8):

@@ -21,6 +21,7 @@ LARGEST = replace(TINY, name="largest", rows=128, columns=128, ports=8, port_bit
     ({"port_bits": 256}, "port_bits is 256, must be 32, 64 or 128"),
     ({"ports": 3}, "ports is 3, must be 1, 2, 4 or 8"),
     ({"ports": 4}, "4 ports of 64 bits carry 32 bytes a cycle, must divide the 16 bytes"),
+    ({"multiplier": "dsp58"}, "multiplier is 'dsp58', must be portable or dsp48e2"),
     ({"max_tokens": 1025}, "max_tokens is 1025, must be between 2 and 1024"),
     ({"max_tokens": 1}, "max_tokens is 1, must be between 2 and 1024"),
     ({"weight_tiles": 1}, "weight_tiles is 1, must be between 2 and 256"),
@@ -34,7 +35,7 @@ LARGEST = replace(TINY, name="largest", rows=128, columns=128, ports=8, port_bit
      "the act buffer takes 67584 words of 16 channels, 2048 more than an instruction can address"),
     ({"max_tokens": 1024}, "the score buffer takes 131072 words of 16 channels, 65536 more"),
 ])
-def test_refused(change: dict[str, int], message: str) -> None:
+def test_refused(change: dict[str, int | str], message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         replace(TINY, **change)
 
