@@ -67,7 +67,7 @@ run: $(STAMP)
 	        || exit; done
 	@if [ "$(SCENES)" != 0 ]; then \
 	    echo; echo "Trained network: $(SCENES) test scenes of digits through scenes on tiny"; \
-	    $(VPY) -m sim.run --model scenes --config tiny --checkpoint models/scenes/scenes.hv \
+	    $(VPY) -m sim.run --model scenes --config tiny --checkpoint models/scenes/scenes_threshold.hv \
 	        --scenes $(SCENES) --output build/run/scenes; fi
 
 lint: $(STAMP)

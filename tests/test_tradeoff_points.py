@@ -21,7 +21,7 @@ def parse(**values):
 def test_shipped_points():
     points = load_points(SHIPPED)
     kinds = [point.stages[0].kind for point in points]
-    for kind in ("threshold", "topk", "random", "oracle"):
+    for kind in ("threshold", "topk", "random"):
         assert kinds.count(kind) >= 5
     assert len({(p.stages[0].steps, p.stages[0].rate, p.stages[0].blocks) for p in points}) == 1
 
