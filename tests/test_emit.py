@@ -113,7 +113,7 @@ def test_the_group_of_the_array_is_one_module():
 
 def test_the_group_of_the_accumulators_is_one_module():
     text = emit(Accumulator(CONFIG), "heatvit")
-    assert _modules(text) == ["heatvit", "heatvit_accumulator_group", "heatvit_ram_block_80x216"]
+    assert _modules(text) == ["heatvit", "heatvit_accumulator_group", "heatvit_ram_block_112x216"]
 
 
 def test_equal_modules_and_their_equal_parents_merge():

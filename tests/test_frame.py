@@ -115,7 +115,7 @@ def test_residual(name):
 @pytest.mark.parametrize(("fields", "window", "error"), [
     ({}, 3 * 36 * 2 * 12 - 16, isa.Error.BAD_ADDRESS),
     ({"offset": 32}, 3 * 36 * 2 * 12, isa.Error.BAD_ADDRESS),
-    ({"first": 79}, 1 << 20, isa.Error.BAD_FIELD),
+    ({"first": 111}, 1 << 20, isa.Error.BAD_FIELD),
     ({"first": 0xFFFF}, 1 << 20, isa.Error.BAD_FIELD),
     ({"count": 0}, 1 << 20, isa.Error.BAD_FIELD),
     ({"row_bytes": 65}, 1 << 20, isa.Error.BAD_FIELD),
