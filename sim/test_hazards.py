@@ -343,10 +343,10 @@ def test_swap_and_loads_keep_step_with_the_activations(undelayed: str,
     def skip(m: Module, value: Value, cycles: int, *, name: str) -> Value:
         return value if re.match(undelayed, name) else delay(m, value, cycles, name=name)
 
-    test_array.test_random_loads_and_swaps(16, 16)
+    test_array.test_random_loads_and_swaps(16, 16, "portable")
     monkeypatch.setattr(rtl.array, "delay", skip)
     with pytest.raises(AssertionError, match="psum 16x16"):
-        test_array.test_random_loads_and_swaps(16, 16)
+        test_array.test_random_loads_and_swaps(16, 16, "portable")
 
 
 def test_keys_are_turned(monkeypatch: pytest.MonkeyPatch) -> None:
