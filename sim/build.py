@@ -16,6 +16,9 @@ __all__ = ["PortError", "bench", "binding", "cocotb_bench", "emitted", "ports", 
 
 _HERE = Path(__file__).parent
 
+#: Models of vendors' primitives, for designs that have instances of them.
+_PRIMITIVES = (_HERE / "dsp48e2.v",)
+
 _AXI = ("arvalid arready araddr arlen arsize arburst arid rvalid rready rdata rresp rlast rid"
         " awvalid awready awaddr awlen awsize awburst awid wvalid wready wdata wstrb wlast"
         " bvalid bready bresp bid").split()
@@ -90,11 +93,12 @@ def _in_cpp(top: str, signal: str) -> str:
 
 
 def bench(verilog: Path, *, top: str, recorded: Sequence[Stream] = (),
-          blocks: Sequence[str] = ()) -> Path:
+          blocks: Sequence[str] = (), library: Sequence[Path] = ()) -> Path:
     """Return the executable that runs command files on ``verilog``, see ``cpp/main.cpp``.
 
-    ``blocks`` are modules with many instances, compiled once each. Raises PortError if there is
-    no such module, and as ``binding`` does.
+    ``blocks`` are modules with many instances, compiled once each; ``library`` is Verilog of the
+    modules that ``verilog`` has instances of and lacks. Raises PortError if one of ``blocks`` is
+    no module, and as ``binding`` does.
     """
     text = verilog.read_text()
     for name in blocks:
@@ -104,7 +108,10 @@ def bench(verilog: Path, *, top: str, recorded: Sequence[Stream] = (),
     control = "".join(f'public_flat_rd -module "{top}" -var "{name}"\n' for name in names)
     control += "".join(f'hier_block -module "{name}"\n' for name in blocks)
     return verilator.build(
-        verilog, top=top, cache=BUILD / "verilator", sources=sorted((_HERE / "cpp").iterdir()),
+        verilog, top=top, cache=BUILD / "verilator",
+        # What is no C++ is not compiled, but makes a build another one.
+        sources=[*sorted((_HERE / "cpp").iterdir()), *library],
+        flags=[flag for path in library for flag in ("-v", str(path))],
         generated={"design.h": binding(text, top, recorded)}, control=control,
         hierarchical=bool(blocks))
 
@@ -141,4 +148,6 @@ def simulator(config: Config) -> Path:
     """Return the executable that simulates the accelerator of ``config``."""
     # Small arrays are faster to build and to run flat.
     blocks = ("heatvit_column_group",) if config.macs_per_cycle > 1024 else ()
-    return bench(emitted(config), top="heatvit", recorded=streams(config), blocks=blocks)
+    library = _PRIMITIVES if config.multiplier == "dsp48e2" else ()
+    return bench(emitted(config), top="heatvit", recorded=streams(config), blocks=blocks,
+                 library=library)

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // What rtl/dsp48e2.py uses of the DSP48E2 of UltraScale and UltraScale+, for simulation: registers
 // A1, A2, B2, M and P, and P = M + RND or P = M + PCIN. Parameters and ports that are not used are
-// not here, so that tools refuse them; of those that are here, other values end the build or the simulation.
+// not here, so that tools refuse them; other values of those that are here end the build or the
+// simulation.
 module DSP48E2 #(
   parameter integer AREG = 1, BREG = 1, MREG = 1, PREG = 1, ACASCREG = 1, BCASCREG = 1,
   parameter integer OPMODEREG = 1, ALUMODEREG = 1, INMODEREG = 1, CARRYINREG = 1,

@@ -2,6 +2,7 @@
 """Whole networks on the emitted Verilog of every configuration: every stage bit for bit."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -63,6 +64,12 @@ def check(report: Report) -> None:
 def test_small_network_on_every_configuration(config: str, bus: str) -> None:
     model = model_named("tiny_test" if config == "tiny" else "small_test")
     check(run(model, named(config), BUSES[bus]))
+
+
+@pytest.mark.parametrize("bus", BUSES)
+def test_small_network_on_primitives(bus: str) -> None:
+    """The array as DSP48E2, with our model of it."""
+    check(run(model_named("tiny_test"), replace(named("tiny"), multiplier="dsp48e2"), BUSES[bus]))
 
 
 @pytest.mark.parametrize("seed", range(12))

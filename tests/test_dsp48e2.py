@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from amaranth.back import verilog
 
+from rtl import top
 from rtl.array import HALF, OPERAND_BITS, SPLIT, ColumnGroup
-from rtl.config import CASCADE
+from rtl.config import CASCADE, named
 from rtl.dsp48e2 import A_BITS, B_BITS, P_BITS, CascadeCell
 from rtl.emit import emit
+from sim.build import emitted
 from tests.pipeline import assert_equal, run
 
 MODEL = (Path(__file__).parent.parent / "sim" / "dsp48e2.v").read_text()
@@ -158,3 +160,23 @@ def test_a_difference_would_be_found(of, to, tmp_path):
     with pytest.raises(AssertionError, match="selection is not empty"):
         _prove_equal(tmp_path, verilog.convert(CascadeCell(rnd=HALF), name="gold"),
                      emit(CascadeCell(rnd=HALF), "gate"), MODEL.replace(of, to))
+
+
+def _modules(text):
+    """Return the modules by name, without the numbers that Yosys counts through the file."""
+    text = re.sub(r"(dump_module\$)\d+", r"\1", text)
+    return {module[1]: module[0]
+            for module in re.finditer(r"^module (\S+?) ?\(.*?^endmodule$", text, re.M | re.S)}
+
+
+def test_nothing_else_in_the_design_differs(tmp_path):
+    """So the whole design is equal, as its group of columns, which is that of 16 rows, is."""
+    assert top.main(["--emit", "verilog", "--config", "tiny", "--multiplier", "dsp48e2",
+                     "--output", str(tmp_path)]) == 0
+    portable = _modules(emitted(named("tiny")).read_text())
+    vendor = _modules((tmp_path / "heatvit.v").read_text())
+    assert len(portable) > 70
+    assert {name for name in vendor if vendor[name] != portable.get(name)} == {
+        "heatvit_column_group", *(f"heatvit_cascade_cell{n}" for n in ("", "_2", "_3"))}
+    assert portable.keys() < vendor.keys()
+    assert vendor["heatvit_column_group"].count("heatvit_cascade_cell") == 64

@@ -16,7 +16,9 @@ from platforms.synthesis import (
     synthesise_blocks,
     totals,
 )
+from rtl.array import ColumnGroup
 from rtl.config import CONFIGS, named
+from rtl.emit import emit
 from sim.build import emitted
 
 TINY = named("tiny")
@@ -125,6 +127,21 @@ def test_tiny_as_one_piece(verilog, own):
     for kind in ("luts", "ff"):
         one, sum_of_parts = getattr(whole, kind), getattr(parts, kind)
         assert 0.85 * sum_of_parts <= one <= sum_of_parts, f"{kind}: {one} of {sum_of_parts}"
+
+
+def test_primitives_need_nothing_around_them():
+    """16 rows of 8 columns as DSP48E2: what is left are adder trees, skew and decoded rows."""
+    text = emit(ColumnGroup(rows=16, multiplier="dsp48e2"), "group")
+    check(text, top="group")
+    own = synthesise_blocks(text)
+    cells = {name: count for name, count in own.items() if "cascade_cell" in name}
+    assert len(cells) == 3
+    assert set(cells.values()) == {Cells(dsp=1)}
+    # Seven stages of swap, valid, row and load; 64 bits of load and 4 of row.
+    assert own["group"].ff == 7 * (1 + 1 + 4 + 64)
+    assert own["group"].lut <= 32
+    whole = totals(blocks(text), own)["group"]
+    assert (whole.dsp, whole.ff) == (64, own["group"].ff + 8 * 20)
 
 
 def _module(body, ports="input clk, input en, input [3:0] d, output reg [3:0] q"):
