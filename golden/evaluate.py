@@ -370,6 +370,9 @@ def _run(options: argparse.Namespace, console: Console) -> None:
     console.print(f"{escape(str(options.model))}: {qvit.model.name}, weights {escape(weights)}",
                   highlight=False)
     console.print(f"{len(indices):,} images of {escape(options.data)}{split}", highlight=False)
+    if isinstance(images, ImageFolder) and len(images.names) < qvit.model.classes:
+        console.print(f"{len(images.names)} folders of classes, the network has"
+                      f" {qvit.model.classes}: they count as its first ones", highlight=False)
     console.print(_table(found, config))
     console.print(f"{qvit.model.name} fits no configuration: no cycles" if config is None else
                   f"cycles: mean, estimated for {config.name} at {config.clock_mhz} MHz, memory of"

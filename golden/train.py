@@ -43,7 +43,8 @@ class _Display:
     def __init__(self, console: Console, bar: Bar) -> None:
         self._console, self._bar = console, bar
         self._stage: Stage | None = None
-        self._task = bar.add_task("", visible=False)
+        # The columns ask for the loss from the first time that the bar is drawn.
+        self._task = bar.add_task("", visible=False, loss="")
         self._loss = 0.0
 
     def __call__(self, now: Progress) -> None:
@@ -52,7 +53,8 @@ class _Display:
             return
         if now.stage != self._stage:
             self._stage, self._loss = now.stage, now.loss
-            self._bar.reset(self._task, total=now.stage.steps, visible=True)
+            self._bar.reset(self._task, total=now.stage.steps, completed=now.step, visible=True,
+                            description=now.stage.name, loss="")
         # The mean of about fifty steps: one is too noisy to be read.
         self._loss += (now.loss - self._loss) / 50
         self._bar.update(self._task, completed=now.step, description=now.stage.name,
@@ -117,7 +119,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     return exit_status(
         "golden.train", lambda: _run_in_world(options),
-        interrupted="interrupted; the same command resumes from the last measurement")
+        interrupted="interrupted; the same command resumes from the last measurement, if there was"
+        " one")
 
 
 if __name__ == "__main__":

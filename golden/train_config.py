@@ -245,6 +245,8 @@ class TrainConfig:
         for name, low in (("seed", 0), ("threads", 1), ("validation", 1), ("validate_every", 1)):
             if getattr(self, name) < low:
                 raise TrainError(f"{name} is {getattr(self, name)}, must be at least {low}")
+        if self.seed >= 2 ** 63:
+            raise TrainError(f"seed is {self.seed}, must be less than {2 ** 63}")
         if not self.stages:
             raise TrainError("there are 0 stages, must be at least 1")
         names = [stage.name for stage in self.stages]

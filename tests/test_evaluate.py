@@ -140,6 +140,7 @@ def test_without_checkpoint_and_selectors(tmp_path: Path, folder: Path,
     assert [network["network"] for network in result["networks"]] == ["int8"]
     assert result["images"] == 3 and result["split"] is None and result["pruning"] is None
     text = capsys.readouterr().out
+    assert f"folders of classes, the network has {TINY.classes}" in text
     assert "SYNTHETIC" in text and "as float" not in text
 
 

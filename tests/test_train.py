@@ -46,6 +46,15 @@ def test_trains_and_resumes(config, tmp_path, capsys):
     assert "1 stages and 0 steps" in printed and "2/3" not in printed
 
 
+def test_bar_of_a_terminal(config, tmp_path, capsys, monkeypatch):
+    """It is drawn from the first step on, and again where a second stage begins."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    config.write_text(TEXT + "  - {name: second, size: 48, steps: 2, batch: 2, rate: 1.0e-3}\n")
+    assert main([str(config), "--output", str(tmp_path / "out"), "--threads", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "3/3" in printed and "2/2" in printed and "\x1b[" in printed
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--threads", "0"], "threads is 0, must be at least 1"),
     (["--device", "tpu"], "device is 'tpu', must be cpu or cuda")])

@@ -147,6 +147,7 @@ def test_bad_stages(values, message):
     ({"model": 7}, "model of x.yaml is 7, must be text"),
     ({"threads": 0}, "threads is 0, must be at least 1"),
     ({"seed": -1}, "seed is -1, must be at least 0"),
+    ({"seed": 1 << 63}, "seed is 9223372036854775808, must be less than 9223372036854775808"),
     ({"stages": f"[{SELECT}]"},
      "there are 0 dense stages before pruned, must be 1 for it to learn from, or weights"),
     ({"stages": "[{name: a, size: 120, steps: 1, batch: 4, rate: 1, quantise: true,"
