@@ -114,7 +114,7 @@ class PruningConfig:
         if self.counts:
             text += f" that keeps {', '.join(map(str, self.counts))} patches"
         if self.rates:
-            text += f" that keeps {', '.join(f'{rate:g}' for rate in self.rates)} of them"
+            text += f" that keeps {', '.join(f'{rate:g}' for rate in self.rates)} of all patches"
         return f"{text}, package {self.package}"
 
     @property
