@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from golden.calibrate import calibrate
-from golden.fit import LANE_X_FRAC, reciprocal_table, rsqrt_table
+from golden.fit import reciprocal_table, rsqrt_table
 from golden.fixed import Int, round_shift, saturate
 from golden.images import MEAN
 from golden.layers import (
@@ -30,6 +30,7 @@ from golden.nonlinear import Functions
 from golden.parameters import Parameters
 from golden.pruning import PrunedViT, PruningConfig
 from golden.quantize_selector import (
+    GELU_X_STEP,
     LayerMaker,
     QuantizedClassifier,
     check_weights,
@@ -43,9 +44,6 @@ __all__ = ["Linear", "Norm", "QuantizedBlock", "QuantizedClassifier", "Quantized
 
 #: Weight and bias of each layer.
 Reals = dict[str, tuple[Tensor, Tensor | None]]
-
-#: Step of the input of GELU in the lanes.
-_GELU_X_STEP = 2.0 ** -LANE_X_FRAC
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -242,7 +240,7 @@ class Quantizer:
                              source=steps["attention"], target=residual),
             norm2=norm2,
             mlp1=layer(*parameters.layer(f"{block}.mlp.fc1", f"{block}.norm2"),
-                       f"{stage}.hidden", source=steps["norm2"], target=_GELU_X_STEP),
+                       f"{stage}.hidden", source=steps["norm2"], target=GELU_X_STEP),
             gelu=self.functions.gelu_table(steps["hidden"]),
             mlp2=layer(*parameters.layer(f"{block}.mlp.fc2"), f"{stage}.residual2",
                        source=steps["hidden"], target=residual))

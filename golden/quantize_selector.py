@@ -16,8 +16,8 @@ from golden.nonlinear import Functions
 from golden.pruning import PrunedViT, PruningConfig, PruningError
 from rtl.isa import MEAN_FRAC, SCORE_BITS, WEIGHT_BITS
 
-__all__ = ["GELU_STAGES", "SCORE_SHIFT", "LayerMaker", "QuantizedClassifier", "check_weights",
-           "classifier_steps", "quantize_classifier", "record_selectors", "score_frac"]
+__all__ = ["GELU_STAGES", "GELU_X_STEP", "SCORE_SHIFT", "LayerMaker", "QuantizedClassifier",
+           "check_weights", "classifier_steps", "quantize_classifier", "record_selectors", "score_frac"]
 
 #: Shift that leaves the attention as a whole number, see ``class_attention``.
 SCORE_SHIFT = 42
@@ -28,8 +28,8 @@ GELU_STAGES = ("local", "global", "score1", "score2", "importance1")
 #: Step of the outputs of the sigmoid.
 _SIGMOID_STEP = 2.0 ** -7
 #: Steps of the input of a lane, and of the argument of the sigmoid.
-_GELU_X_STEP = 2.0 ** -LANE_X_FRAC
-_SIGMOID_X_STEP = _GELU_X_STEP * SIGMOID_SCALE
+GELU_X_STEP = 2.0 ** -LANE_X_FRAC
+_SIGMOID_X_STEP = GELU_X_STEP * SIGMOID_SCALE
 #: Below this range of the GELU stages the coefficients of their table would not fit.
 _SMALLEST_RANGE = 2.0 ** -3
 #: Fraction bits of the scores of ``topk``, and what scores may grow beyond the calibration frames.
@@ -157,7 +157,7 @@ def quantize_classifier(model: ModelConfig, state: State, functions: Functions,
         "embed.residual", f"{stage}.norm", f"{stage}.local", f"{stage}.input"))
 
     def layer(name: str, weight: Tensor, bias: Tensor, source: float,
-              target: float = _GELU_X_STEP) -> Linear:
+              target: float = GELU_X_STEP) -> Linear:
         return make(weight, bias, f"{stage}.{name}", source=source, target=target)
 
     def parameters(name: str) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from golden.cli import exit_status
 from golden.files import check_output
 from golden.latency_aware import Found, SearchError, Try
 from golden.search_plot import draw
+from golden.train_search import percent
 
 __all__ = ["SearchFile", "main", "read_search"]
 
@@ -87,10 +88,6 @@ def _floats(values: Sequence[Any]) -> tuple[float, ...]:
     return tuple(map(float, values))
 
 
-def _percent(parts: Sequence[float]) -> str:
-    return ", ".join(f"{part:.1%}" for part in parts)
-
-
 def _table(search: SearchFile) -> Table:
     table = Table()
     for header in ("block", "rate", "selectors before", "keep", "kept", "top-1", "latency"):
@@ -99,13 +96,13 @@ def _table(search: SearchFile) -> Table:
     table.add_row(*[""] * 5, f"{search.accuracy:.2%}", "100.0%", "dense")
     for one in search.tries:
         table.add_row(str(one.block), f"{one.rate:.1%}", ", ".join(map(str, one.blocks)),
-                      _percent(one.keep), _percent(one.kept),
+                      percent(one.keep), percent(one.kept),
                       "" if one.accuracy is None else f"{one.accuracy:.2%}",
                       f"{one.latency:.1%}", one.verdict)
     if search.found is not None and search.found_accuracy is not None:
         table.add_section()
         table.add_row("", "", ", ".join(map(str, search.found.blocks)),
-                      _percent(search.found.keep), "", f"{search.found_accuracy:.2%}",
+                      percent(search.found.keep), "", f"{search.found_accuracy:.2%}",
                       f"{search.found.latency:.1%}", "found")
     return table
 

@@ -4,7 +4,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
+from golden.plots import accuracy_plot
 
 __all__ = ["draw"]
 
@@ -28,16 +28,10 @@ def draw(path: Path, title: str, dense: float,
         For each kind of selectors the multiplications of its points, as a part of those of the
         dense network, and their accuracy.
     """
-    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
-    axes = figure.subplots()
-    axes.axhline(100 * dense, color="black", linewidth=0.8, linestyle=":")
-    axes.plot([100], [100 * dense], "k*", markersize=10, label="dense")
-    for kind, points in curves.items():
-        macs, accuracy = zip(*sorted(points), strict=True)
-        axes.plot([100 * x for x in macs], [100 * x for x in accuracy], marker=_MARKERS[kind],
-                  label=kind)
-    axes.set(title=title, xlabel="multiplications, % of the dense network", ylabel="top-1, %")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    # The version of matplotlib is no part of the picture.
-    figure.savefig(path, dpi=120, metadata={"Software": None})
+    with accuracy_plot(path, title, "multiplications, % of the dense network") as axes:
+        axes.axhline(100 * dense, color="black", linewidth=0.8, linestyle=":")
+        axes.plot([100], [100 * dense], "k*", markersize=10, label="dense")
+        for kind, points in curves.items():
+            macs, accuracy = zip(*sorted(points), strict=True)
+            axes.plot([100 * x for x in macs], [100 * x for x in accuracy], marker=_MARKERS[kind],
+                      label=kind)

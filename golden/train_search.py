@@ -2,7 +2,7 @@
 """The search of selectors in a training: what it resumes from, and the file that it writes."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from golden.latency_aware import ACCEPTED, Found, Try, search
 from golden.model import ModelConfig
 from golden.train_config import Stage, TrainError
 
-__all__ = ["SearchState", "describe", "describe_found", "go_on", "search_table", "write_search"]
+__all__ = ["SearchState", "describe", "describe_found", "go_on", "percent", "search_table",
+           "write_search"]
 
 #: Digits of the numbers in the file.
 _DIGITS = 6
@@ -105,18 +106,19 @@ def describe(one: Try) -> str:
     """Return a line that says what became of a try; latency as a part of the dense network's."""
     text = f"{one.rate:.1%} before block {one.block}: "
     if one.accuracy is not None:
-        text += f"validation {one.accuracy:.2%}; kept {_percent(one.kept)}; "
+        text += f"validation {one.accuracy:.2%}; kept {percent(one.kept)}; "
     return text + f"latency {one.latency:.1%}, {one.verdict}"
 
 
 def describe_found(found: Found, accuracy: float, wanted: float) -> str:
     """Return a line that says what was found where latency ``wanted`` was wanted."""
     blocks = ", ".join(map(str, found.blocks))
-    return (f"found {_percent(found.keep)} before blocks {blocks}: validation {accuracy:.2%};"
+    return (f"found {percent(found.keep)} before blocks {blocks}: validation {accuracy:.2%};"
             f" latency {found.latency:.1%}, wanted {wanted:.1%}")
 
 
-def _percent(parts: tuple[float, ...]) -> str:
+def percent(parts: Sequence[float]) -> str:
+    """Return parts as a list of percentages."""
     return ", ".join(f"{part:.1%}" for part in parts)
 
 

@@ -3,6 +3,7 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
@@ -11,10 +12,10 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import ceil_log2, exact_log2
 
-from golden.pages import check_section, write_section
-from platforms.synthesis import Cells, SynthesisError, blocks, synthesise_blocks, totals
+from platforms.synthesis import Cells, blocks, synthesise_blocks, totals
+from platforms.tables import print_or_update
 from rtl.arith import delay
-from rtl.config import CONFIGS, Config, ConfigError, named
+from rtl.config import CONFIGS, Config, named
 from rtl.emit import emit
 from rtl.isa import ACT_BITS, SCORE_BITS, WIDE_BITS
 from rtl.rowmax import LOWEST
@@ -390,23 +391,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--update", type=Path, metavar="FILE",
                         help="put the tables into this file instead of printing them")
     options = parser.parse_args(arguments)
-    page: Path | None = options.update
-    try:
+
+    def prepare() -> tuple[str, Callable[[], str]]:
         config = named(options.config)
-        if page:
-            check_section(page, _SECTION)
-        text = report(config)
-        if page:
-            write_section(page, _SECTION, text)
-        else:
-            print(text)
-    except OSError as error:
-        print(f"error: {page} cannot be updated: {error.strerror}", file=sys.stderr)
-        return 2
-    except (ConfigError, SynthesisError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return _SECTION, lambda: report(config)
+
+    return print_or_update(options.update, prepare)
 
 
 if __name__ == "__main__":

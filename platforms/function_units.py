@@ -20,9 +20,9 @@ from golden import functions
 from golden.fit import LANE_X_FRAC, SIGMOID_SCALE
 from golden.fixed import Int, round_shift
 from golden.nonlinear import ERF, EXP, FUNCTIONS, PLAN
-from golden.pages import check_section, write_section
 from platforms.ablation import cells
-from platforms.synthesis import Cells, SynthesisError
+from platforms.synthesis import Cells
+from platforms.tables import print_or_update
 from rtl.arith import delay
 from rtl.isa import EXP_FRAC, LANE_FRAC, LANE_ROWS, LANE_X_BITS, PolyRow
 from rtl.poly import PolyLane
@@ -313,21 +313,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--update", type=Path, metavar="FILE",
                         help="put the tables into this file instead of printing them")
     page: Path | None = parser.parse_args(arguments).update
-    try:
-        if page:
-            check_section(page, _SECTION)
-        text = report()
-        if page:
-            write_section(page, _SECTION, text)
-        else:
-            print(text)
-    except OSError as error:
-        print(f"error: {page} cannot be updated: {error.strerror}", file=sys.stderr)
-        return 2
-    except (SynthesisError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return print_or_update(page, lambda: (_SECTION, report))
 
 
 if __name__ == "__main__":

@@ -4,20 +4,19 @@
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from golden.pages import check_section, write_section
 from platforms.synthesis import (
     Block,
     Cells,
-    SynthesisError,
     blocks,
     synthesise,
     synthesise_blocks,
     totals,
 )
+from platforms.tables import print_or_update
 from rtl.config import CONFIGS, MULTIPLIERS, Config, ConfigError, named
 from rtl.top import emit_verilog
 
@@ -159,25 +158,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--update", type=Path, metavar="FILE",
                         help="put the tables into this file instead of printing them")
     options = parser.parse_args(arguments)
-    page: Path | None = options.update
-    try:
+
+    def prepare() -> tuple[str, Callable[[], str]]:
         config = replace(named(options.config), multiplier=options.multiplier)
-        # Whether there is a place for the tables is asked before the minutes that they take.
-        if page:
-            check_section(page, config.name)
-        text = (selector_cost(config) if options.selector_cost
-                else report(config, whole=options.whole))
-        if page:
-            write_section(page, config.name, text)
-        else:
-            print(text)
-    except OSError as error:
-        print(f"error: {page} cannot be updated: {error.strerror}", file=sys.stderr)
-        return 2
-    except (ConfigError, SynthesisError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return config.name, lambda: (selector_cost(config) if options.selector_cost
+                                     else report(config, whole=options.whole))
+
+    return print_or_update(options.update, prepare)
 
 
 if __name__ == "__main__":

@@ -247,15 +247,21 @@ def test_table_is_checked_before_anything_is_trained(table, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_command(whole, tmp_path, capsys):
-    """Networks are measured: all losses are allowed, so the search goes on until it is met."""
-    config = tmp_path / "train.yaml"
+def write_config(folder, table, joint):
+    """Write settings of a dense stage, a search and a stage ``joint`` with what is found."""
+    config = folder / "train.yaml"
     config.write_text(
         "model: scenes\nvalidation: 4\nstages:\n"
         "- {name: dense, size: 120, steps: 1, batch: 2, rate: 0.001}\n"
         "- {name: found, kind: topk, size: 120, steps: 1, batch: 2, rate: 0.001, search: {table:"
-        f" {whole}, latency: 0.91, drop: [1], rates: [0.7, 0.5], first: 3}}}}\n"
-        "- {name: joint, kind: topk, size: 120, steps: 1, batch: 2, rate: 0.001}\n")
+        f" {table}, latency: 0.91, drop: [1], rates: [0.7, 0.5], first: 3}}}}\n"
+        f"- {{name: joint, kind: {joint}, size: 120, steps: 1, batch: 2, rate: 0.001}}\n")
+    return config
+
+
+def test_command(whole, tmp_path, capsys):
+    """Networks are measured: all losses are allowed, so the search goes on until it is met."""
+    config = write_config(tmp_path, whole, joint="topk")
     assert main([str(config), "--output", str(tmp_path / "out")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(": validation")[0] for line in lines[1:5]] == [
@@ -267,13 +273,7 @@ def test_command(whole, tmp_path, capsys):
 
 def test_two_processes(whole, tmp_path):
     """All go on with what the first measures."""
-    config = tmp_path / "train.yaml"
-    config.write_text(
-        "model: scenes\nvalidation: 4\nstages:\n"
-        "- {name: dense, size: 120, steps: 1, batch: 2, rate: 0.001}\n"
-        "- {name: found, kind: topk, size: 120, steps: 1, batch: 2, rate: 0.001, search: {table:"
-        f" {whole}, latency: 0.91, drop: [1], rates: [0.7, 0.5], first: 3}}}}\n"
-        "- {name: joint, kind: threshold, size: 120, steps: 1, batch: 2, rate: 0.001}\n")
+    config = write_config(tmp_path, whole, joint="threshold")
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
          "-m", "golden.train", str(config), "--output", str(tmp_path / "out")], cwd=ROOT,
