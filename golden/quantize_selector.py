@@ -17,7 +17,8 @@ from golden.pruning import PrunedViT, PruningConfig, PruningError
 from rtl.isa import MEAN_FRAC, SCORE_BITS, WEIGHT_BITS
 
 __all__ = ["GELU_STAGES", "GELU_X_STEP", "SCORE_SHIFT", "LayerMaker", "QuantizedClassifier",
-           "check_weights", "classifier_steps", "quantize_classifier", "record_selectors", "score_frac"]
+           "check_weights", "classifier_steps", "quantize_classifier", "record_selectors",
+           "score_frac"]
 
 #: Shift that leaves the attention as a whole number, see ``class_attention``.
 SCORE_SHIFT = 42

@@ -247,7 +247,8 @@ class Trainer:
         """Return the part of the validation images of a stage that the network classifies right,
         and the part of their patches that each selector keeps.
         """
-        key = stage.size, stage.kind
+        # Only these kinds are given scores: to all others the images are the same.
+        key = stage.size, stage.kind if stage.kind in ("random", "oracle") else "dense"
         if key not in self._validation:
             self._validation[key] = [batch.to(self.device) for batch in self.data.fixed(
                 "validation", stage.size, self.config.validation, stage.kind)]
