@@ -2,7 +2,7 @@
 """The instruction set: number formats, enumerations and layouts, defined once for everyone.
 
 A program is a sequence of 64-byte instructions. The first is BEGIN, the last END. Between them
-TABLE fills the polynomial tables and block lists, LOAD brings the frame and the initial residual,
+TABLE fills the polynomial tables and block lists, LOAD brings a frame and the initial residual,
 and each PASS is one matrix product with its loop nest over column tiles and K tiles in hardware:
 
     for column_tile: for k_tile: for row: array(stationary tile, prologue(source row))
@@ -10,23 +10,31 @@ and each PASS is one matrix product with its loop nest over column tiles and K t
 
 SELECT decides which patches stay, beside the passes; PRUNE makes it so for all that follow. The
 program does not contain the number of tokens: rows and tiles of a pass follow it.
+
+A run processes images in rounds of ``BEGIN.images``: after END the next round begins at the
+instruction ``BEGIN.loop``, with IMAGE, while the results of the last one are written. A LOAD that
+is ``ahead`` brings what the next round needs.
+
+The token list is a list of residual rows. It holds the tokens of one image, or, behind selectors,
+those of all images of the round, one segment each: a pass streams all of them through each tile, or
+those of a segment.
 """
 
 from amaranth.hdl import Shape, signed, unsigned
 from amaranth.lib import data, enum
 
 __all__ = ["ACC_BITS", "ACT_BITS", "begin_layout", "ColumnScale", "Destination", "end_layout",
-           "Error", "EXP_BITS", "EXP_FRAC", "IMPORTANCE_BITS", "INSTRUCTION_BYTES", "ISA_VERSION",
+           "Error", "EXP_BITS", "EXP_FRAC", "image_layout", "IMPORTANCE_BITS", "INSTRUCTION_BYTES", "ISA_VERSION",
            "LANE_FRAC", "LANE_LAYOUT_ROWS", "LANE_ROWS", "LANE_T", "LANE_X_BITS", "ListEntry",
            "LoadKind", "load_layout", "MAGIC", "MANTISSA_BITS", "MEAN_BITS", "MEAN_FRAC",
            "NORM_SUM_BITS", "NORM_SUMSQ_BITS", "Opcode", "pass_layout", "PolyRow", "POWER_BITS",
            "Prologue", "prune_layout", "RECIPROCAL_ROWS", "Rows", "RowScale", "RSQRT_ROWS",
-           "SCALAR_FRAC", "SCALAR_T", "SCALE_BYTES", "ScaleSource", "SCORE_BITS", "select_layout",
+           "SCALAR_FRAC", "SCALAR_T", "SCALE_BYTES", "ScaleSource", "SCORE_BITS", "SEGMENTS", "select_layout",
            "SELECTOR_HEADS", "SelectorKind", "SELECTORS", "SHARE_BITS", "SHARE_MARGIN",
            "SHIFT_BITS", "Source", "Stall", "Stationary", "SUM_BITS", "Table", "table_layout",
            "TABLE_ROWS", "VAR_BITS", "WEIGHT_BITS", "WEIGHTED_BITS", "WIDE_BITS"]
 
-ISA_VERSION = 2
+ISA_VERSION = 3
 MAGIC = 0x54495648  # "HVIT", little endian
 INSTRUCTION_BYTES = 64
 
@@ -83,6 +91,8 @@ WEIGHTED_BITS = 20
 IMPORTANCE_BITS = 12
 #: Selectors in a program, at most: four bits say which one dropped a patch, 15 that none did.
 SELECTORS = 15
+#: Images in a round, at most, and segments of the token list.
+SEGMENTS = 4
 #: Bits of the scaled variance D * sum(x^2) - sum(x)^2 + eps after normalisation.
 VAR_BITS = 54
 
@@ -97,6 +107,7 @@ class Opcode(enum.Enum, shape=8):
     END = 5
     SELECT = 6
     PRUNE = 7
+    IMAGE = 8
 
 
 class Source(enum.Enum, shape=2):
@@ -138,13 +149,14 @@ class Destination(enum.Enum, shape=3):
     SELECTOR = 6  #: lower half of the columns: importance of the heads; upper half: their scores
 
 
-class Rows(enum.Enum, shape=2):
-    """Rows that a pass streams."""
+class Rows(enum.Enum, shape=3):
+    """Rows that a pass streams, of the token list or, with ``of_segment``, of one segment of it."""
 
     COUNT = 0     #: ``row_count`` from ``row_first`` on
     TOKENS = 1    #: all tokens
-    DROPPED = 2   #: what the last selector dropped, at least one row
+    DROPPED = 2   #: what the last selector dropped of the image ``segment``, at least one row
     LAST = 3      #: the last token
+    EACH = 4      #: token ``row_first`` of every segment
 
 
 class SelectorKind(enum.Enum, shape=1):
@@ -192,7 +204,7 @@ class Error(enum.Enum, shape=8):
     HANG = 8            #: nothing has moved for 2**20 cycles
 
 
-class Stall(enum.Enum, shape=3):
+class Stall(enum.Enum, shape=4):
     """What the issue stage does in a cycle; the counters of all causes sum to the cycles."""
 
     BUSY = 0      #: a row enters the array
@@ -200,9 +212,10 @@ class Stall(enum.Enum, shape=3):
     OPERAND = 2   #: waits for a key or value tile
     ROW = 3       #: waits for a row that an earlier pass has not yet written
     LOAD = 4      #: waits for the frame or the initial residual
-    PROGRAM = 5   #: waits for an instruction, or runs BEGIN and TABLE
+    PROGRAM = 5   #: the start: reads BEGIN and tables; waits for an instruction
     TILE = 6      #: pads a short tile to the read-modify-write distance, or waits for a slot
-    DRAIN = 7     #: waits for the last rows, writes the logits
+    DRAIN = 7     #: the end of a round: waits for the last rows, writes the last logits
+    SELECTOR = 8  #: waits for a token selector, or for the passes that its list ends
 
 
 # Payloads of TABLE, and of the weight stream
@@ -252,10 +265,13 @@ begin_layout = _instruction(
     magic=unsigned(32),          # "HVIT"
     instructions=unsigned(32),   # in the program, BEGIN and END included
     tokens=unsigned(16),         # rows of the residual at the start, special tokens included
-    pad1=unsigned(16),
+    loop=unsigned(16),           # instruction at which the next round begins
     weight_offset=unsigned(32),  # bytes from the model base to the weight stream of port 0
     weight_stride=unsigned(32),  # bytes from the weight stream of one port to that of the next
     weight_beats=unsigned(32),   # length of the weight stream of each port, in port beats
+    images=unsigned(8),          # in a round, 1 to SEGMENTS
+    pad1=unsigned(8),
+    row_step=unsigned(16),       # residual rows from even to odd rounds, where they alternate
 )
 
 #: Writes ``count`` rows of a table or block list, starting at ``first``.
@@ -269,10 +285,14 @@ table_layout = _instruction(
     rows=data.ArrayLayout(unsigned(64), TABLE_ROWS),  # PolyRow, or a ListEntry per bank
 )
 
-#: Reads the frame into the patch buffer, or initial rows into the residual.
+#: Reads a frame into the patch buffer, or initial rows into the residual, behind the instructions
+#: that follow. The next LOAD, and a pass that streams patches, wait until it has ended.
 load_layout = _instruction(
     kind=LoadKind,               # what is brought
-    pad=unsigned(7),
+    ahead=unsigned(1),           # what the next round needs; nothing in the last round
+    alternate=unsigned(1),       # RESIDUAL: ``row_step`` rows further in odd rounds
+    image=unsigned(2),           # FRAME: of this image of the round
+    pad=unsigned(3),
     row_bytes=unsigned(16),      # FRAME: bytes of one row of one patch; RESIDUAL: of one row
     offset=unsigned(32),         # bytes from the frame base (FRAME) or the model base (RESIDUAL)
     first=unsigned(16),          # first buffer row to be written
@@ -280,6 +300,15 @@ load_layout = _instruction(
     lines=unsigned(16),          # FRAME: lines of patches; RESIDUAL: 1
     patch_rows=unsigned(16),     # FRAME: pixel rows of a patch; RESIDUAL: 1
     stride=unsigned(8),          # buffer words from one row to the next
+    under_way=unsigned(8),       # waits until at most this many passes are under way
+)
+
+#: Begins an image: waits for all passes and the selector; the list becomes rows in order.
+image_layout = _instruction(
+    image=unsigned(2),           # of the round
+    alternate=unsigned(1),       # ``row_step`` rows further in odd rounds
+    pad=unsigned(5),
+    first_row=unsigned(16),      # residual row of its first token
 )
 
 #: One matrix product.
@@ -293,6 +322,8 @@ pass_layout = _instruction(
     accumulate=unsigned(1),           # LOGIT: add to what is there
     statistics=unsigned(1),           # RESIDUAL: sums and LayerNorm scale of the finished rows
     rows_from=Rows,                   # rows
+    of_segment=unsigned(1),           # rows, tokens and operands are those of a segment
+    segment=unsigned(2),              # which one
     columns_from_tokens=unsigned(1),  # column tiles: ceil(tokens / columns)
     k_from_tokens=unsigned(1),        # K tiles: ceil(tokens / rows of the array)
     source_slot=unsigned(1),          # SCORE: which of the two heads is read
@@ -304,7 +335,7 @@ pass_layout = _instruction(
     row_count=unsigned(10),           # rows, unless from tokens
     zero_rows=unsigned(2),            # rows before this one enter as zeros; EXP: columns
     first_head=unsigned(1),           # class_attention: there are no scores before
-    pad1=unsigned(1),
+    pad1=unsigned(5),
     column_tiles=unsigned(8),         # tiles of the output channels, unless from tokens
     k_tiles=unsigned(8),              # tiles of the input channels, unless from tokens
     list_base=unsigned(10),           # block list entry of the first K tile
@@ -334,7 +365,7 @@ pass_layout = _instruction(
     epsilon=unsigned(32),             # statistics: added to D * sum(x^2) - sum(x)^2, at least 1
 )
 
-#: Writes the logits and the top class, and ends the program.
+#: Writes the logits and the top class of each image, and ends the round.
 end_layout = _instruction(
     pad=unsigned(8),
     classes=unsigned(16),        # logits that are written
@@ -349,7 +380,10 @@ select_layout = _instruction(
     pad=unsigned(4),
     keep=unsigned(16),           # TOPK: patches that stay
     under_way=unsigned(8),       # waits until at most this many passes are under way
+    segment=unsigned(2),         # of the list, which it is about
+    image=unsigned(2),           # segment of the next list that it leaves
+    pad1=unsigned(4),
 )
 
-#: Waits for all passes and for the selector, and gives all that follows its list of tokens.
+#: Waits for all passes and for the selector; what the selectors have left becomes the list.
 prune_layout = _instruction()
