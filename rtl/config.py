@@ -4,7 +4,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rtl.isa import ListEntry, pass_layout
+from rtl.isa import SEGMENTS, ListEntry, pass_layout
 
 __all__ = ["BLOCK", "CASCADE", "CONFIGS", "Config", "ConfigError", "GROUP", "MIN_TILE_CYCLES",
            "MULTIPLIERS", "PASS_SLOTS", "SCALE_SLOTS", "named"]
@@ -63,8 +63,13 @@ class Config:
         Logits.
     weight_tiles
         Depth of the weight FIFO in array tiles.
+    images
+        Images whose residual rows have addresses at once: 2 for the next one beside this one, more
+        for batches, as far as the residual buffer holds the rows of narrow networks.
     clock_mhz
         Clock at which times and rates are stated.
+    max_rows
+        Rows of a pass: the tokens of all images of a batch; 0 for ``max_tokens``.
     pruning
         Whether there is a token selector: programs may then have SELECT and PRUNE.
     multiplier
@@ -83,6 +88,8 @@ class Config:
     max_classes: int
     weight_tiles: int
     clock_mhz: int
+    images: int = 2
+    max_rows: int = 0
     pruning: bool = True
     multiplier: str = "portable"
 
@@ -105,7 +112,8 @@ class Config:
         for size, low, high in (("max_tokens", 2, 1024), ("max_width", 16, 1008),
                                 ("max_hidden", 16, 4096), ("max_patch", 16, 4096),
                                 ("max_classes", 2, 4096), ("weight_tiles", 2, 256),
-                                ("clock_mhz", 1, 1000)):
+                                ("clock_mhz", 1, 1000), ("images", 1, SEGMENTS),
+                                ("pass_rows", self.max_tokens, 1024)):
             value = getattr(self, size)
             if not low <= value <= high:
                 raise ConfigError(f"{size} is {value}, must be between {low} and {high}")
@@ -181,6 +189,18 @@ class Config:
     def package_parts(self) -> int:
         """Parts of a column tile that are summed one after another."""
         return self.columns // self.package_lanes
+
+    # Rows
+
+    @property
+    def pass_rows(self) -> int:
+        """Rows of a pass, and positions of the token list, at most."""
+        return self.max_rows or self.max_tokens
+
+    @property
+    def residual_rows(self) -> int:
+        """Rows of the residual that have addresses, of all images."""
+        return self.images * self.max_tokens
 
     # Buffers, in words of ``lanes`` channels (streaming) or ``columns`` channels (stationary)
 
@@ -263,7 +283,7 @@ CONFIGS: dict[str, Config] = {c.name: c for c in (
             max_classes=100, weight_tiles=8, clock_mhz=200),
     _config("kv260", 32, 64, 4, 128, **_DEIT_SMALL, weight_tiles=16, clock_mhz=250),
     _config("zcu104", 64, 32, 2, 128, **_DEIT_SMALL, weight_tiles=8, clock_mhz=250),
-    _config("zcu102", 64, 64, 4, 128, **_DEIT_BASE, weight_tiles=8, clock_mhz=300),
+    _config("zcu102", 64, 64, 4, 128, **_DEIT_BASE, weight_tiles=8, clock_mhz=300, images=4, max_rows=512),
 )}
 
 

@@ -156,12 +156,15 @@ def _registers() -> Iterator[Register]:
     yield _whole("OUTPUT_ADDR", 0x20, rw, "Address of the output, a multiple of 4096.", 64)
     yield _whole("MODEL_BYTES", 0x28, rw, "Bytes from MODEL_ADDR on that may be read.")
     yield _whole("FRAME_BYTES", 0x2C, rw,
-                 "Bytes from FRAME_ADDR on that may be read: the frame, in whole beats.")
+                 "Bytes from FRAME_ADDR on that may be read: the frames, in whole beats.")
     yield _whole("OUTPUT_BYTES", 0x30, rw, "Bytes from OUTPUT_ADDR on that may be written.")
     yield Register(
         name="SOFT_RESET", offset=0x34,
         description="Ends a run without ap_done, once all bus transfers have completed.",
         fields=_fields(Access.SET, ("reset", 0, 1, "Reads 1 until the core is idle again.")))
+
+    yield _whole("ROUNDS", 0x38, rw, "Rounds of the program, each of an image or a batch; 0 is one.")
+    yield _whole("FRAME_STRIDE", 0x3C, rw, "Bytes from a frame to the next, a multiple of port_bytes.")
 
     # Identity
     yield _whole("VERSION", 0x40, ro, "Version of the instruction set (ISA_VERSION).")
@@ -183,6 +186,8 @@ def _registers() -> Iterator[Register]:
         fields=_fields(ro, ("max_classes", 0, 16, "Classes."),
                        ("weight_tiles", 16, 16, "Depth of the weight FIFO in array tiles.")))
 
+    yield _whole("OUTPUT_STRIDE", 0x54, rw, "Bytes from an output to the next, a multiple of 4096.")
+
     # Status of the run, or of the last one; cleared by ap_start
     yield _whole("STATUS", 0x60, ro, "State of the run controller.", values=RunState, bits=2)
     yield _whole("ERROR", 0x64, ro, "Error that ended the run.", values=Error, bits=8)
@@ -191,6 +196,7 @@ def _registers() -> Iterator[Register]:
     yield _whole("TOKENS", 0x70, ro, "Tokens in the last block.")
     yield _whole("BYTES_READ", 0x74, ro, "Bytes read from memory.")
     yield _whole("BYTES_WRITTEN", 0x78, ro, "Bytes written to memory, whole beats.")
+    yield _whole("IMAGES_DONE", 0x7C, ro, "Images whose output is in memory.")
     yield _whole("CYCLES", 0x80, ro, "Cycles of the run; the sum of the STALL counters.", 64)
     for cause in Stall:
         yield _whole(f"STALL_{cause.name}", 0x88 + WORD_BYTES * cause.value, ro,
@@ -211,7 +217,8 @@ def _registers() -> Iterator[Register]:
 #: All registers, in the order of their addresses.
 REGISTERS: tuple[Register, ...] = tuple(_registers())
 #: Arguments of a run, which hold what was written.
-ARGUMENTS = tuple(r for r in REGISTERS if 0x10 <= r.offset < 0x34)
+ARGUMENTS = tuple(r for r in REGISTERS
+                  if 0x10 <= r.offset < 0x60 and r.access == Access.RW)
 #: Registers that show a run; the ones before them are constants.
 STATUS = tuple(r for r in REGISTERS if 0x60 <= r.offset < 0x100)
 #: Registers that are read from the core, where there is a token selector; else they are zero.
