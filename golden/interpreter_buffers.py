@@ -35,9 +35,9 @@ class Buffers:
     key, value, logit
         Words of ``columns`` channels.
     rowmax
-        Maxima of the scores [slots, tokens].
+        Maxima of the scores [slots, positions].
     norms
-        Mean, mantissa and shift of LayerNorm [slots, 3, rows].
+        Mean, mantissa and shift of LayerNorm [slots, 3, rows of the residual].
     tables
         Polynomials, by ``Table`` [rows, 3].
     lists, broadcast
@@ -59,8 +59,8 @@ class Buffers:
         self.key = memory(c.key_depth, c.columns, -127, 127)
         self.value = memory(c.value_depth, c.columns, -127, 127)
         self.logit = memory(c.class_tiles, c.columns, -100, 100)
-        self.rowmax = memory(2, c.max_tokens, -32768, 32767)
-        self.norms = memory(4 * 3, c.max_tokens, 1, 47).reshape(4, 3, -1)
+        self.rowmax = memory(2, c.pass_rows, -32768, 32767)
+        self.norms = memory(4 * 3, c.residual_rows, 1, 47).reshape(4, 3, -1)
         self.tables = {Table.LANE: memory(LANE_ROWS, 3, 0, 9),
                        Table.RECIPROCAL: memory(RECIPROCAL_ROWS, 3, 0, 9),
                        Table.RSQRT: memory(RSQRT_ROWS, 3, 0, 9)}
