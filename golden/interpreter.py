@@ -378,9 +378,10 @@ class _Machine(Buffers):
             v = gelu_int(self.tables[Table.LANE][:LANE_LAYOUT_ROWS["gelu_high"][0] + 1],
                          saturate(v, LANE_X_BITS))
         if destination == Destination.LOGIT:
+            word = f.destination_base + np.arange(len(rows)) * f.destination_stride + ct
             if f.accumulate:
-                v = saturate(v + self.logit[f.destination_base + ct], ACC_BITS)
-            self.logit[f.destination_base + ct] = v[0]
+                v = saturate(v + self.logit[word], ACC_BITS)
+            self.logit[word] = v
         elif destination == Destination.KEY:
             v = saturate(v, 8, symmetric=True)
             group, token = np.divmod(rows.position, c.columns)

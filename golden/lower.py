@@ -98,7 +98,7 @@ class _Network(Lowering):
             if selector is not None:
                 lower_package(self, selector, block.norm1)
         self._queries_keys_values(block, stage)
-        self.rounds.load_ahead(i)
+        self.rounds.after_values(i)
         for head in range(self.model.heads + 1):
             if head < self.model.heads:
                 self._score(block, stage, head)
@@ -117,6 +117,7 @@ class _Network(Lowering):
             PassLabel(kind=PassKind.MLP1, stage=f"{stage}.hidden"),
             writes="hidden", layer=block.mlp1, destination=Destination.ACT, gelu=1,
             destination_stride=self.hidden_words, **self.from_residual())
+        self.rounds.after_hidden(i)
         if self._scores(i):
             # All but the projection and MLP 1 is over, and with it the attention.
             select(self, SelectorKind.TOPK, keep=self.keep[self.selectors[i + 1]], under_way=2)

@@ -41,9 +41,9 @@ def _is_residual(word: int) -> bool:
 class Rounds:
     """The loop over images: what they need is loaded beside the passes of the one before.
 
-    Where the residual holds the rows of two images they take turns in it, and rows of the next one
-    are loaded in the middle of a network. Else they are loaded at the start, when the last image
-    has gone. The frame is loaded as soon as the patch embedding has read the one before.
+    The frame of the next one is loaded as soon as the patch embedding has read the one before.
+    Where the residual holds the rows of two images they take turns in it, and those of the next one
+    are loaded after that. Else they are loaded at its start, when the last image has gone.
 
     Parameters
     ----------
@@ -87,13 +87,18 @@ class Rounds:
         if not self.alternate:
             body.append(self._load_residual(ahead=False))
 
-    def load_ahead(self, block: int) -> None:
-        """Append what is loaded for the next image while ``block`` runs, after its V."""
-        body = self.lowering.out.body
+    def after_values(self, block: int) -> None:
+        """Append what is loaded for the next image once the V of ``block`` is queued."""
         if block == 0:
-            body.append(self._load_frame(ahead=True))
-        if block == self.lowering.model.depth // 2 and self.alternate:
-            body.append(self._load_residual(ahead=True))
+            self.lowering.out.body.append(self._load_frame(ahead=True))
+        elif block == 1 and self.alternate:
+            self.lowering.out.body.append(self._load_residual(ahead=True))
+
+    def after_hidden(self, block: int) -> None:
+        """Append what is loaded once the MLP 1 of ``block`` is queued."""
+        # The second LOAD waits for the first: a block later, or as late as a single one allows.
+        if block + 1 == self.lowering.model.depth == 1 and self.alternate:
+            self.lowering.out.body.append(self._load_residual(ahead=True))
 
     def memory_image(self) -> bytes:
         """Return the memory image of all that has been appended."""

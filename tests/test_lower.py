@@ -130,6 +130,25 @@ def test_consecutive_images(name: str, late: bool, images: int) -> None:
     assert len({tuple(r.logits) for r in results}) == len(frames)
 
 
+def order_of_loads(program: Program) -> list[str]:
+    """Return LOADs, the loop, and the passes that they are beside, by name."""
+    labels, names = iter(program.labels), []
+    for index, f in enumerate(program.instructions):
+        if index == program.instructions[0].loop:
+            names.append("loop")
+        if f.opcode == Opcode.IMAGE:
+            names.append("image")
+        elif f.opcode == Opcode.LOAD:
+            assert f.alternate == (f.ahead and f.kind == LoadKind.RESIDUAL)
+            assert f.under_way == (3 if f.ahead else 0)
+            names.append(f"{'ahead ' * f.ahead}{LoadKind(f.kind).name}")
+        elif f.opcode == Opcode.PASS:
+            label = next(labels)
+            if label.kind in (PassKind.PATCH, PassKind.V, PassKind.MLP1):
+                names.append(label.stage)
+    return names
+
+
 def test_loads_and_the_loop() -> None:
     """Two images of 38 tokens of 3 words take turns if their rows have addresses and words."""
     net = network("small_test")
@@ -139,26 +158,16 @@ def test_loads_and_the_loop() -> None:
         program = lower(net.qvit, replace(named("small"), max_width=128, **sizes))
         begin = program.instructions[0]
         assert (begin.images, begin.row_step) == (1, 38 if alternate else 0)
-        order = []
-        for index, f in enumerate(program.instructions):
-            if index == begin.loop:
-                order.append("loop")
-            if f.opcode == Opcode.IMAGE:
-                assert (f.image, f.first_row, f.alternate) == (0, 0, alternate)
-                order.append("image")
-            elif f.opcode == Opcode.LOAD:
-                assert f.alternate == (f.ahead and f.kind == LoadKind.RESIDUAL)
-                assert f.under_way == (3 if f.ahead else 0)
-                order.append(f"{'ahead ' * f.ahead}{LoadKind(f.kind).name}")
-            elif f.opcode == Opcode.PASS:
-                label = program.labels[sum(i.opcode == Opcode.PASS
-                                           for i in program.instructions[:index])]
-                if label.kind in (PassKind.PATCH, PassKind.V):
-                    order.append(label.stage)
+        image = next(f for f in program.instructions if f.opcode == Opcode.IMAGE)
+        assert (image.image, image.first_row, image.alternate) == (0, 0, alternate)
         first, ahead = (["RESIDUAL"], ["ahead RESIDUAL"]) if alternate else ([], [])
-        assert order == [
+        assert order_of_loads(program) == [
             *first, "FRAME", "loop", "image", *([] if alternate else ["RESIDUAL"]),
-            "embed.residual", "block0.v", "ahead FRAME", "block1.v", *ahead]
+            "embed.residual", "block0.v", "ahead FRAME", "block0.hidden", "block1.v", *ahead,
+            "block1.hidden"]
+    assert order_of_loads(lower(network("head16").qvit, named("small"))) == [
+        "RESIDUAL", "FRAME", "loop", "image", "embed.residual", "block0.v", "ahead FRAME",
+        "block0.hidden", "ahead RESIDUAL"]
 
 
 @pytest.mark.parametrize(("name", "config"), _CASES, ids=lambda v: getattr(v, "name", v))
