@@ -32,6 +32,7 @@ from rtl.selector import Selector
 from rtl.statistics import Statistics
 from rtl.taps import Taps
 from rtl.token_list import TokenList
+from rtl.tracing import connect_trace
 from rtl.watchdog import Watchdog
 from rtl.weights import WeightStream
 from rtl.writeback import WriteBack
@@ -147,6 +148,7 @@ class Core(wiring.Component):
         self._write(m, pipeline)
         self._retire(m, pipeline)
         self._outside(m)
+        connect_trace(m, self, pipeline)
         if self.config.pruning:
             connect_selector(m, self, pipeline)
             connect_package(m, self, pipeline)
