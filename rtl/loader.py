@@ -9,7 +9,7 @@ from amaranth.utils import ceil_log2, exact_log2
 from rtl import isa
 from rtl.arith import delay
 from rtl.buffers import KeyBuffer, ValueBuffer
-from rtl.config import BLOCK, PASS_SLOTS, SCALE_SLOTS, Config
+from rtl.config import PASS_SLOTS, SCALE_SLOTS, Config
 
 __all__ = ["LoaderActivity", "TileLoader", "pass_behind", "tile_layout"]
 
@@ -310,9 +310,9 @@ class TileLoader(wiring.Component):
         for kind, requested in source_is.items():
             m.d.comb += requested.eq(read_row & (fields.stationary == kind))
 
-        # Key: array row r streams against channel (index * row_blocks + r // 16) * 16 + r % 16.
+        # Key: array row r streams against channel index * rows + r.
         entry = Signal(isa.ListEntry)
-        with m.Switch(row[ceil_log2(BLOCK):]):
+        with m.Switch(row[ceil_log2(config.block):]):
             for bank in range(config.row_blocks):
                 with m.Case(bank):
                     m.d.comb += entry.eq(blocks[bank])
