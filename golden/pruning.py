@@ -140,13 +140,15 @@ class PruningConfig:
         return self.counts or tuple(keep_count(patches, rate) for rate in self.rates or ())
 
 
-def segment_macs(model: ModelConfig, pruning: PruningConfig, tokens: Sequence[int]) -> list[int]:
+def segment_macs(model: ModelConfig, pruning: PruningConfig, tokens: Sequence[int],
+                 last_block: str = "all") -> list[int]:
     """Return the multiplications up to the first selector, then from each selector to the next.
 
     ``tokens`` are the tokens of each segment, all of them: those of the model, then what each
     selector leaves. A selector counts to the segment that it begins, the patch embedding to the
     first and the heads to the last. Counted is every product of matrices; their sum is
-    :meth:`golden.model.ModelConfig.macs` where nothing is pruned.
+    :meth:`golden.model.ModelConfig.macs` where nothing is pruned. Of the last block only the rows
+    count that :meth:`golden.model.ModelConfig.last_rows` says.
     """
     starts = (0, *pruning.active, model.depth)
     if len(tokens) != len(starts) - 1:
@@ -160,6 +162,8 @@ def segment_macs(model: ModelConfig, pruning: PruningConfig, tokens: Sequence[in
             macs[i] += selector_macs(model, n - model.special_tokens)
     macs[0] += model.grid ** 2 * model.patch_channels * d
     macs[-1] += model.special_tokens * d * model.classes
+    n = tokens[-1]
+    macs[-1] -= (n - model.last_rows(last_block, n)) * 2 * d * (d + n + model.hidden)
     return macs
 
 

@@ -248,6 +248,21 @@ def test_macs_of_parts(name: str) -> None:
         segment_macs(model, topk, [1, 2, 3])
 
 
+@pytest.mark.parametrize("name", ["deit_tiny", "small_test", "deit_base_distilled"])
+def test_macs_of_the_class_token_in_the_last_block(name: str) -> None:
+    model = MODELS[name]
+    d, rows = model.width, model.special_tokens
+    for pruning, tokens in ((PruningConfig(selector="none"), [model.tokens]),
+                            (PruningConfig(selector="topk", blocks=(1,), rates=(0.5,)),
+                             [model.tokens, 20])):
+        n = tokens[-1]
+        whole = 4 * n * d * d + 2 * n * n * d + 2 * n * d * model.hidden
+        part = 2 * (n + rows) * d * d + 2 * rows * n * d + 2 * rows * d * model.hidden
+        saved = sum(segment_macs(model, pruning, tokens)) - sum(
+            segment_macs(model, pruning, tokens, "cls"))
+        assert saved == whole - part
+
+
 @pytest.mark.parametrize(("settings", "message"), [
     ({"selector": "top"}, "selector is 'top', must be one of threshold, topk, none"),
     ({"package": "both"}, "package is 'both', must be one of each, merged"),
