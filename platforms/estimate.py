@@ -21,7 +21,7 @@ from golden.files import check_output
 from golden.lower import check_sizes, lower
 from golden.model import MODELS, ModelConfig, model_named
 from golden.pages import check_section, write_section
-from golden.pruning import BLOCKS, PruningConfig
+from golden.pruning import BLOCKS, PruningConfig, segment_tokens
 from platforms.cycles import BYTES_PER_CYCLE, LATENCY, CycleModel
 from platforms.hollow import hollow
 from rtl.config import CONFIGS, Config, named
@@ -37,14 +37,10 @@ _COLUMNS = ("model", "selectors", "tokens", "cycles")
 
 def tokens_left(model: ModelConfig, pruning: PruningConfig) -> tuple[int, ...]:
     """Return the tokens at the start, and those that each selector ``topk`` leaves."""
-    patches = model.grid ** 2
-    counts = pruning.keep_counts(patches) if pruning.active else ()
-    tokens, packages = [model.tokens], 0
-    for before, kept in pairwise((patches, *counts)):
-        if kept < before:
-            packages = 1 if pruning.package == "merged" else packages + 1
-        tokens.append(model.special_tokens + kept + packages)
-    return tuple(tokens)
+    if not pruning.active:
+        return (model.tokens,)
+    counts = pruning.keep_counts(model.grid ** 2)
+    return tuple(segment_tokens(model, pruning.package, counts).tolist())
 
 
 def check_tokens(model: ModelConfig, pruning: PruningConfig, tokens: Sequence[int]) -> None:

@@ -16,6 +16,7 @@ from golden.pruning import (
     PruningError,
     cumulative_rates,
     segment_macs,
+    segment_tokens,
 )
 from golden.selector import ThresholdSelector, selector_macs, selector_shapes
 
@@ -203,6 +204,19 @@ PUBLISHED = {
     "deit_base": (15.12, 12.96, 11.13, 9.376, 8.162, 8.298)}
 PARTS = (cumulative_rates(0.9, 3), cumulative_rates(0.8, 3), cumulative_rates(0.7, 3),
          (0.617, 0.369, 0.137), (88 / 196, 45 / 196, 32 / 196), cumulative_rates(0.5, 3))
+
+
+@pytest.mark.parametrize(("package", "kept", "tokens"), [
+    ("merged", [8, 4], [10, 10, 6]), ("each", [8, 4], [10, 10, 7]),
+    ("merged", [7, 7], [10, 9, 9]), ("each", [7, 7], [10, 9, 9]),
+    # A package is there only where a patch is dropped.
+    ("each", [9, 9], [10, 10, 10]), ("merged", [9, 4], [10, 10, 6]),
+    # Means of images of which some drop nothing.
+    ("each", [8.5, 4.5], [10, 10, 7.5]), ("each", [], [10]),
+    ("each", [[8, 4], [9, 9]], [[10, 10, 7], [10, 10, 10]])])
+def test_tokens_of_segments(package: str, kept: list, tokens: list) -> None:
+    assert TINY.grid ** 2 == 9
+    assert segment_tokens(TINY, package, kept).tolist() == tokens
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
