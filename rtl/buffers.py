@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from rtl.arith import delay
-from rtl.config import BLOCK, Config
+from rtl.config import Config
 
 __all__ = ["DelayBuffer", "KeyBuffer", "StreamBuffer", "ValueBuffer", "rotate_left"]
 
@@ -29,7 +29,7 @@ class StreamBuffer(wiring.Component):
     No flow control: a read is answered ``LATENCY`` cycles after its address; a write is seen by
     reads from the next cycle on.
 
-    Resources: ``banks`` block RAMs of ``16 * bits`` bits by ``depth``.
+    Resources: ``banks`` block RAMs of ``block * bits`` bits by ``depth``.
 
     Parameters
     ----------
@@ -50,6 +50,7 @@ class StreamBuffer(wiring.Component):
 
     def __init__(self, config: Config, *, bits: int, depth: int):
         self.banks = config.banks
+        self.block = config.block
         self.bits = bits
         self.depth = depth
         self.addr_bits = max(1, ceil_log2(depth))
@@ -65,12 +66,12 @@ class StreamBuffer(wiring.Component):
     @staticmethod
     def word(config: Config, bits: int) -> data.ArrayLayout:
         """Return the layout of a word of channels of ``bits`` bits: one block per bank."""
-        return data.ArrayLayout(unsigned(BLOCK * bits), config.banks)
+        return data.ArrayLayout(unsigned(config.block * bits), config.banks)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         for b in range(self.banks):
-            read, write = _memory(m, f"bank{b}", BLOCK * self.bits, self.depth)
+            read, write = _memory(m, f"bank{b}", self.block * self.bits, self.depth)
             m.d.comb += [
                 read.addr.eq(self.read_addr[b]),
                 self.read_data[b].eq(read.data),
@@ -197,6 +198,7 @@ class ValueBuffer(wiring.Component):
     LATENCY = 1
 
     def __init__(self, config: Config):
+        self.block = config.block
         self.depth = config.value_depth
         self.addr_bits = ceil_log2(self.depth)
         word = data.ArrayLayout(signed(8), config.columns)
@@ -208,7 +210,7 @@ class ValueBuffer(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         read, write = _memory(m, "words", 8 * len(self.read_data), self.depth,
-                              granularity=8 * BLOCK)
+                              granularity=8 * self.block)
         m.d.comb += [
             read.addr.eq(self.read_addr),
             self.read_data.eq(read.data),

@@ -14,7 +14,7 @@ from rtl.array import SystolicArray
 from rtl.axi import request_layout, write_layout
 from rtl.buffers import DelayBuffer, KeyBuffer, StreamBuffer, ValueBuffer
 from rtl.class_attention import ClassAttention
-from rtl.config import BLOCK, Config
+from rtl.config import Config
 from rtl.dispatch import Activity, Dispatcher
 from rtl.epilogue import Epilogue
 from rtl.frame import LoadUnit
@@ -32,6 +32,7 @@ from rtl.selector import Selector
 from rtl.statistics import Statistics
 from rtl.taps import Taps
 from rtl.token_list import TokenList
+from rtl.tracing import connect_trace
 from rtl.watchdog import Watchdog
 from rtl.weights import WeightStream
 from rtl.writeback import WriteBack
@@ -147,6 +148,7 @@ class Core(wiring.Component):
         self._write(m, pipeline)
         self._retire(m, pipeline)
         self._outside(m)
+        connect_trace(m, self, pipeline)
         if self.config.pruning:
             connect_selector(m, self, pipeline)
             connect_package(m, self, pipeline)
@@ -232,10 +234,10 @@ class Core(wiring.Component):
     def _select(self, m: Module, word: data.View, chosen: list[Value], blocks: int, bits: int,
                 name: str) -> Value:
         """Return ``blocks`` blocks of a word: block i from bank ``chosen[i] * blocks + i``."""
-        lanes = Signal(BLOCK * bits * blocks, name=name)
-        turns = self.config.banks // blocks
+        width, turns = self.config.block * bits, self.config.banks // blocks
+        lanes = Signal(width * blocks, name=name)
         for i in range(blocks):
-            part = lanes[BLOCK * bits * i:BLOCK * bits * (i + 1)]
+            part = lanes[width * i:width * (i + 1)]
             with m.Switch(chosen[i][:ceil_log2(turns)]):
                 for turn in range(turns):
                     with m.Case(turn):
@@ -269,7 +271,7 @@ class Core(wiring.Component):
             if lane < (1 << len(skipped)) - 1:
                 is_token &= ~row.tile.first_k | (lane >= skipped)
             m.d.sync += prologue.enable[lane].eq(
-                row.tile.blocks[lane // BLOCK].valid & ~row.zero
+                row.tile.blocks[lane // config.block].valid & ~row.zero
                 & ((mode != isa.Prologue.EXP) | is_token))
         exp_m, exp_s = pipeline.field(k, "exp_m"), pipeline.field(k, "exp_s")
         m.d.sync += [prologue.m.eq(exp_m), prologue.s.eq(exp_s)]
@@ -339,7 +341,7 @@ class Core(wiring.Component):
         read_at = self.at_prologue
         turn = pipeline.row(read_at - 1).tile.column_tile
         word = self.residual.read_data
-        lanes = Signal(BLOCK * 16 * config.column_blocks, name="old_residual", reset_less=True)
+        lanes = Signal(16 * config.columns, name="old_residual", reset_less=True)
         m.d.sync += lanes.eq(self._select(m, word, [turn] * config.column_blocks,
                                           config.column_blocks, 16, "old_word"))
         old_at = k + epilogue.OLD_DELAY

@@ -8,7 +8,6 @@ from amaranth.utils import ceil_log2
 
 from rtl import isa
 from rtl.arith import delay
-from rtl.config import BLOCK
 from rtl.pipeline import RowPipeline
 
 if TYPE_CHECKING:
@@ -142,7 +141,7 @@ def connect_package(m: Module, core: "Core", pipeline: RowPipeline) -> None:
     first, addr = Signal(16, name="package_first"), Signal(16, name="package_addr")
     m.d.comb += addr.eq(Mux(pipeline.valid(k) & late.swap, late.write_addr, first))
     m.d.sync += first.eq(addr)
-    part_blocks = config.package_lanes // BLOCK
+    part_blocks = config.package_lanes // config.block
     turn = late.tile.column_tile[:ceil_log2(config.banks // config.column_blocks)]
     with m.If(statistics.package_valid):
         m.d.comb += core.residual.write_addr.eq(addr)
@@ -150,5 +149,6 @@ def connect_package(m: Module, core: "Core", pipeline: RowPipeline) -> None:
             g = bank % config.column_blocks
             m.d.comb += core.residual.write_en[bank].eq(
                 (turn == bank // config.column_blocks) & (late.tile.part == g // part_blocks))
-            lanes = statistics.package_data.as_value().word_select(g % part_blocks, 16 * BLOCK)
+            lanes = statistics.package_data.as_value().word_select(
+                g % part_blocks, 16 * config.block)
             m.d.comb += core.residual.write_data[bank].eq(lanes)
