@@ -13,6 +13,7 @@ from PIL import Image
 from pruned_networks import pruned_network, random_selector
 
 from golden import integer
+from golden.cycles import CycleModel
 from golden.evaluate import (
     Answer,
     Networks,
@@ -31,7 +32,6 @@ from golden.pruning import PrunedViT, PruningConfig, segment_macs
 from golden.quantize import quantize
 from golden.scenes import fixed_set
 from golden.synthetic import synthetic
-from platforms.cycles import CycleModel
 from rtl.config import ConfigError, named
 
 TOPK = PruningConfig(selector="topk", blocks=(1,), counts=(4,))
