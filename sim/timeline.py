@@ -3,7 +3,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from enum import EnumType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,10 @@ from rtl.isa import Stall
 __all__ = ["Levels", "PassSpan", "Span", "TileLoad", "Timeline", "names_of"]
 
 
-def names_of(kind: EnumType) -> dict[int, str]:
-    """Return the names of the values of an enumeration, in lower case."""
-    return {member.value: name.lower() for name, member in kind.__members__.items()}
+def names_of(kind: Any, *without: str) -> dict[int, str]:
+    """Return the names of the values of an enumeration, in lower case, ``without`` some."""
+    return {member.value: name.lower() for name, member in kind.__members__.items()
+            if name.lower() not in without}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +58,8 @@ class PassSpan(Span):
 
     Members
     -------
-    info, number, image
-        What it is, its number in the run, and the image that it works on.
+    info, image
+        What it is, and the number of the image that it works on.
     tiles, loads
         Its tiles in order, named by column and K tile, and how they were loaded.
     written
@@ -68,7 +69,6 @@ class PassSpan(Span):
     """
 
     info: PassInfo
-    number: int
     image: int
     tiles: tuple[Span, ...]
     loads: tuple[TileLoad, ...]
@@ -154,12 +154,18 @@ class Timeline:
     def config(self) -> Config:
         return self.program.config
 
+    @property
+    def cycles(self) -> int:
+        return self.end - self.begin
+
+    def windows(self, count: int) -> Int:
+        """Return the edges of ``count`` windows of the same length, or of as many as can be."""
+        edges = np.linspace(self.begin, self.end, min(max(1, count), self.cycles) + 1)
+        return edges.round().astype(np.int64)
+
     def stalls(self) -> Iterator[Span]:
         """Give what the issue stage waited for, in order."""
-        names = names_of(Stall)
-        return self.causes.spans(self.begin, self.end,
-                                 {value: name for value, name in names.items()
-                                  if value != Stall.BUSY.value})
+        return self.causes.spans(self.begin, self.end, names_of(Stall, "busy"))
 
     def shares(self, edges: Int) -> dict[str, NDArray[np.float64]]:
         """Return for each cause its part of the cycles between each two of ``edges``."""

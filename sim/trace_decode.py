@@ -54,8 +54,7 @@ def timeline(recording: Mapping[str, Mapping[str, Int]], program: Program,
     selectors: tuple[tuple[Span, ...], ...] = ()
     if "selector" in recording:
         selectors = tuple(_groups(levels("selector", "tap_selector").spans(
-            begin, end, {value: name for value, name in names_of(SelectorPhase).items()
-                         if value != SelectorPhase.IDLE.value})))
+            begin, end, names_of(SelectorPhase, "idle"))))
     ports = range(program.config.ports)
 
     def beats(port: int, channel: str) -> Levels:
@@ -147,7 +146,7 @@ def _passes(recording: Mapping[str, Mapping[str, Int]], infos: Sequence[tuple[in
             zip(infos, starts.tolist(), [*starts[1:].tolist(), len(tiles)], strict=True)):
         spans.append(PassSpan(
             name=_name(info), begin=tiles[at].begin, end=tiles[after - 1].end, info=info,
-            number=number, image=image, tiles=tuple(tiles[at:after]), loads=tuple(loads[at:after]),
+            image=image, tiles=tuple(tiles[at:after]), loads=tuple(loads[at:after]),
             written=Span(name=_name(info), begin=written[number][0], end=written[number][1]),
             queued=passes["queued"][number], retired=passes["retired"][number]))
     return tuple(spans)

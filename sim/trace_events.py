@@ -68,7 +68,7 @@ def write_trace(path: Path, timelines: Sequence[Timeline]) -> None:
     other = {"unit": "1 us of the time axis is 1 clock cycle",
              "clock_mhz": program.config.clock_mhz, "model": program.model.name,
              "config": program.config.name,
-             "cycles": sum(run.end - run.begin for run in timelines),
+             "cycles": sum(run.cycles for run in timelines),
              "images": [name for run in timelines for name in run.images]}
     lines = ",\n".join(json.dumps(event, separators=(",", ":")) for event in events(timelines))
     path.write_text(f'{{"otherData":{json.dumps(other)},"traceEvents":[\n{lines}\n]}}\n')
@@ -78,7 +78,8 @@ def _metadata(kind: str, track: int, **args: object) -> Event:
     return {"name": kind, "ph": "M", "pid": _PROCESS, "tid": int(track), "args": args}
 
 
-def _slice(track: Track, span: Span, start: int, name: str = "", **args: object) -> Event:
+def _slice(track: Track, span: Span, start: int, name: str = "",
+           args: Event | None = None) -> Event:
     event: Event = {"name": name or span.name, "ph": "X", "ts": span.begin - start,
                     "dur": span.cycles, "pid": _PROCESS, "tid": int(track)}
     return event | {"args": args} if args else event
@@ -93,13 +94,14 @@ def _run(run: Timeline, start: int) -> Iterator[Event]:
     for span in run.instructions:
         yield _slice(Track.INSTRUCTIONS, span, start)
     for one in run.passes:
-        yield from _pass(run, one, start)
+        yield from _pass(one, start)
     for span in run.stalls():
         yield _slice(Track.STALLS, span, start)
     for span in run.loads:
         yield _slice(Track.LOADS, span, start)
     for i, phases in enumerate(run.selectors):
-        whole = Span(name=f"selector {i}", begin=phases[0].begin, end=phases[-1].end)
+        name = f"selector{i % run.program.selectors}"
+        whole = Span(name=name, begin=phases[0].begin, end=phases[-1].end)
         yield _slice(Track.SELECTOR, whole, start)
         for span in phases:
             yield _slice(Track.SELECTOR, span, start)
@@ -119,19 +121,20 @@ def _network(run: Timeline, start: int) -> Iterator[Event]:
             yield _slice(Track.NETWORK, _over(name, list(block)), start)
 
 
-def _pass(run: Timeline, one: PassSpan, start: int) -> Iterator[Event]:
+def _pass(one: PassSpan, start: int) -> Iterator[Event]:
     info = one.info
-    args = {"pass": one.number, "instruction": info.instruction, "tokens": info.tokens,
-            "rows": info.rows, "column tiles": info.column_tiles, "K tiles": info.k_tiles,
-            "queued": one.queued - start, "retired": one.retired - start}
-    yield _slice(Track.ARRAY, one, start, **args)
+    args: Event = {"pass": info.index, "instruction": info.instruction, "tokens": info.tokens,
+                   "rows": info.rows, "column tiles": info.column_tiles, "K tiles": info.k_tiles,
+                   "queued": one.queued - start, "retired": one.retired - start}
+    yield _slice(Track.ARRAY, one, start, args=args)
     for tile in one.tiles:
         yield _slice(Track.ARRAY, tile, start)
     for load in one.loads:
         yield _slice(Track.LOADER, load, start, f"{one.name} {load.name}")
         for part in load.parts:
-            waited = {"waited": load.waited} if part.name == "load" and load.waited else {}
-            yield _slice(Track.LOADER, part, start, _PARTS[part.name], **waited)
+            args = {"cycles without a row": load.waited}
+            yield _slice(Track.LOADER, part, start, _PARTS[part.name],
+                         args if part.name == "load" and load.waited else None)
     yield _slice(Track.EPILOGUE, one.written, start)
     yield {"name": f"{one.name} retired", "ph": "i", "s": "t", "ts": one.retired - start,
            "pid": _PROCESS, "tid": int(Track.EPILOGUE)}
@@ -139,8 +142,7 @@ def _pass(run: Timeline, one: PassSpan, start: int) -> Iterator[Event]:
 
 def _counters(run: Timeline, start: int) -> Iterator[Event]:
     """Give what is counted, in windows of the same length."""
-    samples = min(_SAMPLES, run.end - run.begin)
-    edges = np.linspace(run.begin, run.end, samples + 1).round().astype(np.int64)
+    edges = run.windows(_SAMPLES)
     width = run.config.port_bits // 8 / np.diff(edges)
     busy = run.shares(edges)["busy"]
     levels = run.weights.at(edges[:-1])

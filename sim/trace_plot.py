@@ -13,7 +13,7 @@ from sim.timeline import Timeline
 
 __all__ = ["draw"]
 
-#: Points of the plot; each stands for so much of the cycles.
+#: Windows of time over which the plot has the mean.
 _WINDOWS = 400
 
 #: Places in the colour map: first the strong colours, without those that look like busy.
@@ -26,10 +26,10 @@ _NAMED = 40
 def draw(path: Path, timelines: Sequence[Timeline]) -> None:
     """Write a PNG, the same bytes for the same runs, of runs that follow each other."""
     program = timelines[0].program
-    cycles = sum(run.end - run.begin for run in timelines)
+    cycles = sum(run.cycles for run in timelines)
     figure = Figure(figsize=(12, 4.5), layout="constrained")
     axes = figure.subplots()
-    edges = [_edges(run, cycles) for run in timelines]
+    edges = [run.windows(_WINDOWS * run.cycles // cycles) for run in timelines]
     shares = [run.shares(at) for run, at in zip(timelines, edges, strict=True)]
     # Time goes on from run to run, without what the host does between.
     widths = np.concatenate([np.diff(at) for at in edges])
@@ -57,12 +57,6 @@ def draw(path: Path, timelines: Sequence[Timeline]) -> None:
     figure.savefig(path, format="png", dpi=120, metadata={"Software": None})
 
 
-def _edges(run: Timeline, cycles: int) -> np.ndarray:
-    """Return where the windows of a run begin, and where the last one ends."""
-    windows = max(1, _WINDOWS * (run.end - run.begin) // cycles)
-    return np.linspace(run.begin, run.end, windows + 1).round().astype(np.int64)
-
-
 def _borders(timelines: Sequence[Timeline]) -> Iterator[tuple[int, str]]:
     """Give where blocks and selectors begin, of several images where these do."""
     several = sum(len(run.images) for run in timelines) > 1
@@ -71,4 +65,4 @@ def _borders(timelines: Sequence[Timeline]) -> Iterator[tuple[int, str]]:
         for name, passes in groupby(run.passes, key=lambda one: run.images[one.image] if several
                                     else one.block):
             yield before + next(passes).begin - run.begin, name
-        before += run.end - run.begin
+        before += run.cycles
