@@ -30,6 +30,7 @@ from golden.quantize import patch_bytes
 from rtl.config import BLOCK, CONFIGS, Config, ConfigError, named
 from rtl.isa import (
     MAGIC,
+    NO_BLOCK,
     ColumnScale,
     Destination,
     ListEntry,
@@ -296,14 +297,14 @@ def test_block_lists() -> None:
     for f in program.instructions:
         if f.opcode == Opcode.TABLE and f.table == Table.LIST:
             rows |= {f.first + k: f.rows[k] for k in range(f.count)}
-    entries = [[ListEntry.from_bits(rows[i] >> (8 * b) & 0xFF) for b in range(4)]
-               for i in range(len(rows))]
+    entries = [[rows[i] >> (8 * b) & 0xFF for b in range(4)] for i in range(len(rows))]
     heads = []
     for info in dense_passes(program):
         f = program.instructions[info.instruction]
         assert f.list_stride == 0
-        used = [e.index * 4 + bank for entry in entries[f.list_base:f.list_base + info.k_tiles]
-                for bank, e in enumerate(entry) if e.valid]
+        used = [ListEntry.from_bits(e).index * 4 + bank
+                for entry in entries[f.list_base:f.list_base + info.k_tiles]
+                for bank, e in enumerate(entry) if e != NO_BLOCK]
         if info.kind == PassKind.SCORE:
             assert used == [info.head]
             heads.append(f.list_base)
@@ -364,7 +365,7 @@ def test_interpreter_refuses_broken_programs() -> None:
     for at, size, value, message in (
         (4, 1, 0, "does not start with BEGIN and its magic number"),
         (0, 1, Opcode.END.value, "does not start with BEGIN"),
-        (1, 1, 9, "version 9 of the instruction set, must be 2"),
+        (1, 1, 9, "version 9 of the instruction set, must be 3"),
         (64, 1, 0, "instruction 1 has no known opcode"),
         (last, 1, Opcode.BEGIN.value, "is BEGIN"),
         (64 * 5, 1, Opcode.BEGIN.value, r"instruction 5 of \d+ is BEGIN"),
