@@ -4,7 +4,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from golden.files import check_output, make_folder
 from golden.model import ModelConfig, model_named
 from golden.panels import panels
 from golden.scene_set import scene_set
-from rtl.config import named
+from rtl.config import Config, named
 from sim.command import (
     add_bus_options,
     add_network_options,
@@ -35,6 +35,9 @@ from sim.command import (
 from sim.frames import FramesReport, different, simulate_frames
 from sim.report import Summary
 from sim.simulate import simulate_images
+from sim.timeline import Timeline
+from sim.trace_events import write_trace
+from sim.trace_plot import draw
 from sim.workload import Workload
 
 __all__ = ["add_options", "execute", "execute_frames", "main"]
@@ -60,6 +63,10 @@ def add_options(parser: argparse.ArgumentParser, selector: str) -> None:
                         f" {_DRAWN} scenes, of what the selectors keep; without it {_OUTPUT} if"
                         " there are selectors")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here, too")
+    parser.add_argument("--trace", type=Path, metavar="FILE",
+                        help="JSON file of what was done when, for ui.perfetto.dev")
+    parser.add_argument("--plot", type=Path, metavar="FILE",
+                        help="picture (.png) of what the array does over time")
 
 
 def _frames(images: Sequence[Path] | None, scenes: int | None,
@@ -70,6 +77,30 @@ def _frames(images: Sequence[Path] | None, scenes: int | None,
     test = scene_set(model, "test", scenes)
     return [(f"scene {i}", test.frame(i, model.image_size), label)
             for i, label in enumerate(test.labels)]
+
+
+def _checked(options: argparse.Namespace) -> tuple[Config, ModelConfig]:
+    """Return configuration and model, once it is known that files can be written."""
+    for path in (options.json, options.trace, options.plot):
+        if path is not None:
+            check_output(path)
+    config, model = named(options.config), model_named(options.model)
+    pruning_config(options).check(model)
+    return config, model
+
+
+def _traced(options: argparse.Namespace
+            ) -> tuple[list[Timeline], Callable[[Timeline], None] | None]:
+    """Return where the timelines of runs will be, and what takes them if they are asked for."""
+    timelines: list[Timeline] = []
+    return timelines, timelines.append if options.trace or options.plot else None
+
+
+def _draw(options: argparse.Namespace, timelines: Sequence[Timeline]) -> None:
+    if options.trace is not None:
+        write_trace(options.trace, timelines)
+    if options.plot is not None:
+        draw(options.plot, timelines)
 
 
 def _works(options: argparse.Namespace, console: Console,
@@ -99,10 +130,7 @@ def execute(options: argparse.Namespace, images: Sequence[Path] | None, console:
 
     The result is shown, pictures and JSON are written.
     """
-    if options.json is not None:
-        check_output(options.json)
-    config, model = named(options.config), model_named(options.model)
-    pruning_config(options).check(model)
+    config, model = _checked(options)
     if options.output is not None:
         make_folder(options.output)
     works, cycles = _works(options, console, _frames(images, scenes, model))
@@ -110,8 +138,10 @@ def execute(options: argparse.Namespace, images: Sequence[Path] | None, console:
     if output is not None:
         make_folder(output)
     program = prepare(config, console)
+    timelines, traced = _traced(options)
     with progress_bar(console, "Simulation", cycles, len(works)) as progress:
-        reports = simulate_images(works, program, bus_of(options), progress=progress)
+        reports = simulate_images(works, program, bus_of(options), progress=progress, traced=traced)
+    _draw(options, timelines)
     pictures = []
     if output is not None:
         for number, report in enumerate(reports[:None if scenes is None else _DRAWN], 1):
@@ -132,14 +162,13 @@ def execute_frames(options: argparse.Namespace, images: Sequence[Path] | None, c
         raise ValueError(f"the number of frames is {count}, must be between 1 and {_MOST_FRAMES}")
     if options.output is not None:
         raise ValueError("pictures are asked for with consecutive frames, must be without")
-    if options.json is not None:
-        check_output(options.json)
-    config, model = named(options.config), model_named(options.model)
-    pruning_config(options).check(model)
+    config, model = _checked(options)
     works, cycles = _works(options, console, different(_frames(images, scenes, model), count))
     program = prepare(config, console)
+    timelines, traced = _traced(options)
     with progress_bar(console, "Simulation", count * cycles) as progress:
-        report = simulate_frames(works, program, bus_of(options), progress=progress)
+        report = simulate_frames(works, program, bus_of(options), progress=progress, traced=traced)
+    _draw(options, timelines)
     _finish(report, options, console)
     return report
 
