@@ -26,12 +26,12 @@ class Selector(wiring.Component):
     yet. ``start`` begins a selector, while passes go on; ``select`` and the segment are taken with
     it. TOPK waits for the class attention unit and searches its threshold; the scores have been
     stored as they came, by segment and position. THRESHOLD is started before the pass of the
-    classes, and the scan follows their pairs, in the order of the positions. It reads one position a cycle, and writes the rows that stay to
-    the other bank of the token list and the others to the dropped list. Special and package tokens
-    stay, but a package that is merged goes with the patches, if one goes. The row of the first
-    that is dropped is that of the package token and comes at the end; where none is dropped, the
-    dropped list has the row of the last token, with a share of one, and the package pass changes
-    nothing.
+    classes, and the scan follows their pairs, in the order of the positions. It reads one position
+    a cycle, and writes the rows that stay to the other bank of the token list and the others to the
+    dropped list. Special and package tokens stay, but a package that is merged goes with the
+    patches, if one goes. The row of the first that is dropped is that of the package token and
+    comes at the end; where none is dropped, the dropped list has the row of the last token, with a
+    share of one, and the package pass changes nothing.
 
     Both lists are appended to, from ``kept_base`` and ``dropped_base`` on. With ``append`` they,
     ``kept``, ``dropped``, shares and counts are there, and ``busy`` falls. ``apply``: the next
