@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from golden.fixed import Int
 from golden.program import PassLabel
 from golden.quantize import Linear, Scale
-from rtl.config import BLOCK, Config, ConfigError
+from rtl.config import Config, ConfigError
 from rtl.isa import (
     ACC_BITS,
     TABLE_ROWS,
@@ -168,15 +168,16 @@ class Assembler:
 
         The list of column tile t starts at entry ``t * stride``.
         """
-        columns, row_blocks = self.config.columns, self.config.row_blocks
+        columns, row_blocks, block = (
+            self.config.columns, self.config.row_blocks, self.config.block)
         tiles = -(-len(layer.bias) // columns)
         parameters = _parameters(layer, tiles * columns)
         parameters = parameters.reshape(tiles, columns, -1).transpose(0, 2, 1)
 
         # The input channel of every array row; -1 where a bank streams nothing.
         channel = np.array([
-            [-1] * BLOCK if index is None
-            else [(index * row_blocks + bank) * BLOCK + c for c in range(BLOCK)]
+            [-1] * block if index is None
+            else [(index * row_blocks + bank) * block + c for c in range(block)]
             for entry in entries for bank, index in enumerate(entry)]).reshape(-1)
         channel = np.stack([channel] * tiles) if not stride else channel.reshape(tiles, -1)
         weight = np.pad(_resized(layer.weight, tiles * columns), ((0, 0), (0, 1)))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from golden.images import SAMPLE, ImageError, load_image
+from golden.model import LAST_BLOCKS
 from golden.pruning import (
     BLOCKS,
     PACKAGES,
@@ -21,8 +22,8 @@ from golden.pruning import (
     cumulative_rates,
 )
 
-__all__ = ["add_selector_options", "exit_status", "frames", "numbers", "picture_name",
-           "pruning_config"]
+__all__ = ["add_last_block_option", "add_selector_options", "exit_status", "frames", "numbers",
+           "picture_name", "pruning_config"]
 
 #: What each selector of ``topk`` keeps of the patches it is given, unless told otherwise.
 _KEEP = 0.7
@@ -81,6 +82,14 @@ def add_selector_options(parser: argparse.ArgumentParser, default: str | None) -
     parser.add_argument("--blocks", type=numbers(int, "whole numbers"),
                         help="blocks before which there is a selector, counted from 0; without it"
                         f" {','.join(map(str, BLOCKS))}")
+
+
+def add_last_block_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--last-block``."""
+    parser.add_argument("--last-block", choices=LAST_BLOCKS, default=LAST_BLOCKS[0],
+                        help="rows of the last block that are computed, beside keys and values:"
+                        " all, or those of the class token (and of the distillation token), which"
+                        " give the same logits (default: %(default)s)")
 
 
 def pruning_config(options: argparse.Namespace,

@@ -21,7 +21,11 @@ Named stages, all int32 but sums of squares and weights (int64), in channel orde
 ``logits``                             [classes]
 =====================================  ==========================================================
 
-Tokens are those that are left. Of selector s, for T tokens before it, T' after it, d dropped rows:
+Tokens are those that are left. If only the class token's rows of the last block are computed, its
+stages have the rows of the special tokens alone, and so has ``head.norm``; ``.k`` and ``.v`` have
+all, scores are [heads, special tokens, tokens].
+
+Of selector s, for T tokens before it, T' after it, d dropped rows:
 
 =======================================  ========================================================
 ``selector{s}.rows``                     row of the residual in memory of each token before [T]
@@ -99,8 +103,8 @@ def patches(qvit: QuantizedViT, frame: NDArray[np.uint8]) -> Int:
 class _Run:
     """One image: the residual, its row statistics, the list of tokens, and the stages so far."""
 
-    def __init__(self, qvit: QuantizedViT) -> None:
-        self.qvit = qvit
+    def __init__(self, qvit: QuantizedViT, last_block: str) -> None:
+        self.qvit, self.last_block = qvit, last_block
         self.stages: Stages = {}
         self.residual = qvit.initial.astype(np.int64)
         self.statistics: tuple[Int, ...]
@@ -134,10 +138,11 @@ class _Run:
         """Return [heads, tokens, head size] of [tokens, width]."""
         return x.reshape(len(x), self.qvit.model.heads, -1).transpose(1, 0, 2)
 
-    def attention(self, i: int) -> Int:
+    def attention(self, i: int, rows: int) -> Int:
+        """Return the attention output of the first ``rows`` tokens, to all tokens."""
         block, stage = self.qvit.blocks[i], f"block{i}"
         y = self.normalised()
-        q = self.record(f"{stage}.q", saturate(apply(block.q, y), 8))
+        q = self.record(f"{stage}.q", saturate(apply(block.q, y[:rows]), 8))
         k, v = (self.record(f"{stage}.{name}", saturate(apply(layer, y), 8, symmetric=True))
                 for name, layer in (("k", block.k), ("v", block.v)))
         acc = matmul(self.heads(q), self.heads(k).transpose(0, 2, 1))
@@ -159,8 +164,12 @@ class _Run:
     def block(self, i: int) -> None:
         blocks = self.qvit.blocks
         block, stage = blocks[i], f"block{i}"
-        self.add(block.projection, self.attention(i), f"{stage}.residual1",
-                 block.norm2, f"{stage}.norm2")
+        rows = len(self.residual)
+        if i + 1 == len(blocks):
+            rows = self.qvit.model.last_rows(self.last_block, rows)
+        attention = self.attention(i, rows)
+        self.residual = self.residual[:rows]
+        self.add(block.projection, attention, f"{stage}.residual1", block.norm2, f"{stage}.norm2")
         x = saturate(apply(block.mlp1, self.normalised()), LANE_X_BITS)
         hidden = self.record(f"{stage}.hidden", gelu_int(block.gelu, x))
         following = ((blocks[i + 1].norm1, f"block{i + 1}.norm1") if i + 1 < len(blocks)
@@ -226,7 +235,8 @@ class _Run:
         return self.record("logits", logits)
 
 
-def run(qvit: QuantizedViT, frame: NDArray[np.uint8]) -> tuple[Int, int, Stages]:
+def run(qvit: QuantizedViT, frame: NDArray[np.uint8], *,
+        last_block: str = "all") -> tuple[Int, int, Stages]:
     """Return logits, top class (the first of equals) and all named stages of one frame.
 
     Parameters
@@ -235,8 +245,11 @@ def run(qvit: QuantizedViT, frame: NDArray[np.uint8]) -> tuple[Int, int, Stages]
         The quantised model.
     frame
         Bytes [size, size, 3].
+    last_block
+        Which rows of the last block are computed, see :meth:`golden.model.ModelConfig.last_rows`:
+        logits are the same.
     """
-    image = _Run(qvit)
+    image = _Run(qvit, last_block)
     image.embed(frame)
     for i in range(qvit.model.depth):
         if i in image.pruning.active:

@@ -194,7 +194,9 @@ class _Machine(Buffers):
         frame = fields.kind == LoadKind.FRAME
         raw = np.frombuffer(self.frame if frame else self.image, np.uint8)
         size = 1 if frame else 2
-        units = -(-fields.row_bytes // size // BLOCK)
+        # Each row of pixels is padded to whole blocks of the network.
+        channels = -(-fields.row_bytes // size // BLOCK) * BLOCK
+        blocks = np.arange(channels // self.config.block)
         pitch = fields.count * fields.row_bytes
         for line in range(fields.lines):
             for i in range(fields.count):
@@ -208,9 +210,9 @@ class _Machine(Buffers):
                     part = raw[fields.offset + start:][:fields.row_bytes]
                     values = part.view(np.uint8 if frame else "<i2").astype(np.int64)
                     # What pads a row is not defined.
-                    values = np.pad(values, (0, units * BLOCK - len(values)), constant_values=77)
+                    values = np.pad(values, (0, channels - len(values)), constant_values=77)
                     self.store(Source.PATCH if frame else Source.RESIDUAL, 0, fields.stride, row,
-                               np.arange(units) + y * units, values)
+                               blocks + y * len(blocks), values)
 
     # Passes
 
@@ -283,15 +285,16 @@ class _Machine(Buffers):
         """Return the channel of every array row of all K tiles (an invalid entry is channel 0)."""
         index = np.maximum(entries, 0)
         block = index * self.config.row_blocks + np.arange(self.config.row_blocks)
-        return (block[..., None] * BLOCK + np.arange(BLOCK)).reshape(-1)
+        size = self.config.block
+        return (block[..., None] * size + np.arange(size)).reshape(-1)
 
     def prologue(self, f: data.Const, rows: PassRows, entries: Int,
                  broadcast: NDArray[np.bool_]) -> Int:
         """Return what enters the array, [rows, k_tiles * array rows]."""
         channel = self.channels(entries)
-        source = Source(f.source)
+        source, size = Source(f.source), self.config.block
         x = self.memory(source)[self.place(source, f.source_base, f.source_stride, rows,
-                                           channel[::BLOCK] // BLOCK, broadcast.reshape(-1))]
+                                           channel[::size] // size, broadcast.reshape(-1))]
         x = x.reshape(len(rows), -1)
         first = 0 if f.prologue == Prologue.EXP else f.zero_rows
         if f.prologue == Prologue.NORM:
@@ -301,7 +304,7 @@ class _Machine(Buffers):
             x = self.exponentials(f, rows, x, channel)
         elif f.prologue == Prologue.SCALE:
             x = saturate(round_shift((x << MEAN_FRAC) * f.exp_m, f.exp_s), 8)
-        x = np.where(np.repeat(entries.reshape(-1) < 0, BLOCK), 0, x)
+        x = np.where(np.repeat(entries.reshape(-1) < 0, size), 0, x)
         return np.where((rows.position < first)[:, None], 0, x)
 
     def exponentials(self, f: data.Const, rows: PassRows, x: Int, column: Int) -> Int:
@@ -328,7 +331,7 @@ class _Machine(Buffers):
         c = self.config
         destination = Destination(f.destination)
         written = mask >> np.arange(c.column_blocks) & 1 == 1
-        lanes = np.repeat(written, BLOCK)
+        lanes = np.repeat(written, c.block)
         lane = np.arange(c.columns)
         part = 0
         if f.package:
@@ -379,7 +382,7 @@ class _Machine(Buffers):
     def _package(self, place: tuple[int, int, PassRows], tile: int, part: int, v: Int) -> None:
         """Write the package of some channels of all rows to the first of them."""
         base, stride, rows = place
-        blocks = self.config.package_lanes // BLOCK
+        blocks = self.config.package_lanes // self.config.block
         lanes = slice(part * self.config.package_lanes, (part + 1) * self.config.package_lanes)
         first = PassRows(rows.position[:1], rows.physical[:1])
         block = tile * self.config.column_blocks + part * blocks + np.arange(blocks)

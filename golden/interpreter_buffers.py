@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from golden.fixed import Int
-from rtl.config import BLOCK, Config
+from rtl.config import Config
 from rtl.isa import LANE_ROWS, RECIPROCAL_ROWS, RSQRT_ROWS, Source, Table
 
 __all__ = ["Buffers", "PassRows"]
@@ -75,10 +75,10 @@ class Buffers:
         return word, np.broadcast_to(blocks % self.config.banks, word.shape)
 
     def memory(self, source: Any) -> Int:
-        """Return a buffer as [words, banks, 16]."""
-        return self.stream[source].reshape(-1, self.config.banks, BLOCK)
+        """Return a buffer as [words, banks, block]."""
+        return self.stream[source].reshape(-1, self.config.banks, self.config.block)
 
     def store(self, source: Any, base: int, stride: int, rows: PassRows, blocks: Int,
               values: Int) -> None:
         place = self.place(source, base, stride, rows, blocks)
-        self.memory(source)[place] = values.reshape(len(rows), len(blocks), BLOCK)
+        self.memory(source)[place] = values.reshape(len(rows), len(blocks), self.config.block)

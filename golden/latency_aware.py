@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 from golden.latency import LatencyTable
 from golden.model import ModelConfig
-from golden.pruning import PruningConfig
+from golden.pruning import PruningConfig, segment_tokens
 
 __all__ = ["ACCEPTED", "INACCURATE", "SLOWER", "Found", "SearchError", "SearchSettings", "Try",
-           "Tune", "insert", "merge", "part_of_dense", "search", "token_counts"]
+           "Tune", "insert", "merge", "part_of_dense", "search"]
 
 #: What becomes of a try.
 ACCEPTED, INACCURATE, SLOWER = "accepted", "too inaccurate", "not faster"
@@ -167,18 +167,6 @@ def merge(keep: Mapping[int, float], difference: float) -> dict[int, float]:
     return stages
 
 
-def token_counts(model: ModelConfig, package: str, parts: Sequence[float]) -> tuple[float, ...]:
-    """Return the tokens of each segment of the network where selectors keep ``parts``.
-
-    They are means over images. A selector that drops patches adds a package token, and one that
-    drops none does not: so there are never more than in the dense network.
-    """
-    patches = model.grid ** 2
-    return model.tokens, *(
-        min(model.tokens, model.special_tokens + part * patches + (1 if package == "merged" else i))
-        for i, part in enumerate(parts, 1))
-
-
 def part_of_dense(table: LatencyTable, model: ModelConfig, kind: str, package: str,
                   keep: Mapping[int, float]) -> float:
     """Return the latency of selectors as a part of that of the network without them.
@@ -190,7 +178,8 @@ def part_of_dense(table: LatencyTable, model: ModelConfig, kind: str, package: s
         return 1.0
     pruning = PruningConfig(selector=kind, blocks=tuple(keep), package=package,
                             rates=tuple(keep.values()) if kind == "topk" else None)
-    return table.network(token_counts(model, package, tuple(keep.values())), pruning) / table.dense
+    tokens = segment_tokens(model, package, [part * model.grid ** 2 for part in keep.values()])
+    return table.network(tokens.tolist(), pruning) / table.dense
 
 
 def _verdict(one: Try, accuracy: float, limit: float) -> str:

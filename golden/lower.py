@@ -9,6 +9,8 @@ Order of the passes::
                     projection, MLP 1, MLP 2
     head (CLS row), second head (distillation row)
 
+All passes of a block are over all tokens; of the last block, if so asked, only K and V.
+
 Buffers: Q is at the start of ACT and the attention output behind it; the hidden layer overlays
 both, as passes are issued in order and rows are read when they are issued.
 """
@@ -83,9 +85,10 @@ def check_sizes(model: ModelConfig, config: Config,
 class _Network(Lowering):
     """The network, pass after pass, into an assembler."""
 
-    def __init__(self, qvit: QuantizedViT, config: Config) -> None:
+    def __init__(self, qvit: QuantizedViT, config: Config, last_block: str) -> None:
         check_sizes(qvit.model, config, qvit.pruning)
         super().__init__(qvit, config, patch_bytes(qvit.model))
+        self.last_rows = qvit.model.last_rows(last_block, qvit.model.tokens)
         pruning = qvit.pruning
         #: Index of the selector before a block, whether they are classifiers, patches that stay.
         self.selectors = {} if pruning is None else {b: s for s, b in enumerate(pruning.active)}
@@ -110,7 +113,7 @@ class _Network(Lowering):
 
     def _block(self, i: int, block: QuantizedBlock, norm: Norm, norm_stage: str) -> None:
         """Add one block; ``norm`` is the LayerNorm that follows it."""
-        out, stage = self.out, f"block{i}"
+        out, stage, rows = self.out, f"block{i}", self._rows(i)
         selector = self.selectors.get(i)
         if selector is not None and self.threshold:
             lower_classifier(self, selector, i)
@@ -122,12 +125,12 @@ class _Network(Lowering):
             self.lane_table(block.gelu, under_way=1)
             if selector is not None:
                 lower_package(self, selector, block.norm1)
-        self._queries_keys_values(block, stage)
+        self._queries_keys_values(block, stage, rows)
         for head in range(self.model.heads + 1):
             if head < self.model.heads:
-                self._score(block, stage, head)
+                self._score(block, stage, head, rows)
             if head > 0:
-                self._attention(block, stage, head - 1, self._scores(i))
+                self._attention(block, stage, head - 1, self._scores(i), rows)
 
         projection = Linear(weight=self._spread(block.projection.weight.T).T,
                             bias=block.projection.bias, m=block.projection.m, s=block.projection.s)
@@ -136,20 +139,27 @@ class _Network(Lowering):
             reads="attention", layer=projection, source=Source.ACT,
             source_base=self.attention_base, source_stride=self.heads_words,
             entries=block_list([b for head in self.head_blocks for b in head], self.config),
-            **self.to_residual(block.norm2))
+            **rows, **self.to_residual(block.norm2))
         out.add_pass(
             PassLabel(kind=PassKind.MLP1, stage=f"{stage}.hidden"),
             writes="hidden", layer=block.mlp1, destination=Destination.ACT, gelu=1,
-            destination_stride=self.hidden_words, **self.from_residual())
+            destination_stride=self.hidden_words, **rows, **self.from_residual())
         if self._scores(i):
             # All but the projection and MLP 1 is over, and with it the attention.
             select(self, SelectorKind.TOPK, keep=self.keep[self.selectors[i + 1]], under_way=2)
         out.add_pass(
             PassLabel(kind=PassKind.MLP2, stage=f"{stage}.residual2", norm=norm_stage),
             reads="hidden", layer=block.mlp2, source=Source.ACT, source_stride=self.hidden_words,
-            entries=self.dense(self.model.hidden), **self.to_residual(norm))
+            entries=self.dense(self.model.hidden), **rows, **self.to_residual(norm))
 
-    def _queries_keys_values(self, block: QuantizedBlock, stage: str) -> None:
+    def _rows(self, i: int) -> dict[str, Any]:
+        """Return the fields for the rows of block ``i`` that are computed of all but K and V."""
+        if i + 1 < self.model.depth or self.last_rows == self.model.tokens:
+            return {}
+        return {"rows_from": Rows.COUNT, "row_count": self.last_rows}
+
+    def _queries_keys_values(self, block: QuantizedBlock, stage: str,
+                             rows: dict[str, Any]) -> None:
         for kind, layer, destination, stride in (
             (PassKind.Q, block.q, Destination.ACT, self.heads_words),
             (PassKind.K, block.k, Destination.KEY, self.heads_tiles),
@@ -160,7 +170,8 @@ class _Network(Lowering):
                             s=self._spread(layer.s, PAD_SCALE.s))
             self.out.add_pass(
                 PassLabel(kind=kind, stage=f"{stage}.{kind}"), writes=kind, layer=padded,
-                destination=destination, destination_stride=stride, **self.from_residual())
+                destination=destination, destination_stride=stride,
+                **(rows if kind == PassKind.Q else {}), **self.from_residual())
 
     def _score_place(self, head: int, role: str) -> dict[str, Any]:
         """Return the fields for the scores of a head: two heads take turns in the buffer."""
@@ -169,7 +180,7 @@ class _Network(Lowering):
                 f"{role}_base": slot * self.config.max_tokens * self.config.score_words,
                 f"{role}_stride": self.config.score_words}
 
-    def _score(self, block: QuantizedBlock, stage: str, head: int) -> None:
+    def _score(self, block: QuantizedBlock, stage: str, head: int, rows: dict[str, Any]) -> None:
         self.out.add_pass(
             PassLabel(kind=PassKind.SCORE, stage=f"{stage}.scores", head=head),
             reads="q", operand="k", writes=f"scores{head}",
@@ -177,20 +188,21 @@ class _Network(Lowering):
             source=Source.ACT, source_stride=self.heads_words,
             stationary=Stationary.KEY, operand_stride=self.heads_tiles, columns_from_tokens=1,
             scale_source=ScaleSource.CONSTANT, scale=block.score,
-            destination=Destination.SCORE, **self._score_place(head, "destination"))
+            destination=Destination.SCORE, **rows, **self._score_place(head, "destination"))
 
     def _scores(self, i: int) -> bool:
         """Whether the attention of block ``i`` decides which patches stay."""
         return i + 1 in self.selectors and not self.threshold
 
-    def _attention(self, block: QuantizedBlock, stage: str, head: int, scores: bool) -> None:
+    def _attention(self, block: QuantizedBlock, stage: str, head: int, scores: bool,
+                   rows: dict[str, Any]) -> None:
         blocks, column_blocks = self.head_blocks[head], self.config.column_blocks
         first = blocks[0] // column_blocks
         self.out.add_pass(
             PassLabel(kind=PassKind.ATTENTION, stage=f"{stage}.attention", head=head),
             reads=f"scores{head}", operand="v", writes="attention",
             entries=self.tokens_list(), k_from_tokens=1, k_tiles=0, source=Source.SCORE,
-            **self._score_place(head, "source"),
+            **rows, **self._score_place(head, "source"),
             prologue=Prologue.EXP, exp_m=block.exp.m, exp_s=block.exp.s,
             stationary=Stationary.VALUE, operand_base=first,
             operand_stride=self.heads_tiles, column_tiles=-(-len(blocks) // column_blocks),
@@ -255,10 +267,13 @@ class _Network(Lowering):
                        pruning=self.qvit.pruning, labels=tuple(self.out.labels))
 
 
-def lower(qvit: QuantizedViT, config: Config) -> Program:
+def lower(qvit: QuantizedViT, config: Config, *, last_block: str = "all") -> Program:
     """Return the program of a quantised network for one configuration.
+
+    ``last_block`` says which rows of it are computed, see
+    :meth:`golden.model.ModelConfig.last_rows`: the logits are the same.
 
     Raises ConfigError, naming the limit and by how much, where the network does not fit.
     """
     norms = [(block.norm1, f"block{i}.norm1") for i, block in enumerate(qvit.blocks)]
-    return _Network(qvit, config).program([*norms[1:], (qvit.head_norm, "head.norm")])
+    return _Network(qvit, config, last_block).program([*norms[1:], (qvit.head_norm, "head.norm")])

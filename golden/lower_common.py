@@ -8,7 +8,7 @@ from golden.fit import pack
 from golden.fixed import Int
 from golden.program import head_slot
 from golden.quantize import Norm, QuantizedViT
-from rtl.config import BLOCK, Config
+from rtl.config import Config
 from rtl.isa import LANE_LAYOUT_ROWS, Destination, Prologue, Source, Table
 
 __all__ = ["Lowering"]
@@ -40,7 +40,8 @@ class Lowering:
         model = self.model = qvit.model
         self.out = Assembler(config)
         self.slot = head_slot(model)
-        self.head_blocks = [[h * self.slot // BLOCK + b for b in range(model.head_size // BLOCK)]
+        self.head_blocks = [[h * self.slot // config.block + b
+                             for b in range(model.head_size // config.block)]
                             for h in range(model.heads)]
         self.residual_words = config.words(model.width)
         self.hidden_words = config.words(model.hidden)
@@ -51,7 +52,7 @@ class Lowering:
 
     def dense(self, channels: int) -> BlockList:
         """Return the list of all blocks of ``channels``."""
-        return block_list(range(-(-channels // BLOCK)), self.config)
+        return block_list(range(-(-channels // self.config.block)), self.config)
 
     def tokens_list(self) -> BlockList:
         """Return the list of all tokens: pruning shortens it."""
@@ -80,7 +81,7 @@ class Lowering:
         """Return the fields of a pass to the residual, with the statistics for ``norm``."""
         return {"writes": "residual", "destination": Destination.RESIDUAL,
                 "destination_stride": self.residual_words,
-                "destination_mask": self.last_mask(self.model.width // BLOCK),
+                "destination_mask": self.last_mask(self.model.width // self.config.block),
                 **self.statistics(norm)}
 
     def statistics(self, norm: Norm) -> dict[str, Any]:

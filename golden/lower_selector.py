@@ -164,6 +164,7 @@ class _Classifier:
         self.layers: QuantizedClassifier = lowering.qvit.classifiers[index]
         self.stage, self.residual = f"selector{index}", f"block{block - 1}.residual2"
         self.places = _Places.of(self.model, self.config)
+        self.block = self.config.block
         self.size = self.model.head_size
         self.half, self.quarter = self.size // 2, self.size // 4
 
@@ -196,8 +197,8 @@ class _Classifier:
         tile, offset = divmod(channel, self.config.columns)
         return {"destination": Destination.ACT, "destination_stride": stride, "operand_base": tile,
                 "destination_base": base + self.lowering.tile_word(tile),
-                "destination_mask": self.lowering.last_mask((offset + count) // BLOCK)
-                & -1 << (offset // BLOCK if offset + count <= self.config.columns else 0)}
+                "destination_mask": self.lowering.last_mask((offset + count) // self.block)
+                & -1 << (offset // self.block if offset + count <= self.config.columns else 0)}
 
     def importance(self) -> None:
         """Behind the heads of score2, which is written later: it may write over their places."""
@@ -215,7 +216,7 @@ class _Classifier:
 
     def head_norm(self, head: int) -> None:
         """LayerNorm of one head; two slots take turns."""
-        blocks, columns = self.size // BLOCK, self.config.columns
+        blocks, columns = self.size // self.block, self.config.columns
         tile, offset = divmod(head * self.size, columns)
         self.out.add_pass(
             PassLabel(kind=PassKind.HEAD_NORM, stage=self.residual, head=head,
@@ -224,7 +225,7 @@ class _Classifier:
             destination=Destination.RESIDUAL, destination_stride=self.lowering.residual_words,
             operand_base=tile, destination_base=self.lowering.tile_word(tile),
             column_tiles=-(-self.size // columns),
-            destination_mask=self.lowering.last_mask(blocks) << offset // BLOCK,
+            destination_mask=self.lowering.last_mask(blocks) << offset // self.block,
             **_identity(self.lowering), **self.lowering.statistics(self.layers.norm))
 
     def embed(self, kind: PassKind, head: int) -> None:
@@ -236,13 +237,13 @@ class _Classifier:
             layer, channel = self.layers.global_, (head + 1) * places.slot
             target = {"destination": Destination.VALUE, "destination_stride": places.tiles,
                       "destination_base": channel // columns,
-                      "destination_mask": self.lowering.last_mask(places.slot // BLOCK)
-                      << channel % columns // BLOCK}
+                      "destination_mask": self.lowering.last_mask(places.slot // self.block)
+                      << channel % columns // self.block}
         offset = channel % columns
         inputs = first + np.arange(self.size)
         source = self.lowering.from_residual() | {
             "reads": f"head_norm{head}",
-            "entries": block_list(range(first // BLOCK, (first + self.size) // BLOCK),
+            "entries": block_list(range(first // self.block, (first + self.size) // self.block),
                                   self.config)}
         self.out.add_pass(
             self.label(kind, kind, head), writes=kind, norm_slot=1 + head % 2, gelu=1,
@@ -266,15 +267,15 @@ class _Classifier:
             exp_s=1, zero_rows=self.model.special_tokens, stationary=Stationary.VALUE,
             operand_stride=places.tiles, column_tiles=places.tiles - places.slot // columns,
             scale_source=ScaleSource.ROW, scale=self.layers.mean,
-            **target | {"destination_mask": self.lowering.last_mask(end // BLOCK)})
+            **target | {"destination_mask": self.lowering.last_mask(end // self.block)})
 
     def score1(self, head: int) -> None:
         """Inputs are ``local`` of the row and ``mean``, whose words come first in the buffer."""
         places, lanes = self.places, self.config.lanes
         local = places.mean_words * lanes + head * places.slot
         mean = (head + 1) * places.slot
-        blocks = [first // BLOCK + b for first in (mean, local)
-                  for b in range(places.slot // BLOCK)]
+        blocks = [first // self.block + b for first in (mean, local)
+                  for b in range(places.slot // self.block)]
         offset = head * places.slot % self.config.columns
         half = np.arange(self.half)
         layer = placed([(self.layers.score1, offset + half, np.append(local + half, mean + half))],
@@ -289,9 +290,11 @@ class _Classifier:
     def score2(self) -> None:
         """All heads in one pass: a column tile takes the blocks of its own heads."""
         places, heads = self.places, self.model.heads
-        together, blocks = self.config.columns // places.slot2, places.slot // BLOCK
-        lists = [block_list(range(h * blocks, min(h + together, heads) * blocks), self.config)
-                 for h in range(0, heads, together)]
+        blocks, columns = places.slot // self.block, self.config.columns
+        lists = [block_list(range(first // places.slot2 * blocks,
+                                  -(-min(first + columns, heads * places.slot2) // places.slot2)
+                                  * blocks), self.config)
+                 for first in range(0, heads * places.slot2, columns)]
         stride = max(map(len, lists))
         nothing = (None,) * self.config.row_blocks
         entries = [entry for part in lists for entry in [*part, *[nothing] * (stride - len(part))]]

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from golden.nonlinear import functions_named
 
-__all__ = ["MODELS", "FloatViT", "ModelConfig", "ModelError", "Record", "State",
+__all__ = ["LAST_BLOCKS", "MODELS", "FloatViT", "ModelConfig", "ModelError", "Record", "State",
            "check_state", "model_named", "parameter_shapes"]
 
 #: Parameters under their canonical names, see :func:`parameter_shapes`.
@@ -18,6 +18,9 @@ State = Mapping[str, Tensor]
 
 #: Takes the name of a stage and its value.
 Record = Callable[[str, Tensor], None]
+
+#: Rows of the last block that are computed, see :meth:`ModelConfig.last_rows`.
+LAST_BLOCKS = ("all", "cls")
 
 
 class ModelError(ValueError):
@@ -99,6 +102,17 @@ class ModelConfig:
     def patch_channels(self) -> int:
         """Numbers in one patch."""
         return self.channels * self.patch ** 2
+
+    def last_rows(self, last_block: str, tokens: int) -> int:
+        """Return how many of ``tokens`` the last block computes, but for keys and values.
+
+        These are of all tokens. With ``cls`` the others are of the special tokens alone: the heads
+        read no other row.
+        """
+        if last_block not in LAST_BLOCKS:
+            raise ModelError(f"the last block is {last_block!r}, must be one of"
+                             f" {', '.join(LAST_BLOCKS)}")
+        return self.special_tokens if last_block == "cls" else tokens
 
     def macs(self) -> int:
         """Multiplications of the dense network: every product of matrices, heads included."""

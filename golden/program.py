@@ -299,7 +299,7 @@ def _channels(program: Program, info: PassInfo) -> Int:
         tile, part = np.divmod(tile, config.package_parts)
         written = lane // config.package_lanes == part
     else:
-        mask = info.destination_mask >> lane // BLOCK & 1 == 1
+        mask = info.destination_mask >> lane // config.block & 1 == 1
         written = mask | (tile < info.column_tiles - 1)
     channel = _stage_channels(program, info, (info.column_first + tile) * columns + lane)
     return np.where(written, channel, _UNDEFINED)

@@ -4,8 +4,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from golden.model import FloatViT, ModelConfig, Record, State
@@ -20,7 +23,7 @@ from golden.selector import (
 )
 
 __all__ = ["BLOCKS", "PACKAGES", "SELECTORS", "PrunedImage", "PrunedViT", "PruningConfig",
-           "PruningError", "Step", "cumulative_rates", "segment_macs"]
+           "PruningError", "Step", "cumulative_rates", "segment_macs", "segment_tokens"]
 
 #: Kinds of selectors, and of package tokens.
 SELECTORS = ("threshold", "topk", "none")
@@ -140,13 +143,34 @@ class PruningConfig:
         return self.counts or tuple(keep_count(patches, rate) for rate in self.rates or ())
 
 
-def segment_macs(model: ModelConfig, pruning: PruningConfig, tokens: Sequence[int]) -> list[int]:
+def segment_tokens(model: ModelConfig, package: str, kept: ArrayLike) -> NDArray[Any]:
+    """Return the tokens of each segment [..., selectors + 1]: up to the first selector, and so on.
+
+    They are those of the model, then the special tokens, patches and packages that each selector
+    leaves. ``kept`` [..., selectors] are the patches that it leaves, of an image or the mean of
+    several, ``package`` is the kind of package tokens. A selector that drops patches adds a package
+    token, and one that drops none does not: so there are never more than in the dense network.
+    """
+    kept = np.asarray(kept)
+    patches = model.grid ** 2
+    at_start = [(0, 0)] * (kept.ndim - 1) + [(1, 0)]
+    drops = kept < np.pad(kept[..., :-1], at_start, constant_values=patches)
+    packages = (np.cumsum(drops, -1) if package == "each"
+                else np.logical_or.accumulate(drops, -1))
+    # Some images of a mean may drop nothing.
+    tokens = np.minimum(model.special_tokens + kept + packages, model.tokens)
+    return np.pad(tokens, at_start, constant_values=model.tokens)
+
+
+def segment_macs(model: ModelConfig, pruning: PruningConfig, tokens: Sequence[int],
+                 last_block: str = "all") -> list[int]:
     """Return the multiplications up to the first selector, then from each selector to the next.
 
     ``tokens`` are the tokens of each segment, all of them: those of the model, then what each
     selector leaves. A selector counts to the segment that it begins, the patch embedding to the
     first and the heads to the last. Counted is every product of matrices; their sum is
-    :meth:`golden.model.ModelConfig.macs` where nothing is pruned.
+    :meth:`golden.model.ModelConfig.macs` where nothing is pruned. Of the last block only the rows
+    count that :meth:`golden.model.ModelConfig.last_rows` says.
     """
     starts = (0, *pruning.active, model.depth)
     if len(tokens) != len(starts) - 1:
@@ -160,6 +184,8 @@ def segment_macs(model: ModelConfig, pruning: PruningConfig, tokens: Sequence[in
             macs[i] += selector_macs(model, n - model.special_tokens)
     macs[0] += model.grid ** 2 * model.patch_channels * d
     macs[-1] += model.special_tokens * d * model.classes
+    n = tokens[-1]
+    macs[-1] -= (n - model.last_rows(last_block, n)) * 2 * d * (d + n + model.hidden)
     return macs
 
 

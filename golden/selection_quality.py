@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from golden.model import ModelConfig
-from golden.pruning import PruningConfig, segment_macs
+from golden.pruning import PruningConfig, segment_macs, segment_tokens
 from golden.scenes import Scenes
 
-__all__ = ["Kept", "SelectionQuality", "SelectorQuality", "rank_correlation", "selection_quality",
-           "token_counts"]
+__all__ = ["Kept", "SelectionQuality", "SelectorQuality", "rank_correlation", "selection_quality"]
 
 #: Percentiles between which the images lie that are not exceptions.
 _PERCENTILES = (5, 95)
@@ -113,21 +112,6 @@ def rank_correlation(first: NDArray[Any], second: NDArray[Any]) -> float | None:
     return float(a @ b / norm) if norm else None
 
 
-def token_counts(keeps: NDArray[np.bool_], model: ModelConfig,
-                 package: str) -> NDArray[np.int64]:
-    """Return the tokens of each segment [images, selectors + 1], all of them.
-
-    They are those of the model, then the special tokens, patches and packages that each selector
-    leaves. ``keeps`` [images, selectors, patches] are the patches that it leaves, ``package`` is
-    the kind of package tokens.
-    """
-    before = np.pad(keeps[:, :-1], ((0, 0), (1, 0), (0, 0)), constant_values=True)
-    some = (before & ~keeps).any(2)
-    packages = (np.cumsum(some, 1) if package == "each" else np.logical_or.accumulate(some, 1))
-    tokens = model.special_tokens + keeps.sum(2) + packages
-    return np.pad(tokens, ((0, 0), (1, 0)), constant_values=model.tokens)
-
-
 def selection_quality(keeps: NDArray[np.bool_], scenes: Scenes, model: ModelConfig,
                       pruning: PruningConfig) -> SelectionQuality:
     """Return what selectors do, by the patches that they leave.
@@ -164,7 +148,7 @@ def selection_quality(keeps: NDArray[np.bool_], scenes: Scenes, model: ModelConf
             oracle=float(np.minimum(count, digits).sum() / digits.sum()))
 
     macs = [sum(segment_macs(model, pruning, tokens))
-            for tokens in token_counts(keeps, model, pruning.package).tolist()]
+            for tokens in segment_tokens(model, pruning.package, keeps.sum(2)).tolist()]
     return SelectionQuality(
         selectors=tuple(map(selector, pruning.active, keeps.swapaxes(0, 1))),
         mean=kept(keeps.sum(2).mean(1)),

@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from golden.program import Program
 from rtl.axi import ReadMaster
 from rtl.class_attention import ClassAttention
-from rtl.config import MIN_TILE_CYCLES, PASS_SLOTS
+from rtl.config import MIN_TILE_CYCLES, PASS_SLOTS, Config
 from rtl.control import RunControl
 from rtl.core import Core
 from rtl.fifo import Fifo
-from rtl.frame import UNIT
 from rtl.isa import (
     INSTRUCTION_BYTES,
     SCALE_BYTES,
@@ -89,7 +88,7 @@ class _Step:
     class_attention: bool = False
 
     @classmethod
-    def of(cls, fields: data.Const) -> "_Step":
+    def of(cls, fields: data.Const, config: Config) -> "_Step":
         """Return the step of an instruction."""
         opcode = Opcode(fields.opcode)
         if opcode == Opcode.TABLE:
@@ -97,7 +96,7 @@ class _Step:
         if opcode == Opcode.LOAD:
             rows = fields.count * fields.lines * fields.patch_rows
             return cls(opcode=opcode, size=rows * fields.row_bytes,
-                       units=rows * -(-fields.row_bytes // UNIT))
+                       units=rows * -(-fields.row_bytes // config.block))
         if opcode == Opcode.SELECT:
             return cls(opcode=opcode, under_way=fields.under_way,
                        by_score=SelectorKind(fields.kind) == SelectorKind.TOPK)
@@ -245,7 +244,7 @@ class CycleModel:
         self.beat_cycles = max(1, config.port_bits / 8 / bytes_per_cycle, 1 / in_flight)
         self.capacity = config.weight_depth + WEIGHT_BEATS * config.bus_bytes // config.columns
         self.step_cycles = TopKSearch(config).step_cycles if config.pruning else 0
-        self.steps = [_Step.of(fields) for fields in program.instructions]
+        self.steps = [_Step.of(fields, program.config) for fields in program.instructions]
 
     def cycles(self, tokens: Sequence[int]) -> int:
         """Return the cycles of an image with so many tokens at the start, after each selector."""

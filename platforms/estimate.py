@@ -10,12 +10,18 @@ from pathlib import Path
 
 from rich.console import Console
 
-from golden.cli import add_selector_options, exit_status, numbers, pruning_config
+from golden.cli import (
+    add_last_block_option,
+    add_selector_options,
+    exit_status,
+    numbers,
+    pruning_config,
+)
 from golden.files import check_output
 from golden.lower import check_sizes, lower
 from golden.model import MODELS, ModelConfig, model_named
 from golden.pages import check_section, write_section
-from golden.pruning import BLOCKS, PruningConfig
+from golden.pruning import BLOCKS, PruningConfig, segment_tokens
 from platforms.cycles import BYTES_PER_CYCLE, LATENCY, CycleModel
 from platforms.hollow import hollow
 from rtl.config import CONFIGS, Config, named
@@ -31,14 +37,10 @@ _COLUMNS = ("model", "selectors", "tokens", "cycles")
 
 def tokens_left(model: ModelConfig, pruning: PruningConfig) -> tuple[int, ...]:
     """Return the tokens at the start, and those that each selector ``topk`` leaves."""
-    patches = model.grid ** 2
-    counts = pruning.keep_counts(patches) if pruning.active else ()
-    tokens, packages = [model.tokens], 0
-    for before, kept in pairwise((patches, *counts)):
-        if kept < before:
-            packages = 1 if pruning.package == "merged" else packages + 1
-        tokens.append(model.special_tokens + kept + packages)
-    return tuple(tokens)
+    if not pruning.active:
+        return (model.tokens,)
+    counts = pruning.keep_counts(model.grid ** 2)
+    return tuple(segment_tokens(model, pruning.package, counts).tolist())
 
 
 def check_tokens(model: ModelConfig, pruning: PruningConfig, tokens: Sequence[int]) -> None:
@@ -53,11 +55,12 @@ def check_tokens(model: ModelConfig, pruning: PruningConfig, tokens: Sequence[in
 
 
 def cycle_model(model: ModelConfig, config: Config, pruning: PruningConfig, *,
-                bytes_per_cycle: float, latency: int) -> CycleModel:
+                bytes_per_cycle: float, latency: int, last_block: str = "all") -> CycleModel:
     """Return the cycle model of a network; ConfigError says what does not fit."""
     selectors = pruning if pruning.active else None
     check_sizes(model, config, selectors)
-    return CycleModel(lower(hollow(model, selectors), config), bytes_per_cycle, latency)
+    return CycleModel(lower(hollow(model, selectors), config, last_block=last_block),
+                      bytes_per_cycle, latency)
 
 
 def _tokens(options: argparse.Namespace, model: ModelConfig,
@@ -84,14 +87,16 @@ def _estimate(options: argparse.Namespace, console: Console) -> None:
     tokens = _tokens(options, model, pruning)
     check_tokens(model, pruning, tokens)
     cycles = cycle_model(model, config, pruning, bytes_per_cycle=options.bytes_per_cycle,
-                         latency=options.latency).cycles(tokens)
+                         latency=options.latency, last_block=options.last_block).cycles(tokens)
     result = {
         "model": model.name, "config": config.name, "clock_mhz": config.clock_mhz,
         "bytes_per_cycle": options.bytes_per_cycle, "latency": options.latency,
         "selector": pruning.selector, "blocks": list(pruning.active), "tokens": list(tokens),
-        "cycles": cycles, "milliseconds": cycles / config.clock_mhz / 1e3,
+        "last_block": options.last_block, "cycles": cycles,
+        "milliseconds": cycles / config.clock_mhz / 1e3,
         "images_per_second": config.clock_mhz * 1e6 / cycles}
-    console.print(f"{model.name} on {config.name}, {pruning}\n"
+    last = "" if options.last_block == "all" else f", last block: {options.last_block}"
+    console.print(f"{model.name} on {config.name}, {pruning}{last}\n"
                   f"tokens {', '.join(map(str, tokens))}\n"
                   f"cycles {cycles:,} (estimated; memory of {options.bytes_per_cycle:g} bytes per"
                   f" cycle, latency {options.latency})\n"
@@ -154,7 +159,8 @@ def _check(options: argparse.Namespace, console: Console) -> None:
         key = model.name, kind
         if key not in models:
             models[key] = cycle_model(model, config, pruning, latency=options.latency,
-                                      bytes_per_cycle=options.bytes_per_cycle)
+                                      bytes_per_cycle=options.bytes_per_cycle,
+                                      last_block=options.last_block)
         cycles = _number(row["cycles"], "a number of cycles")
         estimated = models[key].cycles(tokens)
         lines.append(f"| {row['model']} | {row['selectors']} | {row['tokens']} | {cycles:,} |"
@@ -172,6 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="deit_tiny", help=f"one of {', '.join(MODELS)}")
     parser.add_argument("--config", default="zcu102", help=f"one of {', '.join(CONFIGS)}")
     add_selector_options(parser, "none")
+    add_last_block_option(parser)
     parser.add_argument("--tokens", type=numbers(int, "whole numbers"), metavar="COUNTS",
                         help="for threshold: tokens that each selector leaves, as in 110,103,78")
     parser.add_argument("--bytes-per-cycle", type=float, default=BYTES_PER_CYCLE, metavar="BYTES",

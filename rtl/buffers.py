@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The on-chip buffers: streaming rows, stationary keys and values, and a long delay line."""
 
-from amaranth.hdl import Cat, Module, Signal, Value, signed, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory, ReadPort, WritePort
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from rtl.arith import delay
-from rtl.config import BLOCK, Config
+from rtl.config import Config
 
 __all__ = ["DelayBuffer", "KeyBuffer", "StreamBuffer", "ValueBuffer", "rotate_left"]
 
@@ -29,7 +29,7 @@ class StreamBuffer(wiring.Component):
     No flow control: a read is answered ``LATENCY`` cycles after its address; a write is seen by
     reads from the next cycle on.
 
-    Resources: ``banks`` block RAMs of ``16 * bits`` bits by ``depth``.
+    Resources: ``banks`` block RAMs of ``block * bits`` bits by ``depth``.
 
     Parameters
     ----------
@@ -50,6 +50,7 @@ class StreamBuffer(wiring.Component):
 
     def __init__(self, config: Config, *, bits: int, depth: int):
         self.banks = config.banks
+        self.block = config.block
         self.bits = bits
         self.depth = depth
         self.addr_bits = max(1, ceil_log2(depth))
@@ -65,12 +66,12 @@ class StreamBuffer(wiring.Component):
     @staticmethod
     def word(config: Config, bits: int) -> data.ArrayLayout:
         """Return the layout of a word of channels of ``bits`` bits: one block per bank."""
-        return data.ArrayLayout(unsigned(BLOCK * bits), config.banks)
+        return data.ArrayLayout(unsigned(config.block * bits), config.banks)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         for b in range(self.banks):
-            read, write = _memory(m, f"bank{b}", BLOCK * self.bits, self.depth)
+            read, write = _memory(m, f"bank{b}", self.block * self.bits, self.depth)
             m.d.comb += [
                 read.addr.eq(self.read_addr[b]),
                 self.read_data[b].eq(read.data),
@@ -125,7 +126,10 @@ class KeyBuffer(wiring.Component):
     write_data : In, channels of a token
     read_base : In, ``token_tile * stride + column_tile``
     read_channel : In, channel modulo ``columns``
-    read_data : Out, that channel of the tokens of the tile
+    read_start, read_after : In
+        The tokens begin at this one of the tile; ``read_base`` of the next tile, of which they are
+        the rest.
+    read_data : Out, that channel of ``columns`` tokens
     """
 
     def __init__(self, config: Config):
@@ -145,6 +149,8 @@ class KeyBuffer(wiring.Component):
             "write_data": In(data.ArrayLayout(signed(8), self.count)),
             "read_base": In(self.addr_bits - self.lane_bits),
             "read_channel": In(self.lane_bits),
+            "read_start": In(self.lane_bits),
+            "read_after": In(self.addr_bits - self.lane_bits),
             "read_data": Out(data.ArrayLayout(signed(8), self.count)),
         })
 
@@ -169,11 +175,13 @@ class KeyBuffer(wiring.Component):
                 read.addr.eq(address),
                 read_word[8 * b:8 * b + 8].eq(read.data),
             ]
-            m.d.sync += address.eq(Cat(token, self.read_base))
+            m.d.sync += address.eq(Cat(token, Mux(token < self.read_start, self.read_after,
+                                                  self.read_base)))
 
-        # Token j of the channel is in bank channel + j: turn right by the channel.
-        back = Signal(self.lane_bits)
-        m.d.comb += back.eq(-delay(m, self.read_channel, 2, name="channel"))
+        # Token start + j of the channel is in bank channel + start + j: turn right by as much.
+        back, turn = Signal(self.lane_bits), Signal(self.lane_bits, reset_less=True)
+        m.d.sync += turn.eq(self.read_channel + self.read_start)
+        m.d.comb += back.eq(-delay(m, turn, 1, name="turn"))
         turned_back, _ = rotate_left(m, read_word, back, width=8, count=self.count, name="read")
         m.d.comb += self.read_data.eq(turned_back)
         return m
@@ -197,6 +205,7 @@ class ValueBuffer(wiring.Component):
     LATENCY = 1
 
     def __init__(self, config: Config):
+        self.block = config.block
         self.depth = config.value_depth
         self.addr_bits = ceil_log2(self.depth)
         word = data.ArrayLayout(signed(8), config.columns)
@@ -208,7 +217,7 @@ class ValueBuffer(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         read, write = _memory(m, "words", 8 * len(self.read_data), self.depth,
-                              granularity=8 * BLOCK)
+                              granularity=8 * self.block)
         m.d.comb += [
             read.addr.eq(self.read_addr),
             self.read_data.eq(read.data),

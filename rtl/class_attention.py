@@ -169,14 +169,15 @@ class ClassAttention(Component):
             m.d.sync += capturing.eq(self.capture)
 
         groups = []
-        for g in range(self.rows // _GROUP):
+        size = min(_GROUP, self.rows)
+        for g in range(self.rows // size):
             group = Signal(EXP_BITS + POWER_BITS, name=f"group_{g}", reset_less=True)
-            m.d.sync += group.eq(_selected(lanes[g * _GROUP:][:_GROUP], position))
+            m.d.sync += group.eq(_selected(lanes[g * size:][:size], position))
             groups.append(group)
         address = delay(m, Cat(position, bank), 1, name="written")
         m.d.comb += [
             write.addr.eq(address),
-            write.data.eq(_selected(groups, address[exact_log2(_GROUP):])),
+            write.data.eq(_selected(groups, address[exact_log2(size):])),
             write.en.eq(delay(m, serial, 1, name="serial", reset=True)),
         ]
         return bank, capturing

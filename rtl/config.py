@@ -9,8 +9,12 @@ from rtl.isa import SEGMENTS, ListEntry, pass_layout
 __all__ = ["BLOCK", "CASCADE", "CONFIGS", "Config", "ConfigError", "GROUP", "MIN_TILE_CYCLES",
            "MULTIPLIERS", "PASS_SLOTS", "SCALE_SLOTS", "named"]
 
-#: Channels in a block, the granule of block lists, bank selection and write enables.
+#: Channels in a block of a network: its sizes, and rows of pixels, are padded to whole ones.
 BLOCK = 16
+
+#: Sizes of the array, and blocks that an instruction can name of its rows or columns.
+_ARRAY_SIZES = (8, 16, 32, 64, 128)
+_ARRAY_BLOCKS = 8
 
 #: Fewest cycles of a tile: accumulators, row maxima and statistics are read-modify-write.
 MIN_TILE_CYCLES = 16
@@ -96,8 +100,11 @@ class Config:
     def __post_init__(self) -> None:
         for size in ("rows", "columns"):
             value = getattr(self, size)
-            if value not in (16, 32, 64, 128):
-                raise ConfigError(f"{size} is {value}, must be 16, 32, 64 or 128")
+            if value not in _ARRAY_SIZES:
+                raise ConfigError(f"{size} is {value}, must be 8, 16, 32, 64 or 128")
+        if self.banks > _ARRAY_BLOCKS:
+            raise ConfigError(f"an array of {self.rows} x {self.columns} has {self.banks} blocks of"
+                              f" {self.block} channels, must have at most {_ARRAY_BLOCKS}")
         if self.multiplier not in MULTIPLIERS:
             raise ConfigError(
                 f"multiplier is {self.multiplier!r}, must be {' or '.join(MULTIPLIERS)}")
@@ -128,6 +135,7 @@ class Config:
         channels = self.rows << ListEntry["index"].width
         tiles = (1 << pass_layout["column_tiles"].width) - 1
         for size, limit, why in (
+            ("max_width", channels, f"block lists reach with {self.rows} rows"),
             ("max_hidden", channels, f"block lists reach with {self.rows} rows"),
             ("max_patch", channels, f"block lists reach with {self.rows} rows"),
             ("max_hidden", tiles * self.columns, f"{tiles} tiles of {self.columns} columns hold"),
@@ -156,14 +164,19 @@ class Config:
         return self.rows * self.columns
 
     @property
+    def block(self) -> int:
+        """Channels of a block, the granule of block lists, bank selection and write enables."""
+        return min(BLOCK, self.rows, self.columns)
+
+    @property
     def row_blocks(self) -> int:
         """Blocks that enter the array in a cycle."""
-        return self.rows // BLOCK
+        return self.rows // self.block
 
     @property
     def column_blocks(self) -> int:
         """Blocks that leave the array in a cycle."""
-        return self.columns // BLOCK
+        return self.columns // self.block
 
     @property
     def banks(self) -> int:
@@ -173,7 +186,7 @@ class Config:
     @property
     def lanes(self) -> int:
         """Lanes of a streaming buffer word, and of the shared polynomial evaluator."""
-        return self.banks * BLOCK
+        return self.banks * self.block
 
     @property
     def comparators(self) -> int:
@@ -183,7 +196,7 @@ class Config:
     @property
     def package_lanes(self) -> int:
         """Channels of a package token that are summed at once, half a column tile."""
-        return max(BLOCK, self.columns // 2)
+        return max(self.block, self.columns // 2)
 
     @property
     def package_parts(self) -> int:
@@ -283,7 +296,7 @@ CONFIGS: dict[str, Config] = {c.name: c for c in (
             max_classes=100, weight_tiles=8, clock_mhz=200),
     _config("kv260", 32, 64, 4, 128, **_DEIT_SMALL, weight_tiles=16, clock_mhz=250),
     _config("zcu104", 64, 32, 2, 128, **_DEIT_SMALL, weight_tiles=8, clock_mhz=250),
-    _config("zcu102", 64, 64, 4, 128, **_DEIT_BASE, weight_tiles=8, clock_mhz=300,
+    _config("zcu102", 64, 64, 4, 128, **_DEIT_BASE, weight_tiles=192, clock_mhz=300,
             images=4, max_rows=512),
 )}
 

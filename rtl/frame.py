@@ -12,17 +12,15 @@ from rtl.config import BLOCK, Config
 
 __all__ = ["LoadUnit"]
 
-#: Bytes that are written at once: one block of pixels, or half a block of the residual.
-UNIT = BLOCK
-
 
 class LoadUnit(wiring.Component):
-    """Runs one LOAD: reads a contiguous region and writes it in units of 16 bytes.
+    """Runs one LOAD: reads a contiguous region and writes it in units of ``block`` bytes.
 
     FRAME: the region is ``lines`` lines of patches, each of ``patch_rows`` pixel rows of ``count``
     patch rows of ``row_bytes`` bytes. Patch ``line * count + column`` goes to buffer row
-    ``first + line * count + column``, pixel row y of it to blocks ``y * units`` and on,
-    ``units = ceil(row_bytes / 16)``; what is left of the last block is undefined.
+    ``first + line * count + column``, pixel row y of it to bytes ``y * pitch`` and on of
+    the row, ``pitch`` being ``row_bytes`` rounded up to a multiple of 16; what lies between is
+    undefined.
     RESIDUAL: ``count`` rows of ``row_bytes`` bytes of int16.
 
     Frame i of the run is ``frame_stride * i`` bytes behind the first one. Loads are made beside
@@ -59,7 +57,8 @@ class LoadUnit(wiring.Component):
             "data": In(stream.Signature(config.port_bits)),
             "patch_en": Out(config.banks), "residual_en": Out(config.banks),
             "residual_ready": In(1),
-            "write_addr": Out(16), "write_data": Out(data.ArrayLayout(unsigned(8 * UNIT), 2)),
+            "write_addr": Out(16),
+            "write_data": Out(data.ArrayLayout(unsigned(8 * config.block), 2)),
             "busy": Out(1), "error": Out(isa.Error),
         })
 
@@ -166,24 +165,24 @@ class LoadUnit(wiring.Component):
         Return a signal that is high while the last unit is written.
         """
         config = self.config
-        beat_bytes = config.port_bits // 8
+        beat_bytes, width = config.port_bits // 8, config.block
 
         # A queue of bytes, aligned so that the next unit is at its low end.
-        queue = Signal(8 * 2 * UNIT, reset_less=True)
-        held = Signal(range(2 * UNIT + 1))
+        queue = Signal(8 * 2 * width, reset_less=True)
+        held = Signal(range(2 * width + 1))
         left = Signal(16)      # bytes of this row that are not yet written
-        size = Signal(range(UNIT + 1))
+        size = Signal(range(width + 1))
         emit, accept = Signal(), Signal()
         waits = Signal()       # what was written last has not yet been taken
-        kept = Signal(range(2 * UNIT + 1))
-        shifted = Signal(8 * 2 * UNIT)
+        kept = Signal(range(2 * width + 1))
+        shifted = Signal(8 * 2 * width)
         m.d.comb += [
-            size.eq(Mux(left < UNIT, left, UNIT)),
+            size.eq(Mux(left < width, left, width)),
             emit.eq(running & (held >= size) & ~waits),
             kept.eq(Mux(emit, held - size, held)),
             shifted.eq(Mux(emit, queue >> (size << 3), queue)),
-            accept.eq(running & self.data.valid & (kept <= 2 * UNIT - beat_bytes)),
-            self.data.ready.eq(running & (kept <= 2 * UNIT - beat_bytes)),
+            accept.eq(running & self.data.valid & (kept <= 2 * width - beat_bytes)),
+            self.data.ready.eq(running & (kept <= 2 * width - beat_bytes)),
         ]
         m.d.sync += [queue.eq(shifted), held.eq(kept)]
         with m.If(accept):
@@ -199,12 +198,14 @@ class LoadUnit(wiring.Component):
         last_unit, last_column, last_row, last_line, last = (Signal(name=n) for n in (
             "last_unit", "last_column", "last_row", "last_line", "last"))
         m.d.comb += [
-            last_unit.eq(left <= UNIT),
+            last_unit.eq(left <= width),
             last_column.eq(column + 1 == load.count),
             last_row.eq(pixel_row + 1 == load.patch_rows),
             last_line.eq(line + 1 == load.lines),
             last.eq(emit & last_unit & last_column & last_row & last_line),
         ]
+        # The next pixel row begins at a block of the network.
+        following = (unit | (BLOCK // width - 1)) + 1
         m.d.sync += line_step.eq(load.count * load.stride)
         with m.If(~running):
             start = first * load.stride
@@ -214,7 +215,7 @@ class LoadUnit(wiring.Component):
                 column_addr.eq(start),
             ]
         with m.Elif(emit):
-            m.d.sync += [left.eq(left - UNIT), unit.eq(unit + 1)]
+            m.d.sync += [left.eq(left - width), unit.eq(unit + 1)]
             with m.If(last_unit):
                 m.d.sync += [
                     left.eq(load.row_bytes), unit.eq(row_block),
@@ -223,7 +224,7 @@ class LoadUnit(wiring.Component):
                 with m.If(last_column):
                     m.d.sync += [
                         column.eq(0), column_addr.eq(line_addr), pixel_row.eq(pixel_row + 1),
-                        unit.eq(unit + 1), row_block.eq(unit + 1),
+                        unit.eq(following), row_block.eq(following),
                     ]
                     with m.If(last_row):
                         m.d.sync += [
@@ -234,7 +235,7 @@ class LoadUnit(wiring.Component):
 
         # Write: a unit is a block of bytes, two units are a block of the residual.
         is_frame = Signal()
-        previous = Signal(8 * UNIT, reset_less=True)
+        previous = Signal(8 * width, reset_less=True)
         block = Signal(12)
         bank_bits = ceil_log2(config.banks)
         bank = Signal(config.banks)
@@ -249,8 +250,8 @@ class LoadUnit(wiring.Component):
                 self.patch_en.eq(Mux(emit & is_frame, bank, 0)),
                 self.residual_en.eq(Mux(emit & ~is_frame & unit[0], bank, 0)),
                 self.write_addr.eq(column_addr + (block >> bank_bits)),
-                self.write_data.eq(Cat(previous, queue[:8 * UNIT])),
+                self.write_data.eq(Cat(previous, queue[:8 * width])),
             ]
         with m.If(emit):
-            m.d.sync += previous.eq(queue[:8 * UNIT])
+            m.d.sync += previous.eq(queue[:8 * width])
         return last

@@ -2,16 +2,16 @@
 """The stationary side of the sequencer: walks column and K tiles, fills the shadow weights."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2, exact_log2
 
 from rtl import isa
 from rtl.arith import delay
 from rtl.buffers import KeyBuffer, ValueBuffer
-from rtl.config import BLOCK, PASS_SLOTS, SCALE_SLOTS, Config
+from rtl.config import PASS_SLOTS, SCALE_SLOTS, Config
 
-__all__ = ["TileLoader", "pass_behind", "tile_layout"]
+__all__ = ["LoaderActivity", "TileLoader", "pass_behind", "tile_layout"]
 
 
 def tile_layout(config: Config) -> data.StructLayout:
@@ -29,6 +29,19 @@ def tile_layout(config: Config) -> data.StructLayout:
         "columns_valid": unsigned(ceil_log2(config.columns) + 1),  # tokens in this column tile
         "blocks": data.ArrayLayout(isa.ListEntry, config.row_blocks),
     })
+
+
+class LoaderActivity(enum.Enum, shape=3):
+    """What the loader does in a cycle, for tracing."""
+
+    IDLE = 0      #: there is no pass, or the next one is begun
+    SCALES = 1    #: bias and scales of a column tile, or waits for a slot for them
+    TILE = 2      #: begins a tile
+    SWAP = 3      #: waits until the tile before is swapped in
+    WEIGHT = 4    #: waits for weights
+    OPERAND = 5   #: waits for the pass that writes keys or values
+    LOAD = 6      #: requests a row
+    FILLED = 7    #: waits until the tile is taken
 
 
 def pass_behind(retired: Signal, number: Signal, distance: Signal) -> Signal:
@@ -61,10 +74,10 @@ class TileLoader(wiring.Component):
     columns_retired : In, number of column tiles with own scales that retired, modulo
         ``2 * SCALE_SLOTS``
     slot : Out, pass descriptor that is read; ``descriptor`` : In
-    tokens : In
+    tokens, first : In, of the list or segment of the pass: how many, the first position
     list_addr : Out; list_entry : In, one cycle later
     weight : In(stream), array rows; weight_level : In
-    key_base, key_channel : Out; key_data : In, as ``KeyBuffer``
+    key_base, key_channel, key_start, key_after : Out; key_data : In, as ``KeyBuffer``
     value_addr : Out; value_data : In, as ``ValueBuffer``
     swap : In, with the first row of a tile, at the array
     load_valid, load_row, load_data : Out, to the array
@@ -72,6 +85,7 @@ class TileLoader(wiring.Component):
     tile : Out(stream of tile_layout)
     waits_operand : Out, a key or value tile is being waited for or loaded
     active : Out, a pass is being worked on
+    activity : Out, for tracing
     """
 
     def __init__(self, config: Config, *, keys: KeyBuffer, values: ValueBuffer, lead: int):
@@ -85,11 +99,13 @@ class TileLoader(wiring.Component):
         super().__init__({
             "queued": In(8), "retired": In(8), "columns_retired": In(range(2 * SCALE_SLOTS)),
             "slot": Out(range(PASS_SLOTS)), "descriptor": In(isa.pass_layout), "tokens": In(16),
+            "first": In(11),
             "list_addr": Out(ceil_log2(config.list_depth)),
             "list_entry": In(data.ArrayLayout(isa.ListEntry, config.row_blocks)),
             "weight": In(stream.Signature(unsigned(8 * config.columns))),
             "weight_level": In(range(config.weight_depth + 1)),
-            "key_base": Out(len(keys.read_base)), "key_channel": Out(len(keys.read_channel)),
+            "key_base": Out(len(keys.read_base)), "key_after": Out(len(keys.read_base)),
+            "key_channel": Out(len(keys.read_channel)), "key_start": Out(len(keys.read_start)),
             "key_data": In(signed_word),
             "value_addr": Out(values.addr_bits), "value_data": In(signed_word),
             "swap": In(1),
@@ -98,7 +114,7 @@ class TileLoader(wiring.Component):
             "param_en": Out(1), "param_slot": Out(range(SCALE_SLOTS)),
             "param_byte": Out(range(isa.SCALE_BYTES)), "param_data": Out(word),
             "tile": Out(stream.Signature(tile_layout(config))),
-            "waits_operand": Out(1), "active": Out(1),
+            "waits_operand": Out(1), "active": Out(1), "activity": Out(LoaderActivity),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -166,6 +182,8 @@ class TileLoader(wiring.Component):
                     ]
                     m.next = "Column"
             with m.State("Column"):
+                m.d.comb += self.activity.eq(Mux(has_scales, LoaderActivity.SCALES,
+                                                 LoaderActivity.IDLE))
                 m.d.sync += [
                     k_tile.eq(0),
                     byte.eq(0),
@@ -179,6 +197,7 @@ class TileLoader(wiring.Component):
                     m.next = "Scales"
             with m.State("Scales"):
                 m.d.comb += [
+                    self.activity.eq(LoaderActivity.SCALES),
                     self.weight.ready.eq(1),
                     self.param_en.eq(self.weight.valid),
                     self.param_slot.eq(columns_loaded),
@@ -192,9 +211,11 @@ class TileLoader(wiring.Component):
                         m.next = "Tile"
             with m.State("Tile"):
                 # The list entry is read in this cycle and taken over in the next.
+                m.d.comb += self.activity.eq(LoaderActivity.TILE)
                 m.d.sync += [row.eq(0), filled.eq(0), taken.eq(0)]
                 m.next = "List"
             with m.State("List"):
+                m.d.comb += self.activity.eq(LoaderActivity.TILE)
                 m.d.sync += [
                     tile.slot.eq(number),
                     tile.column_tile.eq(Mux(fields.package, column_tile >> part_bits, column_tile)
@@ -221,6 +242,15 @@ class TileLoader(wiring.Component):
                 ]
                 with m.If(is_none & shadow_free):
                     m.d.sync += filled.eq(1)
+                with m.If(filled):
+                    m.d.comb += self.activity.eq(LoaderActivity.FILLED)
+                with m.Elif(~shadow_free):
+                    m.d.comb += self.activity.eq(LoaderActivity.SWAP)
+                with m.Elif(read_row | is_none):
+                    m.d.comb += self.activity.eq(LoaderActivity.LOAD)
+                with m.Else():
+                    m.d.comb += self.activity.eq(Mux(is_weight, LoaderActivity.WEIGHT,
+                                                     LoaderActivity.OPERAND))
                 with m.If(read_row):
                     m.d.sync += row.eq(row + 1)
                     with m.If(row == config.rows - 1):
@@ -282,9 +312,9 @@ class TileLoader(wiring.Component):
         for kind, requested in source_is.items():
             m.d.comb += requested.eq(read_row & (fields.stationary == kind))
 
-        # Key: array row r streams against channel (index * row_blocks + r // 16) * 16 + r % 16.
+        # Key: array row r streams against channel index * rows + r.
         entry = Signal(isa.ListEntry)
-        with m.Switch(row[ceil_log2(BLOCK):]):
+        with m.Switch(row[ceil_log2(config.block):]):
             for bank in range(config.row_blocks):
                 with m.Case(bank):
                     m.d.comb += entry.eq(blocks[bank])
@@ -292,15 +322,18 @@ class TileLoader(wiring.Component):
         key_row = Signal(16, reset_less=True)
         m.d.comb += channel.eq(Cat(row, entry.index))
         m.d.sync += [
-            key_row.eq(column_tile * fields.operand_stride),
+            key_row.eq((column_tile + self.first[lane_bits:]) * fields.operand_stride),
             self.key_base.eq(key_row + channel[lane_bits:]),
+            self.key_after.eq(key_row + fields.operand_stride + channel[lane_bits:]),
             self.key_channel.eq(channel[:lane_bits]),
         ]
+
+        m.d.comb += self.key_start.eq(self.first[:lane_bits])
 
         # Value: array row r is token k_tile * rows + r.
         value_row = Signal(16, reset_less=True)
         m.d.sync += [
-            value_row.eq(Cat(row, k_tile) * fields.operand_stride),
+            value_row.eq((self.first + Cat(row, k_tile)) * fields.operand_stride),
             self.value_addr.eq(value_row + fields.operand_base + column_tile),
         ]
 

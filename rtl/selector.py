@@ -2,7 +2,7 @@
 """The token selector: decides which patches stay, writes the new token list, shares the rest."""
 
 from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib import data, wiring
+from amaranth.lib import data, enum, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
@@ -16,7 +16,17 @@ from rtl.segments import segment_layout
 from rtl.shares import Shares
 from rtl.token_list import TokenList
 
-__all__ = ["Selector"]
+__all__ = ["Selector", "SelectorPhase"]
+
+
+class SelectorPhase(enum.Enum, shape=3):
+    """What the selector does in a cycle, for tracing."""
+
+    IDLE = 0
+    SCORES = 1   #: waits for the class token's attention
+    SEARCH = 2   #: of the threshold
+    SCAN = 3     #: over the tokens, or waits for their pairs
+    SHARES = 4   #: of the package token
 
 
 class Selector(wiring.Component):
@@ -71,6 +81,8 @@ class Selector(wiring.Component):
         Every position in order, for tracing.
     weight_valid, weight, share_valid, share_index, share_value : Out
         As of ``Shares``, for tracing.
+    phase : Out
+        For tracing.
     """
 
     #: Cycles beside the scan and the search: registers, its pipeline, the end of the list.
@@ -102,6 +114,7 @@ class Selector(wiring.Component):
             "scan_valid": Out(1), "scan_physical": Out(row), "scan_keep": Out(1),
             "weight_valid": Out(1), "weight": Out(isa.WEIGHT_BITS),
             "share_valid": Out(1), "share_index": Out(index), "share_value": Out(isa.SHARE_BITS),
+            "phase": Out(SelectorPhase),
         })
 
     @classmethod
@@ -143,21 +156,25 @@ class Selector(wiring.Component):
                                  dropped.eq(0)]
                     m.next = "SCORES"
             with m.State("SCORES"):
+                m.d.comb += self.phase.eq(SelectorPhase.SCORES)
                 with m.If(~by_score):
                     m.next = "SCAN"
                 with m.Elif(~self.attention_busy):
                     m.d.comb += search.start.eq(1)
                     m.next = "SEARCH"
             with m.State("SEARCH"):
+                m.d.comb += self.phase.eq(SelectorPhase.SEARCH)
                 with m.If(search.done):
                     m.next = "SCAN"
             with m.State("SCAN"):
+                m.d.comb += self.phase.eq(SelectorPhase.SCAN)
                 with m.If(by_score | (position < pairs_here)):
                     m.d.comb += [scanning.eq(1), last.eq(position + 1 == segment.count)]
                     m.d.sync += position.eq(position + 1)
                 with m.If(last):
                     m.next = "SHARES"
             with m.State("SHARES"):
+                m.d.comb += self.phase.eq(SelectorPhase.SHARES)
                 with m.If(~shares.busy):
                     m.d.comb += self.append.eq(1)
                     m.d.sync += self.busy.eq(0)

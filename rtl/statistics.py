@@ -8,7 +8,7 @@ from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import exact_log2
 
 from rtl.arith import delay
-from rtl.config import BLOCK, Config
+from rtl.config import Config
 from rtl.isa import (
     IMPORTANCE_BITS,
     MANTISSA_BITS,
@@ -30,11 +30,10 @@ __all__ = ["BlockSums", "Square", "Statistics"]
 
 SQUARE_BITS = 2 * WIDE_BITS - 1
 
-_BLOCK_SUM = signed(WIDE_BITS + exact_log2(BLOCK))
-_BLOCK_SUMSQ = unsigned(SQUARE_BITS + exact_log2(BLOCK))
 _SUMS = data.StructLayout({"sum": signed(NORM_SUM_BITS), "sumsq": unsigned(NORM_SUMSQ_BITS)})
 _NORM = data.StructLayout({"mean": signed(MEAN_BITS), "scale": RowScale})
-_DISTRIBUTED = {"ram_style": "distributed"}
+#: Deepest memory that is distributed: one of 64 rows is a LUT a bit.
+_DISTRIBUTED_DEPTH = 256
 #: LayerNorms that are kept of a row.
 _NORM_SLOTS = 4
 _FACTOR = signed(SHARE_BITS + 1)
@@ -42,6 +41,10 @@ _FACTOR = signed(SHARE_BITS + 1)
 _PACKAGE_SUM = signed(WIDE_BITS + SHARE_BITS)
 _ONE_HALF = SHARE_BITS - 2
 _STEP = data.StructLayout({"enable": 1, "accumulate": 1, "half": 1})
+
+
+def _style(depth: int) -> dict[str, str]:
+    return {"ram_style": "distributed" if depth <= _DISTRIBUTED_DEPTH else "block"}
 
 
 class Square(Component):
@@ -102,59 +105,64 @@ class Square(Component):
 
 
 class BlockSums(Component):
-    """``sum = sum(x)`` and ``sumsq = sum(x * x)`` of a block of 16 channels, zero if not enabled.
+    """``sum = sum(x)`` and ``sumsq = sum(x * x)`` of a block of channels, zero if not enabled.
 
     With ``package`` the squares are ``x * factor`` of another ``x``, each summed over the rows by
     itself as well.
 
-    No flow control. Latency: ``LATENCY``: square, adder tree, mask.
-    Resources: 16 DSPs, 15 adders of about 18 bits and 15 of about 33.
+    No flow control. Latency: ``latency``: square, adder tree, mask.
+    Resources: ``size`` DSPs, ``size - 1`` adders of about 18 bits and as many of about 33.
 
     Parameters
     ----------
+    size
+        Channels, a power of two.
     package
         Whether it serves packages as well.
 
     Members
     -------
-    x : In(ArrayLayout(signed(16), 16))
+    x : In(ArrayLayout(signed(16), size))
         Channels of the block.
     enable : In(1)
         The block counts.
-    sum : Out(signed(20))
+    sum : Out(signed(16 + log2(size)))
         Sum of the channels.
-    sumsq : Out(35)
+    sumsq : Out(31 + log2(size))
         Sum of their squares.
     i, factor, step : In
         As of :class:`Square`, one ``i`` and ``factor`` for each channel.
-    o : Out(ArrayLayout(signed(33), 16))
+    o : Out(ArrayLayout(signed(33), size))
         Squares, or what is summed, ``Square.LATENCY`` cycles later.
     """
 
-    LATENCY = Square.LATENCY + tree_latency(BLOCK) + 1
-
-    def __init__(self, *, package: bool = False) -> None:
+    def __init__(self, *, size: int, package: bool = False) -> None:
+        self.size = size
         self.package = package
+        self.latency = Square.LATENCY + tree_latency(size) + 1
+        self.sum_shape = signed(WIDE_BITS + exact_log2(size))
+        self.sumsq_shape = unsigned(SQUARE_BITS + exact_log2(size))
         ports = {
-            "x": In(data.ArrayLayout(signed(WIDE_BITS), BLOCK)),
+            "x": In(data.ArrayLayout(signed(WIDE_BITS), size)),
             "enable": In(1),
-            "sum": Out(_BLOCK_SUM),
-            "sumsq": Out(_BLOCK_SUMSQ),
+            "sum": Out(self.sum_shape),
+            "sumsq": Out(self.sumsq_shape),
         }
         if package:
             ports |= {
-                "i": In(data.ArrayLayout(signed(WIDE_BITS), BLOCK)),
-                "factor": In(data.ArrayLayout(_FACTOR, BLOCK)),
+                "i": In(data.ArrayLayout(signed(WIDE_BITS), size)),
+                "factor": In(data.ArrayLayout(_FACTOR, size)),
                 "step": In(_STEP),
-                "o": Out(data.ArrayLayout(_PACKAGE_SUM, BLOCK)),
+                "o": Out(data.ArrayLayout(_PACKAGE_SUM, size)),
             }
         super().__init__(ports)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.sum_tree = sums = AdderTree(inputs=BLOCK, shape=signed(WIDE_BITS))
-        m.submodules.sumsq_tree = squares = AdderTree(inputs=BLOCK, shape=unsigned(SQUARE_BITS))
-        for k in range(BLOCK):
+        m.submodules.sum_tree = sums = AdderTree(inputs=self.size, shape=signed(WIDE_BITS))
+        m.submodules.sumsq_tree = squares = AdderTree(inputs=self.size,
+                                                      shape=unsigned(SQUARE_BITS))
+        for k in range(self.size):
             m.submodules[f"square_{k}"] = square = Square(package=self.package)
             m.d.comb += [
                 square.i.eq(self.i[k] if self.package else self.x[k]),
@@ -167,7 +175,7 @@ class BlockSums(Component):
                     square.step.eq(self.step),
                     self.o[k].eq(square.o),
                 ]
-        enable = delay(m, self.enable, self.LATENCY - 1, name="enable")
+        enable = delay(m, self.enable, self.latency - 1, name="enable")
         total = Signal.like(self.sum, reset_less=True)
         total_squares = Signal.like(self.sumsq, reset_less=True)
         m.d.sync += [
@@ -195,30 +203,30 @@ class Statistics(Component):
     Latency: ``latency`` cycles until a read sees mean and scale: block sums, adder tree, running
     sums, NormScale, write. The outputs for tracing come one cycle earlier. Sums of pairs come after
     ``pair_latency`` cycles, a package ``PACKAGE_LATENCY`` cycles after its last row, for one cycle.
-    Resources: ``columns`` DSPs and those of :class:`NormScale`, ``113 * max_tokens`` bits of
-    distributed memory; with ``pruning`` ``66 * max_tokens`` and 47 of four times as many rows of
+    Resources: ``columns`` DSPs and those of :class:`NormScale`, ``113 * residual_rows`` bits of
+    distributed memory; with ``pruning`` ``66 * residual_rows`` and 47 of four times as many rows of
     block RAM, and 66 LUTs a package lane.
 
     Parameters
     ----------
     config
-        Configuration; ``columns``, ``max_tokens`` and ``pruning`` are used.
+        Configuration; ``columns``, ``residual_rows`` and ``pruning`` are used.
 
     Members
     -------
     data : In(ArrayLayout(signed(16), columns))
         Residual.
-    enable : In(columns / 16)
+    enable : In(columns / block)
         Blocks that count.
     valid : In(1)
         A row of the residual enters.
-    row : In(range(max_tokens))
+    row : In(range(residual_rows))
         Which one, physically.
     first, last : In(1)
         Its first and its last column tile.
     channels, mean_m, mean_s, scale_m, scale_s, epsilon : In
         As of :class:`NormScale`; with ``data``.
-    read_row : In(range(max_tokens))
+    read_row : In(range(residual_rows))
         Row to be read.
     read_mean, read_scale : Out
         Its mean and scale, one cycle later.
@@ -245,16 +253,18 @@ class Statistics(Component):
     def __init__(self, config: Config) -> None:
         self.pruning = config.pruning
         self.package_lanes = config.package_lanes if self.pruning else 0
-        self.blocks = config.column_blocks
-        self.max_tokens = config.max_tokens
+        self.block = config.block
+        self.blocks = [BlockSums(size=self.block, package=c < self.package_lanes)
+                       for c in range(0, config.columns, self.block)]
+        self.residual_rows = config.residual_rows
         #: Cycles until the running sums are there.
-        self._sum_latency = BlockSums.LATENCY + tree_latency(self.blocks) + 1
+        self._sum_latency = self.blocks[0].latency + tree_latency(len(self.blocks)) + 1
         self.latency = self._sum_latency + NormScale.LATENCY + 1
         self.pair_latency = self._sum_latency
-        row = range(self.max_tokens)
+        row = range(self.residual_rows)
         ports = {
             "data": In(data.ArrayLayout(signed(WIDE_BITS), config.columns)),
-            "enable": In(self.blocks),
+            "enable": In(len(self.blocks)),
             "valid": In(1),
             "row": In(row),
             "first": In(1),
@@ -299,24 +309,26 @@ class Statistics(Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.sum_tree = sum_tree = AdderTree(inputs=self.blocks, shape=_BLOCK_SUM)
-        m.submodules.sumsq_tree = sumsq_tree = AdderTree(inputs=self.blocks, shape=_BLOCK_SUMSQ)
-        blocks = [BlockSums(package=b * BLOCK < self.package_lanes) for b in range(self.blocks)]
+        blocks, size = self.blocks, self.block
+        m.submodules.sum_tree = sum_tree = AdderTree(
+            inputs=len(blocks), shape=blocks[0].sum_shape)
+        m.submodules.sumsq_tree = sumsq_tree = AdderTree(
+            inputs=len(blocks), shape=blocks[0].sumsq_shape)
         for b, block in enumerate(blocks):
             m.submodules[f"block_{b}"] = block
             m.d.comb += [
-                block.x.eq(Cat(self.data[b * BLOCK + k] for k in range(BLOCK))),
+                block.x.eq(Cat(self.data[b * size + k] for k in range(size))),
                 block.enable.eq(self.enable[b]),
                 sum_tree.i[b].eq(block.sum),
                 sumsq_tree.i[b].eq(block.sumsq),
             ]
         if self.pruning:
-            self._lend(m, blocks)
+            self._lend(m)
 
         # Running sums
         first = self.first | self.pairs if self.pruning else self.first
-        m.submodules.sums = sums = Memory(shape=_SUMS, depth=self.max_tokens, init=[],
-                                          attrs=_DISTRIBUTED)
+        m.submodules.sums = sums = Memory(shape=_SUMS, depth=self.residual_rows, init=[],
+                                          attrs=_style(self.residual_rows))
         read, write = sums.read_port(), sums.write_port()
         cycles = self._sum_latency
         read_row = delay(m, self.row, cycles - 2, name="row")
@@ -344,7 +356,7 @@ class Statistics(Component):
         self._norms(m, row, total, valid)
         return m
 
-    def _lend(self, m: Module, blocks: list[BlockSums]) -> None:
+    def _lend(self, m: Module) -> None:
         """Give multipliers the factors of pairs and packages, besides squares."""
         half = len(self.data) // 2
         upper = Signal()
@@ -358,7 +370,7 @@ class Statistics(Component):
             late.eq(delay(m, step, Square.STEP_DELAY, name="step")),
         ]
         for c in range(self.package_lanes):
-            block, k = blocks[c // BLOCK], c % BLOCK
+            block, k = self.blocks[c // self.block], c % self.block
             # Where both halves are in one block there are no parts, and its own upper half is left
             # out of pairs.
             other = self.data[c + half] if c < half else 0
@@ -370,7 +382,7 @@ class Statistics(Component):
                 block.factor[k].eq(Mux(self.package, self.share, self.data[c])),
                 self.package_data[c].eq(block.o[k] >> (SHARE_BITS - 1)),
             ]
-        for block in blocks:
+        for block in self.blocks:
             if block.package:
                 m.d.comb += block.step.eq(late)
             with m.If(self.pairs):
@@ -393,15 +405,14 @@ class Statistics(Component):
         finished = Signal()
         m.d.comb += finished.eq(valid & delay(m, self.last, cycles, name="last"))
 
-        depth, attrs = self.max_tokens, _DISTRIBUTED
+        depth = self.residual_rows
         write_slot, read_slot = Const(0, 0), Const(0, 0)
         if self.pruning:
             # The slot is the upper part of the address: rows of a slot begin at a power of two.
-            depth = ((_NORM_SLOTS - 1) << len(self.row)) + self.max_tokens
-            attrs = {"ram_style": "block"}
+            depth = ((_NORM_SLOTS - 1) << len(self.row)) + self.residual_rows
             write_slot = delay(m, self.norm_slot, self.latency - 1, name="slot")
             read_slot = self.read_slot
-        m.submodules.norms = norms = Memory(shape=_NORM, depth=depth, init=[], attrs=attrs)
+        m.submodules.norms = norms = Memory(shape=_NORM, depth=depth, init=[], attrs=_style(depth))
         read_norm, write_norm = norms.read_port(), norms.write_port()
         late_total = _SUMS(delay(m, total, NormScale.LATENCY, name="total"))
         m.d.comb += [

@@ -8,7 +8,7 @@ from amaranth.utils import ceil_log2
 
 from rtl import isa
 from rtl.buffers import StreamBuffer
-from rtl.config import BLOCK, Config
+from rtl.config import Config
 from rtl.issue import row_layout
 
 __all__ = ["WriteBack"]
@@ -59,7 +59,7 @@ class WriteBack(wiring.Component):
         for bank in range(config.banks):
             g = bank % config.column_blocks
             hit = Signal(name=f"hit{bank}")
-            lanes = [self.word[BLOCK * g + i] for i in range(BLOCK)]
+            lanes = [self.word[config.block * g + i] for i in range(config.block)]
             m.d.comb += [
                 hit.eq(self.enable[g] & ~self.unchanged & (turn == bank // config.column_blocks)),
                 self.bytes_word[bank].eq(Cat(lane[:8] for lane in lanes)),

@@ -10,7 +10,7 @@ import cocotb_tools.config
 from rtl.config import Config
 from sim import verilator
 from sim.cache import BUILD, digest, replacing, versions
-from sim.streams import Stream, streams
+from sim.streams import Stream, streams, trace_streams
 
 __all__ = ["PortError", "bench", "binding", "cocotb_bench", "emitted", "ports", "simulator"]
 
@@ -74,21 +74,23 @@ def binding(verilog: str, top: str, recorded: Sequence[Stream]) -> str:
                   f"    p.axi.back().bytes = {width // 8};"]
         lines += [f"    p.axi.back().{pin} = pin(top.m_axi_gmem{i}_{pin});"
                   for pin in _AXI if f"m_axi_gmem{i}_{pin}" in have]
-    signals = _declared(module, "wire|reg|output")
+    signals = _declared(module, "wire|reg|input|output")
     for stream in recorded:
-        for name, bits in ((stream.valid, 1),
+        for name, bits in (*(() if stream.valid is None else ((stream.valid, 1),)),
                            *((f.signal, f.bits * f.lanes) for f in stream.fields)):
             if signals.get(name) != bits:
                 raise PortError(f"signal {name} of module {top} has {signals.get(name, 0)} bits,"
                                 f" must have {bits}")
-        names = ", ".join(f"pin(top.rootp->{_in_cpp(top, f.signal)})" for f in stream.fields)
-        lines.append(f'    p.streams.push_back({{"{stream.name}",'
-                     f" pin(top.rootp->{_in_cpp(top, stream.valid)}), {{{names}}}}});")
+        pins = {name: f"pin(top.{name})" if name in have else
+                f"pin(top.rootp->{_in_cpp(top, name)})" for name in stream.signals}
+        valid = "Pin()" if stream.valid is None else pins[stream.valid]
+        lines.append(f'    p.streams.push_back({{"{stream.name}", {str(stream.timed).lower()},'
+                     f" {valid}, {{{', '.join(pins[f.signal] for f in stream.fields)}}}}});")
     return "\n".join([*lines, "    return p;", "}", ""])
 
 
 def _in_cpp(top: str, signal: str) -> str:
-    """Return the name that Verilator gives to a signal of the top module."""
+    """Return the name that Verilator gives to a signal of the top module that is no port."""
     return f"{top}__DOT__{signal.replace('__', '___05F')}"
 
 
@@ -103,8 +105,9 @@ def bench(verilog: Path, *, top: str, recorded: Sequence[Stream] = (),
     text = verilog.read_text()
     for name in blocks:
         _module(text, name)  # Verilator says nothing of a name that is no module
-    names = [name for stream in recorded
-             for name in (stream.valid, *(field.signal for field in stream.fields))]
+    have = ports(text, top)
+    names = dict.fromkeys(name for stream in recorded for name in stream.signals
+                          if name not in have)
     control = "".join(f'public_flat_rd -module "{top}" -var "{name}"\n' for name in names)
     control += "".join(f'hier_block -module "{name}"\n' for name in blocks)
     return verilator.build(
@@ -149,5 +152,5 @@ def simulator(config: Config) -> Path:
     # Small arrays are faster to build and to run flat.
     blocks = ("heatvit_column_group",) if config.macs_per_cycle > 1024 else ()
     library = _PRIMITIVES if config.multiplier == "dsp48e2" else ()
-    return bench(emitted(config), top="heatvit", recorded=streams(config), blocks=blocks,
-                 library=library)
+    return bench(emitted(config), top="heatvit", blocks=blocks, library=library,
+                 recorded=(*streams(config), *trace_streams(config)))

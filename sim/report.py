@@ -151,6 +151,7 @@ class Summary:
             if work.selectors_synthetic else work.qvit.weights,
             "blocks": list(work.blocks),
             "package": None if pruning is None else pruning.package,
+            "last_block": work.last_block,
             "image": first.image,
             "cycles": cycles,
             "macs": macs,
@@ -189,6 +190,9 @@ class Summary:
         if work.selector == "threshold":
             rows.append(("selectors", "SYNTHETIC (fitted to keep dark patches)"
                          if work.selectors_synthetic else "trained, with the weights"))
+        if work.last_block != "all":
+            count = work.qvit.model.special_tokens
+            rows.append(("last block", f"{work.last_block}, rows {count}, keys and values of all"))
         rows += _about_one(first) if len(self.reports) == 1 else _about_all(self.reports)
         for name, text in rows:
             grid.add_row(name, text)

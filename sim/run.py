@@ -11,7 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from golden.cli import add_selector_options, frames, picture_name, pruning_config
+from golden.cli import (
+    add_last_block_option,
+    add_selector_options,
+    frames,
+    picture_name,
+    pruning_config,
+)
 from golden.files import check_output, make_folder
 from golden.model import ModelConfig, model_named
 from golden.panels import panels
@@ -43,6 +49,7 @@ def add_options(parser: argparse.ArgumentParser, selector: str) -> None:
     """Add the options that :func:`execute` reads, but ``images``; ``selector`` is the default."""
     add_network_options(parser)
     add_selector_options(parser, selector)
+    add_last_block_option(parser)
     add_bus_options(parser)
     parser.add_argument("--output", type=Path, metavar="DIR",
                         help="folder for one picture of each photograph, or of the first"
@@ -77,7 +84,8 @@ def execute(options: argparse.Namespace, images: Sequence[Path] | None, console:
     pixels = _frames(images, scenes, model)
     with step(console, f"Golden model: {options.model}, quantised and lowered to {config.name}"):
         workload = Workload.named(options.model, config, checkpoint=options.checkpoint,
-                                  pruning=pruning if pruning.active else None)
+                                  pruning=pruning if pruning.active else None,
+                                  last_block=options.last_block)
         works = [(name, workload.with_frame(frame, label)) for name, frame, label in pixels]
         cycles = bus.cycles(works[0][1])
     output = options.output or (_OUTPUT if workload.blocks else None)

@@ -112,11 +112,14 @@ class Session:
         """
         self._add("count", *([prefix] if prefix else []))
 
-    def trace(self, name: str) -> Path:
-        """Record the streams from here on; return the folder that holds them after the run."""
+    def trace(self, name: str, *, timed: bool = False) -> Path:
+        """Record the streams from here on; return the folder that holds them after the run.
+
+        Streams that are timed are only recorded if ``timed``.
+        """
         folder = self.folder / f"trace-{name}"
         folder.mkdir()
-        self._add("trace", folder.name)
+        self._add("trace", folder.name, *(["timed"] if timed else []))
         return folder
 
     def trace_off(self) -> None:

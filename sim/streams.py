@@ -19,8 +19,12 @@ from rtl.isa import (
     WEIGHT_BITS,
     WEIGHTED_BITS,
 )
+from rtl.taps import trace_members
 
-__all__ = ["Field", "Stream", "streams"]
+__all__ = ["CYCLE", "Field", "Stream", "streams", "trace_streams"]
+
+#: Name of the cycle of an event in the recording of a stream that is timed.
+CYCLE = "cycle"
 
 
 @dataclass(frozen=True)
@@ -56,22 +60,38 @@ class Field:
 
 @dataclass(frozen=True)
 class Stream:
-    """Signals recorded together in every cycle in which ``valid`` is high."""
+    """Signals recorded together in every cycle in which ``valid`` is high.
+
+    Without ``valid`` they are recorded in every cycle in which one is not as it was before. A
+    stream that is ``timed`` is recorded with the cycles of its events, and only if asked for.
+    """
 
     name: str
-    valid: str
+    valid: str | None
     fields: tuple[Field, ...]
+    timed: bool = False
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """Names of all signals."""
+        valid = () if self.valid is None else (self.valid,)
+        return (*valid, *(field.signal for field in self.fields))
 
     def read(self, folder: Path) -> dict[str, NDArray[np.int64]]:
-        """Return the recording in ``folder``: for each signal its value in every event."""
+        """Return the recording in ``folder``: for each signal its value in every event.
+
+        Of a stream that is timed also their cycles, under the name ``CYCLE``.
+        """
         raw = np.fromfile(folder / f"{self.name}.bin", np.uint8)
-        size = sum(field.size for field in self.fields)
+        # A cycle takes 64 bits, of which the highest is never used.
+        fields = (Field(CYCLE, 63), *self.fields) if self.timed else self.fields
+        size = sum(field.size for field in fields)
         if len(raw) % size:
             raise ValueError(f"the recording of {self.name} has {len(raw)} bytes, must be a"
                              f" multiple of {size}")
         events = raw.reshape(-1, size)
         result, at = {}, 0
-        for field in self.fields:
+        for field in fields:
             result[field.signal] = field.decode(events[:, at:at + field.size])
             at += field.size
         return result
@@ -114,3 +134,34 @@ def streams(config: Config) -> tuple[Stream, ...]:
                (Field("tap_share_index", index), Field("tap_share", SHARE_BITS))),
     )
     return (*dense, *selector) if config.pruning else dense
+
+
+def trace_streams(config: Config) -> tuple[Stream, ...]:
+    """Return the streams that a trace of a run is made of, see ``rtl.taps.trace_members``.
+
+    ``issue``: cause of the cycle, whether there is a tile, start and end of the run; ``tile``: a
+    tile is accepted; ``loader``, ``selector``: what they do; ``weights``: level of the FIFO;
+    ``passes``: how many are queued and retired; ``instruction``; ``epilogue``: rows leave it;
+    ``load``; ``bus``: handshakes of the data channels of the memory ports.
+    """
+    bits = trace_members(config)
+
+    def changes(name: str, *members: str, valid: str | None = None) -> Stream:
+        return Stream(name, valid, tuple(Field(f"tap_{member}", bits[member])
+                                         for member in members), timed=True)
+
+    bus = tuple(Field(f"m_axi_gmem{port}_{pin}", 1) for port in range(config.ports)
+                for pin in ("rvalid", "rready", *(() if port else ("wvalid", "wready"))))
+    return (
+        changes("issue", "stall", "tile_active", "run_start", "run_end"),
+        changes("tile", "tile_slot", "tile_first_column", "tile_last_column", "tile_first_k",
+                "tile_last_k", valid="tap_tile_accepted"),
+        changes("loader", "loader"),
+        changes("weights", "weight_level"),
+        changes("passes", "queued", "retired"),
+        changes("instruction", "instruction"),
+        changes("epilogue", "written", "written_slot"),
+        changes("load", "load_start", "load_done", "load_kind"),
+        *((changes("selector", "selector"),) if config.pruning else ()),
+        Stream("bus", None, bus, timed=True),
+    )

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from golden.images import calibration_frames
-from golden.model import FloatViT, ModelConfig, ModelError, model_named
+from golden.model import LAST_BLOCKS, FloatViT, ModelConfig, ModelError, model_named
 from golden.program import head_slot
 from golden.quantize import patch_bytes, quantize
 from golden.synthetic import synthetic
@@ -42,10 +42,11 @@ def random_model(config: Config, seed: int) -> ModelConfig:
             return model
 
 
-def run(model: ModelConfig, config: Config, bus: Bus) -> Report:
+def run(model: ModelConfig, config: Config, bus: Bus, last_block: str = "all") -> Report:
     frames = calibration_frames(model.image_size)
     qvit = quantize(FloatViT(model, synthetic(model, 3)), frames, weights="synthetic")
-    return simulate(Workload(qvit, config, frames[0]), simulator(config), bus)
+    work = Workload(qvit, config, frames[0], last_block=last_block)
+    return simulate(work, simulator(config), bus)
 
 
 def check(report: Report) -> None:
@@ -91,6 +92,27 @@ def test_few_tokens(grid: int, distilled: bool) -> None:
     model = ModelConfig(name="few", image_size=8 * grid, patch=8, width=32, heads=2, depth=2,
                         hidden=48, classes=10, distilled=distilled)
     check(run(model, named("tiny"), BUSES["fast"]))
+
+
+@pytest.mark.parametrize("bus", BUSES)
+@pytest.mark.parametrize("config", ["tiny", "small"])
+def test_rows_of_the_class_token_in_the_last_block(config: str, bus: str) -> None:
+    """The same answer; small_test has a distillation token, too."""
+    model = model_named(f"{config}_test")
+    whole, few = (run(model, named(config), BUSES[bus], last) for last in LAST_BLOCKS)
+    check(few)
+    assert (few.workload.expected[0] == whole.workload.expected[0]).all()
+    assert few.status.top_class == whole.status.top_class
+    assert few.macs < whole.macs == model.macs()
+    # With as few tokens as in tiny_test the weights take all the time.
+    assert bus == "stalls" or few.cycles <= whole.cycles
+    assert few.status.stalls["busy"] < whole.status.stalls["busy"]
+
+
+@pytest.mark.parametrize("seed", range(18, 24))
+def test_random_network_with_few_rows_in_the_last_block(seed: int) -> None:
+    config = named("tiny")
+    check(run(random_model(config, seed), config, list(BUSES.values())[seed % 3], "cls"))
 
 
 @pytest.mark.parametrize("limit", ["max_tokens", "max_width", "max_hidden", "max_patch",

@@ -84,6 +84,20 @@ def test_selectors(name: str, selector: str, package: str, bus: str) -> None:
         assert counts[0] < counts[2] and counts == sorted(counts)
 
 
+@pytest.mark.parametrize("bus", BUSES)
+@pytest.mark.parametrize("selector", ["topk", "threshold"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_rows_of_the_class_token_in_the_last_block(name: str, selector: str, bus: str) -> None:
+    """After a selector before it; ``small`` has two such rows."""
+    model, config = NETWORKS[name], named(name)
+    pruning = PruningConfig(selector=selector, blocks=(1,), package="merged",
+                            rates=(0.6,) if selector == "topk" else None)
+    work = replace(pruned(model, config, pruning), last_block="cls")
+    for report in simulate_images([("", work.with_frame(frame)) for frame in pictures(model)],
+                                  simulator(config), BUSES[bus]):
+        check(report)
+
+
 @pytest.mark.parametrize("selector", ["topk", "threshold"])
 @pytest.mark.parametrize("name", sorted(set(CONFIGS) - set(NETWORKS)))
 def test_large_configurations(name: str, selector: str) -> None:

@@ -23,7 +23,7 @@ KEYS = {"model": str, "config": str, "weights": str, "image": str, "cycles": int
         "stages_compared": int, "stages_equal": int, "first_mismatch": type(None),
         "bit_exact": bool, "tokens": int, "top1": int, "stalls": dict, "selector": str,
         "blocks": list, "package": type(None), "kept": list, "host_accesses": int,
-        "pictures": list, "images": list}
+        "pictures": list, "images": list, "last_block": str}
 TINY = ["--model", "tiny_test", "--config", "tiny"]
 #: Stages of tiny_test: after the patches; 12 in each block, and 5 statistics of each LayerNorm;
 #: those of the last LayerNorm; logits; what is in memory and in the register at the end.
@@ -50,6 +50,18 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = capsys.readouterr().out
     for text in ("block*.scores", "SYNTHETIC", "Bit exact", "images/s at 50 MHz"):
         assert text in output
+
+
+def test_rows_of_the_class_token_in_the_last_block(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = report(tmp_path)
+    assert whole["last_block"] == "all" and "last block" not in capsys.readouterr().out
+    few = report(tmp_path, "--last-block", "cls")
+    assert few["last_block"] == "cls" and few["bit_exact"] and few["stages_compared"] == STAGES
+    assert few["elements_compared"] < whole["elements_compared"]
+    assert few["macs"] < whole["macs"] and few["stalls"]["busy"] < whole["stalls"]["busy"]
+    assert few["top1"] == whole["top1"]
+    assert "last block   cls, rows 1" in capsys.readouterr().out
 
 
 def test_image_and_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

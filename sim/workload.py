@@ -97,6 +97,8 @@ class Workload:
         Class of the frame; None if nobody knows.
     selectors_synthetic
         Whether the classifiers of ``threshold`` selectors are.
+    last_block
+        Which rows of the last block are computed, as of :func:`golden.lower.lower`.
     """
 
     qvit: QuantizedViT
@@ -104,11 +106,12 @@ class Workload:
     frame: NDArray[np.uint8]
     label: int | None = None
     selectors_synthetic: bool = True
+    last_block: str = "all"
 
     @classmethod
     def named(cls, model: str, config: Config, *, image: Path | None = None,
               checkpoint: Path | None = None,
-              pruning: PruningConfig | None = None) -> "Workload":
+              pruning: PruningConfig | None = None, last_block: str = "all") -> "Workload":
         """Return the named model with the frame cut from ``image``, or from the sample.
 
         Bad input raises ValueError: ModelError, PruningError, ConfigError, ImageError,
@@ -124,7 +127,8 @@ class Workload:
         # Only packed models bring selectors of their own.
         brought = checkpoint is not None and checkpoint.suffix == SUFFIX
         return cls(qvit, config, frame,
-                   selectors_synthetic=not brought or qvit.weights == "synthetic")
+                   selectors_synthetic=not brought or qvit.weights == "synthetic",
+                   last_block=last_block)
 
     def with_frame(self, frame: NDArray[np.uint8], label: int | None = None) -> "Workload":
         """Return the same program with another frame, of class ``label``."""
@@ -134,12 +138,12 @@ class Workload:
 
     @cached_property
     def program(self) -> Program:
-        return lower(self.qvit, self.config)
+        return lower(self.qvit, self.config, last_block=self.last_block)
 
     @cached_property
     def expected(self) -> tuple[Int, int, dict[str, NDArray[np.integer]]]:
         """Logits, top class and named stages of the integer twin."""
-        return integer.run(self.qvit, self.frame)
+        return integer.run(self.qvit, self.frame, last_block=self.last_block)
 
     def forget(self) -> None:
         """Drop ``expected``, which is large; it is computed again if it is asked for."""
@@ -163,12 +167,9 @@ class Workload:
     @property
     def macs(self) -> int:
         """Multiplications that the network takes for the tokens of this frame."""
-        model, pruning = self.qvit.model, self.qvit.pruning
-        if pruning is None:
-            return model.macs()
-        stages = self.expected[2]
-        left = [int(stages[f"selector{i}.tokens"][0]) for i in range(len(pruning.blocks))]
-        return sum(segment_macs(model, pruning, [model.tokens, *left]))
+        pruning = self.qvit.pruning or PruningConfig(selector="none")
+        tokens = tokens_of(self.program, self.expected[2])
+        return sum(segment_macs(self.qvit.model, pruning, tokens, self.last_block))
 
     @property
     def array_cycles(self) -> int:

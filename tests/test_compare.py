@@ -24,7 +24,7 @@ KEEP_ALL = PruningConfig(selector="topk", blocks=(1,), counts=(9,))
 THRESHOLD = PruningConfig(selector="threshold", blocks=(1,), package="merged")
 CASES = {"tiny": ("tiny_test", "tiny", None), "small": ("small_test", "small", None),
          "topk": ("tiny_test", "tiny", TOPK), "all": ("tiny_test", "tiny", KEEP_ALL),
-         "threshold": ("tiny_test", "tiny", THRESHOLD)}
+         "threshold": ("tiny_test", "tiny", THRESHOLD), "cls": ("small_test", "small", None)}
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -36,7 +36,8 @@ def workload(request: pytest.FixtureRequest) -> Workload:
     selectors = (synthetic_selectors(twin, pruning.blocks, 0)
                  if pruning is not None and pruning.selector == "threshold" else [])
     qvit = quantize(twin, frames, weights="synthetic", pruning=pruning, selectors=selectors)
-    return Workload(qvit, named(config), frames[0])
+    return Workload(qvit, named(config), frames[0],
+                    last_block="cls" if request.param == "cls" else "all")
 
 
 def selections(workload: Workload) -> Selections:

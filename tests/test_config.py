@@ -16,8 +16,10 @@ LARGEST = replace(TINY, name="largest", rows=128, columns=128, ports=8, port_bit
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"rows": 48}, "rows is 48, must be 16, 32, 64 or 128"),
-    ({"columns": 8}, "columns is 8, must be 16, 32, 64 or 128"),
+    ({"rows": 48}, "rows is 48, must be 8, 16, 32, 64 or 128"),
+    ({"columns": 4}, "columns is 4, must be 8, 16, 32, 64 or 128"),
+    ({"rows": 8, "columns": 128, "max_patch": 512},
+     "an array of 8 x 128 has 16 blocks of 8 channels, must have at most 8"),
     ({"port_bits": 256}, "port_bits is 256, must be 32, 64 or 128"),
     ({"ports": 3}, "ports is 3, must be 1, 2, 4 or 8"),
     ({"ports": 4}, "4 ports of 64 bits carry 32 bytes a cycle, must divide the 16 bytes"),

@@ -26,9 +26,9 @@ _THRESHOLD = PruningConfig(blocks=(1, 2, 3))
 
 
 def _model(name: str, config: str, pruning: PruningConfig = _DENSE, bytes_per_cycle: float = 64,
-           latency: int = 100) -> CycleModel:
+           latency: int = 100, last_block: str = "all") -> CycleModel:
     return cycle_model(model_named(name), named(config), pruning, bytes_per_cycle=bytes_per_cycle,
-                       latency=latency)
+                       latency=latency, last_block=last_block)
 
 
 @pytest.mark.parametrize(("pruning", "tokens", "bus", "cycles", "within"), [
@@ -38,6 +38,10 @@ def _model(name: str, config: str, pruning: PruningConfig = _DENSE, bytes_per_cy
     (_DENSE, (101,), {"bytes_per_cycle": 4}, 161_519, 5e-3),
     (_DENSE, (101,), {"latency": 400}, 179_288, 2e-2),
     (_TOPK, (101, 62, 39, 22), {"bytes_per_cycle": 4, "latency": 20}, 110_662, 1e-3),
+    (_DENSE, (101,), {"last_block": "cls"}, 141_087, 2e-3),
+    (_DENSE, (101,), {"last_block": "cls", "bytes_per_cycle": 4}, 152_061, 1e-3),
+    (_DENSE, (101,), {"last_block": "cls", "latency": 400}, 175_265, 2e-3),
+    (_TOPK, (101, 62, 39, 22), {"last_block": "cls"}, 83_017, 1e-2),
 ])
 def test_near_what_was_measured(pruning: PruningConfig, tokens: tuple[int, ...], bus: dict,
                                 cycles: int, within: float) -> None:
@@ -156,6 +160,13 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (result["bytes_per_cycle"], result["latency"]) == (64, 100)
     text = capsys.readouterr().out
     assert f"{result['cycles']:,} (estimated; memory of 64 bytes per cycle, latency 100)" in text
+    assert result["last_block"] == "all" and "last block" not in text
+    assert main(["--model", "scenes", "--config", "tiny", "--last-block", "cls", "--json",
+                 str(path)]) == 0
+    result = json.loads(path.read_text())
+    assert result["last_block"] == "cls"
+    assert result["cycles"] == pytest.approx(141_087, rel=1e-2)
+    assert "no selectors, last block: cls\n" in capsys.readouterr().out
 
 
 def test_command_compares_with_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

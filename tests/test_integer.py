@@ -187,6 +187,24 @@ def test_logits_and_top_class() -> None:
     assert not logits.any() and top1 == 0
 
 
+@pytest.mark.parametrize("name", ["tiny_test", "small_test"])
+def test_rows_of_the_class_token_in_the_last_block(name: str) -> None:
+    """They are those of all rows, and so are the logits."""
+    net = network(name)
+    logits, top1, stages = run(net.qvit, net.frame, last_block="cls")
+    assert np.array_equal(logits, net.logits) and top1 == net.top1
+    assert list(stages) == list(net.stages)
+    rows, tokens = net.qvit.model.special_tokens, net.qvit.model.tokens
+    for stage, whole in net.stages.items():
+        few = stage.startswith(("block1.", "head.norm")) and stage not in (
+            "block1.k", "block1.v") and not stage.startswith("block1.norm1")
+        if few:
+            axis = whole.shape.index(tokens)
+            assert np.array_equal(stages[stage], whole.take(range(rows), axis)), stage
+        else:
+            assert np.array_equal(stages[stage], whole), stage
+
+
 def test_saturation() -> None:
     net = network("tiny_test")
     loud = replace(net.qvit.patch, s=net.qvit.patch.s - 8)

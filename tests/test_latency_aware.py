@@ -17,7 +17,6 @@ from golden.latency_aware import (
     merge,
     part_of_dense,
     search,
-    token_counts,
 )
 from golden.model import MODELS
 
@@ -85,14 +84,6 @@ def test_only_the_first_of_a_stage_stays():
     assert merge({1: 0.70, 2: 0.65, 3: 0.60, 4: 0.55}, 0.085) == {1: 0.70, 3: 0.60}
     # 8.5 % is not less than 8.5 %, also where floats say it is.
     assert merge({1: 0.585, 2: 0.5}, 0.085) == {1: 0.585, 2: 0.5}
-
-
-def test_tokens_of_segments():
-    assert token_counts(MODEL, "merged", (0.5, 0.25)) == (65, 34, 18)
-    assert token_counts(MODEL, "each", (0.5, 0.25)) == (65, 34, 19)
-    # A package is there only where a patch is dropped.
-    assert token_counts(MODEL, "each", (1.0, 1.0)) == (65, 65, 65)
-    assert token_counts(replace(MODEL, distilled=True), "merged", (0.5,)) == (66, 35)
 
 
 def test_latency_is_that_of_the_table():

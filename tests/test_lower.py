@@ -13,8 +13,10 @@ import pytest
 from networks import NETWORKS, Network, network
 
 from golden.assembler import block_list, instruction
+from golden.integer import run
 from golden.interpreter import Execution, ProgramError, execute
 from golden.lower import lower
+from golden.model import LAST_BLOCKS, ModelError
 from golden.program import (
     PassInfo,
     PassKind,
@@ -87,9 +89,38 @@ def test_the_bytes_of_the_image_give_every_stage(name: str, config: Config) -> N
     compare(net, lower(net.qvit, config))
 
 
-def test_every_element_of_every_stage_is_expected_once() -> None:
-    net = network("small_test")
-    program = lower(net.qvit, named("zcu104"))
+def last_block(net: Network) -> Network:
+    """Return the network with what the twin makes of the special tokens' rows of its last block."""
+    return replace(net, stages=run(net.qvit, net.frame, last_block="cls")[2])
+
+
+@pytest.mark.parametrize(("name", "config"), [
+    ("small_test", "zcu104"), ("tiny_test", "tiny"), ("head16", "kv260"), ("heads16", "small"),
+    ("head48", "tiny"), ("head64", "zcu102"), ("two_tokens", "small")])
+def test_rows_of_the_class_token_in_the_last_block(name: str, config: str) -> None:
+    """One row, or two of distilled networks, give the logits of all rows."""
+    net = last_block(network(name))
+    program = lower(net.qvit, named(config), last_block="cls")
+    compare(net, program)
+    model, dense = net.qvit.model, lower(net.qvit, named(config))
+    last = f"block{model.depth - 1}."
+    for info, whole in zip(dense_passes(program), dense_passes(dense), strict=True):
+        few = info.stage.startswith(last) and info.kind not in (PassKind.K, PassKind.V)
+        assert (info.row_first, info.rows) == (
+            (0, model.special_tokens) if few else (whole.row_first, whole.rows))
+        assert replace(info, rows=whole.rows) == whole
+    assert program.streams == dense.streams
+
+
+def test_other_rows_of_the_last_block_are_refused() -> None:
+    with pytest.raises(ModelError, match="^the last block is 'none', must be one of all, cls$"):
+        lower(network("tiny_test").qvit, named("tiny"), last_block="none")
+
+
+@pytest.mark.parametrize("last", LAST_BLOCKS)
+def test_every_element_of_every_stage_is_expected_once(last: str) -> None:
+    net = network("small_test") if last == "all" else last_block(network("small_test"))
+    program = lower(net.qvit, named("zcu104"), last_block=last)
     # Number the elements, so that what is expected tells where it comes from.
     numbers = {stage: np.arange(1, v.size + 1).reshape(v.shape) for stage, v in net.stages.items()}
     seen = {stage: np.zeros(v.size + 1, int) for stage, v in net.stages.items()}

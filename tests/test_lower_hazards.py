@@ -175,6 +175,20 @@ def test_dense_networks_wait_too(name: str) -> None:
     check(net, lower(net.qvit, named("zcu102")))
 
 
+@pytest.mark.parametrize("name", ["small_test", "heads16", "two_tokens"])
+def test_rows_of_the_last_block_wait_too(name: str) -> None:
+    net = network(name)
+    check(net, lower(net.qvit, named("zcu102"), last_block="cls"))
+
+
+@pytest.mark.parametrize(("name", "selector", "what"), [
+    ("tiny_test", "topk", (5, 2)), ("head16", "threshold", (0, 0))])
+def test_rows_of_a_last_block_with_a_selector_wait_too(name: str, selector: str,
+                                                       what: tuple[float, ...]) -> None:
+    net = pruned_network(name, selector, "merged", (1, 2), what)
+    check(net, lower(net.qvit, named("small"), last_block="cls"))
+
+
 def test_a_dependency_that_is_missing_is_found() -> None:
     net = pruned_network("tiny_test", "threshold", "each", (1,), (0,))
     program = lower(net.qvit, named("small"))

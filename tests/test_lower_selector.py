@@ -11,6 +11,7 @@ from pruned_networks import pruned_network
 from test_lower import compare
 
 from golden.functions import gelu_int
+from golden.integer import run
 from golden.interpreter import Execution, ProgramError, execute
 from golden.lower import check_sizes, lower
 from golden.model import model_named
@@ -114,6 +115,20 @@ def test_topk(case: int) -> None:
 def test_threshold(case: int) -> None:
     name, package, what = _THRESHOLD[case]
     check(selectors(name, "threshold", package, what), case)
+
+
+@pytest.mark.parametrize(("name", "selector", "what"), [
+    ("tiny_test", "topk", (5, 2)), ("small_test", "topk", (20, 0)), ("tiny_test", "topk", (9, 9)),
+    ("head32", "threshold", (0, 0)), ("head48", "threshold", (-9, -9))])
+def test_rows_of_the_class_token_after_a_selector(name: str, selector: str,
+                                                  what: tuple[float, ...]) -> None:
+    """A selector stands before the last block, of which one or two rows are computed."""
+    net = selectors(name, selector, "merged", what)
+    few = replace(net, stages=run(net.qvit, net.frame, last_block="cls")[2])
+    assert len(few.stages["head.norm.m"]) == net.qvit.model.special_tokens
+    for config in ("small", "zcu102"):
+        program = lower(net.qvit, named(config), last_block="cls")
+        check_selections(few, compare(few, program))
 
 
 def test_the_classifiers_of_these_tests_disagree() -> None:

@@ -16,6 +16,7 @@ from golden.pruning import (
     PruningError,
     cumulative_rates,
     segment_macs,
+    segment_tokens,
 )
 from golden.selector import ThresholdSelector, selector_macs, selector_shapes
 
@@ -205,6 +206,19 @@ PARTS = (cumulative_rates(0.9, 3), cumulative_rates(0.8, 3), cumulative_rates(0.
          (0.617, 0.369, 0.137), (88 / 196, 45 / 196, 32 / 196), cumulative_rates(0.5, 3))
 
 
+@pytest.mark.parametrize(("package", "kept", "tokens"), [
+    ("merged", [8, 4], [10, 10, 6]), ("each", [8, 4], [10, 10, 7]),
+    ("merged", [7, 7], [10, 9, 9]), ("each", [7, 7], [10, 9, 9]),
+    # A package is there only where a patch is dropped.
+    ("each", [9, 9], [10, 10, 10]), ("merged", [9, 4], [10, 10, 6]),
+    # Means of images of which some drop nothing.
+    ("each", [8.5, 4.5], [10, 10, 7.5]), ("each", [], [10]),
+    ("each", [[8, 4], [9, 9]], [[10, 10, 7], [10, 10, 10]])])
+def test_tokens_of_segments(package: str, kept: list, tokens: list) -> None:
+    assert TINY.grid ** 2 == 9
+    assert segment_tokens(TINY, package, kept).tolist() == tokens
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_macs_of_the_table(name: str) -> None:
     """It rounds counts to the nearest, and leaves the selectors out."""
@@ -246,6 +260,21 @@ def test_macs_of_parts(name: str) -> None:
         4 * d * d + 2 * d * model.hidden + 2 * d * ((n + 1) ** 2 - n ** 2))
     with pytest.raises(PruningError, match="^tokens are given for 3 segments, must be 2$"):
         segment_macs(model, topk, [1, 2, 3])
+
+
+@pytest.mark.parametrize("name", ["deit_tiny", "small_test", "deit_base_distilled"])
+def test_macs_of_the_class_token_in_the_last_block(name: str) -> None:
+    model = MODELS[name]
+    d, rows = model.width, model.special_tokens
+    for pruning, tokens in ((PruningConfig(selector="none"), [model.tokens]),
+                            (PruningConfig(selector="topk", blocks=(1,), rates=(0.5,)),
+                             [model.tokens, 20])):
+        n = tokens[-1]
+        whole = 4 * n * d * d + 2 * n * n * d + 2 * n * d * model.hidden
+        part = 2 * (n + rows) * d * d + 2 * rows * n * d + 2 * rows * d * model.hidden
+        saved = sum(segment_macs(model, pruning, tokens)) - sum(
+            segment_macs(model, pruning, tokens, "cls"))
+        assert saved == whole - part
 
 
 @pytest.mark.parametrize(("settings", "message"), [

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from golden.model import MODELS, FloatViT
-from golden.pruning import PrunedViT, PruningConfig, segment_macs
+from golden.pruning import PrunedViT, PruningConfig, segment_macs, segment_tokens
 from golden.scenes import Scenes, fixed_set
-from golden.selection_quality import rank_correlation, selection_quality, token_counts
+from golden.selection_quality import rank_correlation, selection_quality
 from golden.synthetic import synthetic
 from golden.train_data import grey_images
 
@@ -96,7 +96,7 @@ def test_tokens_and_macs_are_those_of_the_float_twin(package):
         for j, step in enumerate(run.steps):
             keeps[i, j, list(step.kept)] = True
     tokens = [[101, *(step.tokens_out for step in run.steps)] for run in runs]
-    assert token_counts(keeps, SCENES, package).tolist() == tokens
+    assert segment_tokens(SCENES, package, keeps.sum(2)).tolist() == tokens
     macs = [sum(segment_macs(SCENES, pruning, counts)) for counts in tokens]
     found = selection_quality(keeps, images, SCENES, pruning)
     assert found.macs == pytest.approx(np.mean(macs) / SCENES.macs())

@@ -18,7 +18,8 @@
 //   clear                          start counting cycles, bytes and accesses at zero
 //   count [PREFIX]                 "value PREFIXcycles ...", ... bytes_read, bytes_written, and
 //                                  host_accesses: of registers, and of memory by load, fill, dump
-//   trace FOLDER | trace off       record the streams
+//   trace FOLDER [timed]           record the streams, those that are timed only if asked for
+//   trace off                      end it
 //   mark NAME                      "mark NAME", once all before it is done
 
 #include <chrono>
@@ -109,7 +110,7 @@ public:
             if (folder == "off")
                 trace_.close();
             else
-                trace_.open(folder);
+                trace_.open(folder, (words >> std::ws).peek() != EOF && word(words) == "timed");
         } else if (command == "mark") {
             std::cout << "mark " << word(words) << std::endl;
         } else if (!command.empty()) {
@@ -133,7 +134,7 @@ private:
     void step() {
         for (AxiPort& port : ports_) port.sample(cycle_);
         lite_.sample();
-        trace_.sample();
+        trace_.sample(cycle_);
         pins_.clock.set(1);
         top_.eval();
         cycle_++;

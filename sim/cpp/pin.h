@@ -52,9 +52,11 @@ struct LitePins {
     Pin arvalid, arready, araddr, rvalid, rready, rdata, rresp;
 };
 
-// Signals that are written to a file in every cycle in which ``valid`` is high.
+// Signals that are written to a file in every cycle in which ``valid`` is high, or, without it, in
+// which they are not as they were; those that are timed with the number of the cycle before them.
 struct StreamPins {
     std::string name;
+    bool timed;
     Pin valid;
     std::vector<Pin> fields;
 };
