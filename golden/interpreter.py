@@ -5,7 +5,7 @@ It decodes instructions, tables, block lists and weight streams as the hardware 
 nothing of the network, so it proves a lowering without the hardware. Buffers start with rubbish.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,7 +51,7 @@ from rtl.isa import (
     Table,
 )
 
-__all__ = ["Execution", "ProgramError", "execute"]
+__all__ = ["Execution", "ProgramError", "execute", "execute_run"]
 
 
 class ProgramError(ValueError):
@@ -60,12 +60,14 @@ class ProgramError(ValueError):
 
 @dataclass(kw_only=True)
 class Execution:
-    """What a program did.
+    """What a program did with one image.
 
     Members
     -------
-    logits, top1
-        The result.
+    logits, top1, tokens
+        The result, and the tokens that were left.
+    first_row
+        Row of the residual of the first token.
     words
         For each pass int64 [column tiles, rows, columns]: the data of all writes in their order.
     rows
@@ -77,8 +79,10 @@ class Execution:
         For each physical row the selector that dropped the patch in it, 15 if none did.
     """
 
-    logits: Int
-    top1: int
+    logits: Int = field(default_factory=lambda: np.zeros(0, np.int64))
+    top1: int = 0
+    tokens: int = 0
+    first_row: int = 0
     words: list[Int] = field(default_factory=list)
     rows: list[dict[str, Int]] = field(default_factory=list)
     selections: list[Selection] = field(default_factory=list)
@@ -99,14 +103,15 @@ def _field(words: Int, name: str) -> Int:
 
 
 class _Machine(Buffers):
-    def __init__(self, image: bytes, config: Config, frame: bytes, seed: int) -> None:
+    def __init__(self, image: bytes, config: Config, frames: Sequence[bytes], seed: int) -> None:
         super().__init__(config, seed)
-        self.image, self.frame = image, frame
-        self.weight_row = 0
-        self.result = Execution(logits=np.zeros(0, np.int64), top1=0)
+        self.image, self.frames = image, frames
+        self.weight_row = self.round = 0
+        self.selector = TokenSelector(0, 0, config.residual_rows)
+        self.results: list[Execution] = []
         self.handlers: dict[Any, Callable[[data.Const], None]] = {
-            Opcode.TABLE: self.table, Opcode.LOAD: self.load, Opcode.PASS: self.run_pass,
-            Opcode.END: self.end}
+            Opcode.TABLE: self.table, Opcode.LOAD: self.load, Opcode.IMAGE: self.begin_image,
+            Opcode.PASS: self.run_pass, Opcode.END: self.end}
         if config.pruning:
             self.handlers |= {Opcode.SELECT: self.select, Opcode.PRUNE: self.prune}
 
@@ -120,31 +125,50 @@ class _Machine(Buffers):
             raise ProgramError(f"instruction {index} has no known opcode") from None
         return layout.from_bits(int.from_bytes(raw, "little"))
 
-    def run(self) -> Execution:
-        begin = self.instruction(0)
+    @property
+    def result(self) -> Execution:
+        """What the image did that is being run."""
+        return self.results[-1]
+
+    def run(self) -> list[Execution]:
+        self.begin = begin = self.instruction(0)
         if begin.opcode != Opcode.BEGIN or begin.magic != MAGIC:
             raise ProgramError("the program does not start with BEGIN and its magic number")
         if begin.version != ISA_VERSION:
             raise ProgramError(f"the program is of version {begin.version} of the instruction set,"
                                f" must be {ISA_VERSION}")
-        self.selector = TokenSelector(self.config.max_tokens, begin.tokens)
-        self.result.dropped_by = self.selector.dropped_by
+        if begin.images != 1:
+            raise ProgramError(f"the program is for {begin.images} images in a round, must be for"
+                               " 1")
+        if not 0 < begin.loop < begin.instructions:
+            raise ProgramError(f"the loop begins at instruction {begin.loop} of"
+                               f" {begin.instructions}, must be behind BEGIN")
         self.weights = self._weights(begin)
-        for index in range(1, begin.instructions):
+        for number in range(len(self.frames)):
+            self._round(number, begin.loop if number else 1)
+        return self.results
+
+    def _round(self, number: int, start: int) -> None:
+        """Execute the instructions from ``start`` on."""
+        self.round, self.weight_row, begun = number, 0, False
+        for index in range(start, self.begin.instructions):
             fields = self.instruction(index)
-            is_last = index == begin.instructions - 1
+            is_last = index == self.begin.instructions - 1
             if fields.opcode == Opcode.BEGIN or (fields.opcode == Opcode.END) != is_last:
-                raise ProgramError(f"instruction {index} of {begin.instructions} is"
+                raise ProgramError(f"instruction {index} of {self.begin.instructions} is"
                                    f" {Opcode(fields.opcode).name}")
             opcode = Opcode(fields.opcode)
             if opcode not in self.handlers:
                 raise ProgramError(f"instruction {index} is {opcode.name}, configuration"
                                    f" {self.config.name} has no selector")
+            begun |= opcode == Opcode.IMAGE
+            if not begun and opcode not in (Opcode.TABLE, Opcode.LOAD):
+                raise ProgramError(f"instruction {index} is {opcode.name}, there is no IMAGE before"
+                                   " it")
             self.handlers[opcode](fields)
         if self.weight_row != len(self.weights):
             raise ProgramError(f"the program used {self.weight_row} rows of weights, there are"
                                f" {len(self.weights)}")
-        return self.result
 
     def _weights(self, begin: data.Const) -> NDArray[np.uint8]:
         """Return the array rows of the weight stream, [rows, columns]."""
@@ -186,13 +210,26 @@ class _Machine(Buffers):
         except ValueError as error:
             raise ProgramError(str(error)) from error
 
+    def begin_image(self, fields: data.Const) -> None:
+        first = fields.first_row + self._step(fields, self.round)
+        self.selector = TokenSelector(first, self.begin.tokens, self.config.residual_rows)
+        self.results.append(Execution(first_row=first, dropped_by=self.selector.dropped_by))
+
+    def _step(self, fields: data.Const, number: int) -> int:
+        """Return by how many rows of the residual a round lies further on."""
+        return self.begin.row_step if fields.alternate and number % 2 else 0
+
     def end(self, fields: data.Const) -> None:
         self.result.logits = self.logit.reshape(-1)[:fields.classes].copy()
         self.result.top1 = int(self.result.logits.argmax())
+        self.result.tokens = self.selector.tokens
 
     def load(self, fields: data.Const) -> None:
-        frame = fields.kind == LoadKind.FRAME
-        raw = np.frombuffer(self.frame if frame else self.image, np.uint8)
+        frame, number = fields.kind == LoadKind.FRAME, self.round + fields.ahead
+        if number == len(self.frames):
+            return
+        raw = np.frombuffer(self.frames[number] if frame else self.image, np.uint8)
+        first = fields.first + (0 if frame else self._step(fields, number))
         size = 1 if frame else 2
         # Each row of pixels is padded to whole blocks of the network.
         channels = -(-fields.row_bytes // size // BLOCK) * BLOCK
@@ -200,7 +237,7 @@ class _Machine(Buffers):
         pitch = fields.count * fields.row_bytes
         for line in range(fields.lines):
             for i in range(fields.count):
-                at = np.array([fields.first + line * fields.count + i])
+                at = np.array([first + line * fields.count + i])
                 row = PassRows(at, at)
                 for y in range(fields.patch_rows):
                     if frame:
@@ -344,9 +381,10 @@ class _Machine(Buffers):
             v = gelu_int(self.tables[Table.LANE][:LANE_LAYOUT_ROWS["gelu_high"][0] + 1],
                          saturate(v, LANE_X_BITS))
         if destination == Destination.LOGIT:
+            word = f.destination_base + np.arange(len(rows)) * f.destination_stride + ct
             if f.accumulate:
-                v = saturate(v + self.logit[f.destination_base + ct], ACC_BITS)
-            self.logit[f.destination_base + ct] = v[0]
+                v = saturate(v + self.logit[word], ACC_BITS)
+            self.logit[word] = v
         elif destination == Destination.KEY:
             v = saturate(v, 8, symmetric=True)
             group, token = np.divmod(rows.position, c.columns)
@@ -405,8 +443,9 @@ class _Machine(Buffers):
         self.result.rows[-1] = {"sum": total, "sumsq": squares, "mean": mean, "m": m, "s": s}
 
 
-def execute(image: bytes, config: Config, frame: NDArray[np.uint8], *, seed: int = 0) -> Execution:
-    """Run the program in ``image`` on one frame.
+def execute_run(image: bytes, config: Config, frames: Sequence[NDArray[np.uint8]], *,
+                seed: int = 0) -> list[Execution]:
+    """Run the program in ``image`` on frames, one after another.
 
     Parameters
     ----------
@@ -414,9 +453,15 @@ def execute(image: bytes, config: Config, frame: NDArray[np.uint8], *, seed: int
         The memory image.
     config
         The configuration whose hardware it is for.
-    frame
-        The frame, its bytes in order.
+    frames
+        Frames, their bytes in order.
     seed
         Of what the buffers hold at the start.
     """
-    return _Machine(image, config, frame.tobytes(), seed).run()
+    return _Machine(image, config, [frame.tobytes() for frame in frames], seed).run()
+
+
+def execute(image: bytes, config: Config, frame: NDArray[np.uint8], *, seed: int = 0) -> Execution:
+    """Run the program in ``image`` on one frame, see :func:`execute_run`."""
+    (result,) = execute_run(image, config, [frame], seed=seed)
+    return result

@@ -16,7 +16,7 @@ __all__ = ["Buffers", "PassRows"]
 
 @dataclass(frozen=True)
 class PassRows:
-    """Rows of a pass: positions, and rows of the residual."""
+    """Rows of a pass: positions in the list of tokens, and rows of the residual."""
 
     position: Int
     physical: Int
@@ -35,9 +35,9 @@ class Buffers:
     key, value, logit
         Words of ``columns`` channels.
     rowmax
-        Maxima of the scores [slots, tokens].
+        Maxima of the scores [slots, positions].
     norms
-        Mean, mantissa and shift of LayerNorm [slots, 3, rows].
+        Mean, mantissa and shift of LayerNorm [slots, 3, rows of the residual].
     tables
         Polynomials, by ``Table`` [rows, 3].
     lists, broadcast
@@ -58,9 +58,9 @@ class Buffers:
             Source.SCORE: memory(c.score_depth, c.lanes, -32768, 32767)}
         self.key = memory(c.key_depth, c.columns, -127, 127)
         self.value = memory(c.value_depth, c.columns, -127, 127)
-        self.logit = memory(c.class_tiles, c.columns, -100, 100)
-        self.rowmax = memory(2, c.max_tokens, -32768, 32767)
-        self.norms = memory(4 * 3, c.max_tokens, 1, 47).reshape(4, 3, -1)
+        self.logit = memory(c.images * c.class_tiles, c.columns, -100, 100)
+        self.rowmax = memory(2, c.pass_rows, -32768, 32767)
+        self.norms = memory(4 * 3, c.residual_rows, 1, 47).reshape(4, 3, -1)
         self.tables = {Table.LANE: memory(LANE_ROWS, 3, 0, 9),
                        Table.RECIPROCAL: memory(RECIPROCAL_ROWS, 3, 0, 9),
                        Table.RSQRT: memory(RSQRT_ROWS, 3, 0, 9)}
@@ -70,7 +70,9 @@ class Buffers:
     def place(self, source: Any, base: int, stride: int, rows: PassRows, blocks: Int,
               broadcast: NDArray[np.bool_] | bool = False) -> tuple[Int, Int]:
         """Return word and bank of ``blocks`` of ``rows``, each [rows, blocks]."""
-        row = rows.physical if source == Source.RESIDUAL else rows.position
+        row = (rows.physical if source == Source.RESIDUAL
+               # Scores are of one image, one head: they begin at the first row.
+               else rows.position - rows.position[0] if source == Source.SCORE else rows.position)
         word = np.where(broadcast, 0, row[:, None] * stride) + base + blocks // self.config.banks
         return word, np.broadcast_to(blocks % self.config.banks, word.shape)
 

@@ -53,7 +53,14 @@ class Selection:
 
 
 class TokenSelector:
-    """State of the selector from BEGIN on.
+    """State of the selector from IMAGE on.
+
+    Parameters
+    ----------
+    first_row, tokens
+        Rows of the residual at the start.
+    residual_rows
+        Rows of the residual, of all images.
 
     Members
     -------
@@ -65,11 +72,11 @@ class TokenSelector:
         For each physical row the selector that dropped the patch in it, ``NEVER`` if none did.
     """
 
-    def __init__(self, max_tokens: int, tokens: int) -> None:
-        self.rows: Int = np.arange(tokens)
+    def __init__(self, first_row: int, tokens: int, residual_rows: int) -> None:
+        self.rows: Int = first_row + np.arange(tokens)
         self.dropped: Int | None = None
         self.share: Int = np.zeros(0, np.int64)
-        self.dropped_by: Int = np.full(max_tokens, NEVER, np.int64)
+        self.dropped_by: Int = np.full(residual_rows, NEVER, np.int64)
         self.weighted: Int = np.zeros(0, np.int64)
         self.importance: Int = np.zeros(0, np.int64)
         self._attention: list[Int] = []

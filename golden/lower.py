@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Lowering of a quantised network to the program and memory image of one configuration.
 
-Order of the passes::
+Order of the passes of an image::
 
     patch embedding
     for each block: (what golden.lower_selector says, where a selector is before it)
@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from golden.assembler import PAD_SCALE, block_list, instruction, table
-from golden.fit import pack
+from golden.assembler import PAD_SCALE, block_list
 from golden.lower_common import Lowering
+from golden.lower_image import Rounds
 from golden.lower_selector import check_pruning, lower_classifier, lower_package, select
 from golden.model import ModelConfig
 from golden.program import PassKind, PassLabel, Program, head_slot
@@ -31,35 +31,9 @@ from golden.pruning import PruningConfig
 from golden.quantize import Linear, Norm, QuantizedBlock, QuantizedViT, patch_bytes
 from golden.quantize_selector import SCORE_SHIFT
 from rtl.config import Config, ConfigError
-from rtl.isa import (
-    INSTRUCTION_BYTES,
-    ISA_VERSION,
-    LANE_LAYOUT_ROWS,
-    MAGIC,
-    Destination,
-    LoadKind,
-    Opcode,
-    Prologue,
-    Rows,
-    ScaleSource,
-    SelectorKind,
-    Source,
-    Stationary,
-    Table,
-    begin_layout,
-    end_layout,
-    load_layout,
-)
+from rtl.isa import Destination, Prologue, Rows, ScaleSource, SelectorKind, Source, Stationary
 
 __all__ = ["check_sizes", "lower"]
-
-#: Alignment of the initial residual and of each weight stream in the image.
-_RESIDUAL_ALIGN = 64
-_WEIGHT_ALIGN = 4096
-
-
-def _align(value: int, granule: int) -> int:
-    return -(-value // granule) * granule
 
 
 def check_sizes(model: ModelConfig, config: Config,
@@ -88,6 +62,7 @@ class _Network(Lowering):
     def __init__(self, qvit: QuantizedViT, config: Config, last_block: str) -> None:
         check_sizes(qvit.model, config, qvit.pruning)
         super().__init__(qvit, config, patch_bytes(qvit.model))
+        self.rounds = Rounds(self)
         self.last_rows = qvit.model.last_rows(last_block, qvit.model.tokens)
         pruning = qvit.pruning
         #: Index of the selector before a block, whether they are classifiers, patches that stay.
@@ -126,6 +101,7 @@ class _Network(Lowering):
             if selector is not None:
                 lower_package(self, selector, block.norm1)
         self._queries_keys_values(block, stage, rows)
+        self.rounds.after_values(i)
         for head in range(self.model.heads + 1):
             if head < self.model.heads:
                 self._score(block, stage, head, rows)
@@ -144,6 +120,7 @@ class _Network(Lowering):
             PassLabel(kind=PassKind.MLP1, stage=f"{stage}.hidden"),
             writes="hidden", layer=block.mlp1, destination=Destination.ACT, gelu=1,
             destination_stride=self.hidden_words, **rows, **self.from_residual())
+        self.rounds.after_hidden(i)
         if self._scores(i):
             # All but the projection and MLP 1 is over, and with it the attention.
             select(self, SelectorKind.TOPK, keep=self.keep[self.selectors[i + 1]], under_way=2)
@@ -221,49 +198,15 @@ class _Network(Lowering):
                               rows_from=Rows.COUNT, row_first=row, row_count=1,
                               accumulate=int(row > 0), **self.from_residual())
 
-    def _image(self) -> bytes:
-        """Return the memory image of the passes so far."""
-        qvit, config, model = self.qvit, self.config, self.model
-        tables = [*table(Table.LANE, LANE_LAYOUT_ROWS["exp"][0], pack(qvit.exp)),
-                  *table(Table.RECIPROCAL, 0, pack(qvit.reciprocal)),
-                  *table(Table.RSQRT, 0, pack(qvit.rsqrt)), *self.out.list_tables()]
-        rows = np.concatenate(self.out.weights)
-        ports = [port.tobytes() for port in np.split(rows, config.ports, axis=1)]
-
-        count = len(tables) + len(self.out.body) + 4  # BEGIN, two LOADs, END
-        residual = _align(count * INSTRUCTION_BYTES, _RESIDUAL_ALIGN)
-        weights = _align(residual + qvit.initial.nbytes, _WEIGHT_ALIGN)
-        stride = _align(len(ports[0]), _WEIGHT_ALIGN)
-        begin = instruction(
-            begin_layout, Opcode.BEGIN, version=ISA_VERSION, magic=MAGIC, instructions=count,
-            tokens=model.tokens, weight_offset=weights, weight_stride=stride,
-            weight_beats=len(ports[0]) * 8 // config.port_bits)
-        load_residual = instruction(
-            load_layout, Opcode.LOAD, kind=LoadKind.RESIDUAL, row_bytes=2 * model.width,
-            offset=residual, count=model.tokens, lines=1, patch_rows=1, stride=self.residual_words)
-        load_frame = instruction(
-            load_layout, Opcode.LOAD, kind=LoadKind.FRAME, row_bytes=model.patch * model.channels,
-            first=model.special_tokens, count=model.grid, lines=model.grid, patch_rows=model.patch,
-            stride=self.patch_words)
-        end = instruction(end_layout, Opcode.END, classes=model.classes)
-
-        words = [begin, *tables, load_residual, load_frame, *self.out.body, end]
-        program = b"".join(word.to_bytes(INSTRUCTION_BYTES, "little") for word in words)
-        parts = [(0, program), (residual, qvit.initial.astype("<i2").tobytes()),
-                 *((weights + p * stride, port) for p, port in enumerate(ports))]
-        image = bytearray(parts[-1][0] + len(parts[-1][1]))
-        for start, part in parts:
-            image[start:start + len(part)] = part
-        return bytes(image)
-
     def program(self, norms: Sequence[tuple[Norm, str]]) -> Program:
         """Return the program; ``norms`` follow the blocks."""
+        self.rounds.image()
         self._patch()
         for i, (block, norm) in enumerate(zip(self.qvit.blocks, norms, strict=True)):
             self._block(i, block, *norm)
         self._heads()
         return Program(config=self.config, model=self.model, weights=self.qvit.weights,
-                       logit_step=self.qvit.steps["logits"], image=self._image(),
+                       logit_step=self.qvit.steps["logits"], image=self.rounds.memory_image(),
                        pruning=self.qvit.pruning, labels=tuple(self.out.labels))
 
 

@@ -22,6 +22,7 @@ from rtl.isa import (
     Rows,
     begin_layout,
     end_layout,
+    image_layout,
     load_layout,
     pass_layout,
     prune_layout,
@@ -34,7 +35,7 @@ __all__ = ["LAYOUTS", "PassInfo", "PassKind", "PassLabel", "Program", "classifie
 
 LAYOUTS = {Opcode.BEGIN: begin_layout, Opcode.TABLE: table_layout, Opcode.LOAD: load_layout,
            Opcode.PASS: pass_layout, Opcode.SELECT: select_layout, Opcode.PRUNE: prune_layout,
-           Opcode.END: end_layout}
+           Opcode.END: end_layout, Opcode.IMAGE: image_layout}
 
 #: Lanes of a column tile that hold no channel: written as zero, or not defined.
 _ZERO, _UNDEFINED = -1, -2

@@ -10,11 +10,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from networks import NETWORKS, Network, network
+from amaranth.lib import data
+from networks import NETWORKS, Network, network, noise
 
 from golden.assembler import block_list, instruction
-from golden.integer import run
-from golden.interpreter import Execution, ProgramError, execute
+from golden.fixed import Int
+from golden.integer import Stages, run
+from golden.interpreter import Execution, ProgramError, _Machine, execute
 from golden.lower import lower
 from golden.model import LAST_BLOCKS, ModelError
 from golden.program import (
@@ -63,24 +65,110 @@ def dense_passes(program: Program) -> tuple[PassInfo, ...]:
 def compare(net: Network, program: Program) -> Execution:
     """Compare all that the passes write with the stages; return all that the program did."""
     result = execute(program.image, program.config, net.frame, seed=7)
-    passes = program.passes_for(tokens_of(program, net.stages))
+    check_stages(program, result, net.logits, net.top1, net.stages)
+    return result
+
+
+def check_stages(program: Program, result: Execution, logits: Int, top1: int,
+                 stages: Stages) -> None:
+    passes = program.passes_for(tokens_of(program, stages))
     assert len(result.words) == len(passes)
     for index, info in enumerate(passes):
         assert info.index == index
-        words, mask = expected_words(program, net.stages, info)
+        words, mask = expected_words(program, stages, info)
         got = result.words[index]
         assert got.shape == words.shape == (info.column_tiles, info.rows, program.config.columns)
         bad = np.argwhere((got != words) & mask[:, None])
         assert not len(bad), (f"{info.stage} pass {index} at {bad[0].tolist()}: expected"
                               f" {words[tuple(bad[0])]}, got {got[tuple(bad[0])]}")
-        rows = expected_rows(program, net.stages, info)
+        rows = expected_rows(program, stages, info)
         assert len(rows) == len(result.rows[index])
         for (stage, values), (name, found) in zip(rows.items(), result.rows[index].items(),
                                                   strict=True):
             assert stage.endswith(f".{name}")
             assert np.array_equal(values, found), f"{stage} of pass {index}"
-    assert np.array_equal(result.logits, net.logits) and result.top1 == net.top1
-    return result
+    assert np.array_equal(result.logits, logits) and result.top1 == top1
+    assert result.tokens == tokens_of(program, stages)[-1]
+
+
+class _Late(_Machine):
+    """Loads as late as the hardware may: not before the next LOAD, or what streams patches."""
+
+    pending: data.Const | None = None
+
+    def load(self, fields: data.Const) -> None:
+        self.finish()
+        # It is for this round, or the next one, when it is read.
+        self.pending, self.of_round = fields, self.round
+
+    def run_pass(self, f: data.Const) -> None:
+        if f.source == Source.PATCH:
+            self.finish()
+        super().run_pass(f)
+
+    def finish(self) -> None:
+        if self.pending is not None:
+            now, self.round = self.round, self.of_round
+            super().load(self.pending)
+            self.pending, self.round = None, now
+
+
+@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("name", ["tiny_test", "small_test"])
+def test_consecutive_images(name: str, late: bool, images: int) -> None:
+    """In turns in the residual, or each in the place of the last, whenever loads end."""
+    net = network(name)
+    model = net.qvit.model
+    program = lower(net.qvit, replace(named("zcu104"), images=images, max_tokens=model.tokens))
+    frames = [noise(model, seed) for seed in (3, 11, 12, 13)]
+    machine = (_Late if late else _Machine)(
+        program.image, program.config, [frame.tobytes() for frame in frames], 5)
+    results = machine.run()
+    assert [r.first_row for r in results] == [0, model.tokens * (images - 1)] * 2
+    for frame, result in zip(frames, results, strict=True):
+        check_stages(program, result, *run(net.qvit, frame))
+    assert len({tuple(r.logits) for r in results}) == len(frames)
+
+
+def order_of_loads(program: Program) -> list[str]:
+    """Return LOADs, the loop, and the passes that they are beside, by name."""
+    labels, names = iter(program.labels), []
+    for index, f in enumerate(program.instructions):
+        if index == program.instructions[0].loop:
+            names.append("loop")
+        if f.opcode == Opcode.IMAGE:
+            names.append("image")
+        elif f.opcode == Opcode.LOAD:
+            assert f.alternate == (f.ahead and f.kind == LoadKind.RESIDUAL)
+            assert f.under_way == (3 if f.ahead else 0)
+            names.append(f"{'ahead ' * f.ahead}{LoadKind(f.kind).name}")
+        elif f.opcode == Opcode.PASS:
+            label = next(labels)
+            if label.kind in (PassKind.PATCH, PassKind.V, PassKind.MLP1):
+                names.append(label.stage)
+    return names
+
+
+def test_loads_and_the_loop() -> None:
+    """Two images of 38 tokens of 3 words take turns if their rows have addresses and words."""
+    net = network("small_test")
+    for sizes, alternate in (({}, True), ({"max_tokens": 76, "images": 1}, True),
+                             ({"max_tokens": 75, "images": 1}, False),
+                             ({"max_tokens": 57}, True), ({"max_tokens": 56}, False)):
+        program = lower(net.qvit, replace(named("small"), max_width=128, **sizes))
+        begin = program.instructions[0]
+        assert (begin.images, begin.row_step) == (1, 38 if alternate else 0)
+        image = next(f for f in program.instructions if f.opcode == Opcode.IMAGE)
+        assert (image.image, image.first_row, image.alternate) == (0, 0, alternate)
+        first, ahead = (["RESIDUAL"], ["ahead RESIDUAL"]) if alternate else ([], [])
+        assert order_of_loads(program) == [
+            *first, "FRAME", "loop", "image", *([] if alternate else ["RESIDUAL"]),
+            "embed.residual", "block0.v", "ahead FRAME", "block0.hidden", "block1.v", *ahead,
+            "block1.hidden"]
+    assert order_of_loads(lower(network("head16").qvit, named("small"))) == [
+        "RESIDUAL", "FRAME", "loop", "image", "embed.residual", "block0.v", "ahead FRAME",
+        "block0.hidden", "ahead RESIDUAL"]
 
 
 @pytest.mark.parametrize(("name", "config"), _CASES, ids=lambda v: getattr(v, "name", v))
@@ -263,7 +351,9 @@ def test_parts_of_the_image() -> None:
         assert begin.instructions == len(program.instructions)
         assert end.opcode == Opcode.END and end.classes == 20
         assert begin.weight_offset % 4096 == begin.weight_stride % 4096 == 0
-        residual, frame = (f for f in program.instructions if f.opcode == Opcode.LOAD)
+        residual, frame, *ahead = (f for f in program.instructions if f.opcode == Opcode.LOAD)
+        assert [(f.kind, f.offset) for f in ahead] == [(LoadKind.FRAME, 0),
+                                                       (LoadKind.RESIDUAL, residual.offset)]
         assert residual.kind == LoadKind.RESIDUAL and residual.offset % 64 == 0
         assert residual.offset >= 64 * len(program.instructions)
         assert begin.weight_offset >= residual.offset + 38 * 96 * 2
@@ -364,8 +454,10 @@ def test_interpreter_refuses_broken_programs() -> None:
     for at, size, value, message in (
         (4, 1, 0, "does not start with BEGIN and its magic number"),
         (0, 1, Opcode.END.value, "does not start with BEGIN"),
-        (1, 1, 9, "version 9 of the instruction set, must be 2"),
+        (1, 1, 9, "version 9 of the instruction set, must be 3"),
         (64, 1, 0, "instruction 1 has no known opcode"),
+        (28, 1, 4, "the program is for 4 images in a round, must be for 1"),
+        (14, 2, 0, r"the loop begins at instruction 0 of \d+, must be behind BEGIN"),
         (last, 1, Opcode.BEGIN.value, "is BEGIN"),
         (64 * 5, 1, Opcode.BEGIN.value, r"instruction 5 of \d+ is BEGIN"),
         (64 * 5, 1, Opcode.END.value, r"instruction 5 of \d+ is END"),
@@ -375,6 +467,11 @@ def test_interpreter_refuses_broken_programs() -> None:
         image[at:at + size] = value.to_bytes(size, "little")
         with pytest.raises(ProgramError, match=message):
             execute(bytes(image), config, net.frame)
+    without = bytearray(program.image)
+    at = next(i for i, f in enumerate(program.instructions) if f.opcode == Opcode.IMAGE)
+    without[64 * at:64 * at + 64] = program.image[64:128]
+    with pytest.raises(ProgramError, match=r"is PASS, there is no IMAGE before it"):
+        execute(bytes(without), config, net.frame)
     # A row that is left over.
     longer = bytearray(program.image + bytes(config.columns))
     longer[24:28] = (beats + row).to_bytes(4, "little")

@@ -23,6 +23,7 @@ from golden.program import Program, tokens_of
 from rtl.config import PASS_SLOTS, named
 from rtl.isa import (
     Destination,
+    LoadKind,
     Opcode,
     Prologue,
     Rows,
@@ -94,7 +95,7 @@ class _Traced(_Machine):
 
 
 def check(net: Network, program: Program) -> None:
-    machine = _Traced(program.image, program.config, net.frame.tobytes(), 0)
+    machine = _Traced(program.image, program.config, [net.frame.tobytes()], 0)
     machine.run()
     written: dict[Any, tuple[int, int]] = {}
     operands: dict[Any, int] = {}
@@ -103,8 +104,11 @@ def check(net: Network, program: Program) -> None:
     queued = 0
     fields: list[data.Const] = []
     for f in program.instructions:
-        if f.opcode in (Opcode.TABLE, Opcode.SELECT, Opcode.PRUNE):
+        if f.opcode in (Opcode.TABLE, Opcode.LOAD, Opcode.SELECT, Opcode.PRUNE):
             done = queued - 1 - (0 if f.opcode == Opcode.PRUNE else f.under_way)
+            if f.opcode == Opcode.LOAD and f.kind == LoadKind.FRAME:
+                assert not any(p.source == Source.PATCH for p in fields[done + 1:]), (
+                    "a frame in use is overwritten")
             if f.opcode == Opcode.TABLE and f.table == Table.LANE and f.first < 40:
                 assert not any(p.gelu for p in fields[done + 1:]), "a table in use is rewritten"
             if f.opcode == Opcode.SELECT:

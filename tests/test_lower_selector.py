@@ -415,7 +415,8 @@ def test_interpreter_refuses_broken_selectors() -> None:
         (with_special(0), "SELECT 0 is for 0 special tokens, must be for at least 1 and fewer"),
         (copied(at[Opcode.SELECT], at[Opcode.PRUNE]), "PRUNE has no SELECT before it"),
         (copied(mlp2, at[Opcode.SELECT]), "SELECT 1 has no PRUNE before it"),
-        (copied(5 + at[Opcode.LOAD], package), "over dropped rows, there is no selector before it"),
+        (copied(5 + at[Opcode.IMAGE], package),
+         "over dropped rows, there is no selector before it"),
     ):
         with pytest.raises(ProgramError, match=message):
             execute(image, program.config, net.frame)
