@@ -14,6 +14,7 @@ from golden.quantize import Linear, Scale
 from rtl.config import Config, ConfigError
 from rtl.isa import (
     ACC_BITS,
+    NO_BLOCK,
     TABLE_ROWS,
     ColumnScale,
     ListEntry,
@@ -75,12 +76,14 @@ def _list_row(entry: tuple[int | None, ...], broadcast: int) -> int:
     most = (1 << ListEntry["index"].width) - 1
     row = 0
     for bank, index in enumerate(entry):
+        item = NO_BLOCK
         if index is not None:
-            if index > most:
-                raise ConfigError(f"block list index is {index}, an entry holds at most {most}")
-            item = ListEntry.const({"index": index, "valid": 1,
-                                    "broadcast": int(index * len(entry) + bank < broadcast)})
-            row |= item.as_bits() << (8 * bank)
+            first = index * len(entry) + bank < broadcast
+            if index > most - first:
+                raise ConfigError(f"block list index is {index}, an entry holds at most"
+                                  f" {most - first}")
+            item = ListEntry.const({"index": index, "broadcast": int(first)}).as_bits()
+        row |= item << (ListEntry.size * bank)
     return row
 
 

@@ -25,6 +25,7 @@ from rich.table import Table
 
 from golden import integer_batch
 from golden.cli import exit_status
+from golden.cycles import BYTES_PER_CYCLE, LATENCY, CycleModel
 from golden.files import check_output
 from golden.folder import ImageFolder
 from golden.images import normalise
@@ -38,7 +39,6 @@ from golden.pruning import PrunedViT, PruningConfig, segment_macs
 from golden.quantize import QuantizedViT
 from golden.scene_set import scene_set
 from golden.scenes import SPLITS
-from platforms.cycles import BYTES_PER_CYCLE, LATENCY, CycleModel
 from rtl.config import CONFIGS, Config, ConfigError, named
 
 __all__ = ["Accuracy", "Answer", "Images", "Networks", "accuracies", "configuration", "evaluate",

@@ -37,6 +37,7 @@ from rtl.isa import (
     LANE_X_BITS,
     MAGIC,
     MEAN_FRAC,
+    NO_BLOCK,
     ColumnScale,
     Destination,
     ListEntry,
@@ -192,8 +193,9 @@ class _Machine(Buffers):
         for i in range(fields.count):
             if table == Table.LIST:
                 for bank in range(self.config.row_blocks):
-                    entry = ListEntry.from_bits(fields.rows[i] >> (8 * bank) & 0xFF)
-                    self.lists[fields.first + i, bank] = entry.index if entry.valid else -1
+                    bits = fields.rows[i] >> (ListEntry.size * bank) & NO_BLOCK
+                    entry = ListEntry.from_bits(bits)
+                    self.lists[fields.first + i, bank] = -1 if bits == NO_BLOCK else entry.index
                     self.broadcast[fields.first + i, bank] = entry.broadcast
             else:
                 self.tables[table][fields.first + i] = _unpack(fields.rows[i])

@@ -17,12 +17,12 @@ from golden.cli import (
     numbers,
     pruning_config,
 )
+from golden.cycles import BYTES_PER_CYCLE, LATENCY, CycleModel
 from golden.files import check_output
 from golden.lower import check_sizes, lower
 from golden.model import MODELS, ModelConfig, model_named
 from golden.pages import check_section, write_section
 from golden.pruning import BLOCKS, PruningConfig, segment_tokens
-from platforms.cycles import BYTES_PER_CYCLE, LATENCY, CycleModel
 from platforms.hollow import hollow
 from rtl.config import CONFIGS, Config, named
 

@@ -290,6 +290,8 @@ _DEIT_SMALL = {"max_tokens": 198, "max_width": 384, "max_hidden": 1536, "max_pat
 
 #: The configurations that are elaborated, linted and simulated in the test suite.
 CONFIGS: dict[str, Config] = {c.name: c for c in (
+    _config("nano", 8, 8, 1, 32, max_tokens=72, max_width=64, max_hidden=256, max_patch=768,
+            max_classes=16, weight_tiles=8, clock_mhz=50),
     _config("tiny", 16, 16, 1, 64, max_tokens=112, max_width=64, max_hidden=256, max_patch=768,
             max_classes=16, weight_tiles=8, clock_mhz=50),
     _config("small", 32, 32, 2, 128, max_tokens=144, max_width=192, max_hidden=768, max_patch=768,

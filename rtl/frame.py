@@ -44,6 +44,7 @@ class LoadUnit(wiring.Component):
     write_addr : Out
     write_data : Out, two units: the residual takes both, the patch buffer the last
     busy, error : Out
+    urgent : Out, a load that the passes of this round wait for
     """
 
     def __init__(self, config: Config):
@@ -59,7 +60,7 @@ class LoadUnit(wiring.Component):
             "residual_ready": In(1),
             "write_addr": Out(16),
             "write_data": Out(data.ArrayLayout(unsigned(8 * config.block), 2)),
-            "busy": Out(1), "error": Out(isa.Error),
+            "busy": Out(1), "urgent": Out(1), "error": Out(isa.Error),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -101,7 +102,10 @@ class LoadUnit(wiring.Component):
 
         running = Signal()
         last = self._units(m, running, load, first)
-        m.d.comb += self.busy.eq(~running & (self.residual_en != 0))
+        m.d.comb += [
+            self.busy.eq(~running & (self.residual_en != 0)),
+            self.urgent.eq(self.busy & ~load.ahead),
+        ]
         with m.FSM():
             with m.State("Idle"):
                 with m.If(self.start):

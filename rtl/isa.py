@@ -27,12 +27,13 @@ __all__ = ["ACC_BITS", "ACT_BITS", "begin_layout", "ColumnScale", "Destination",
            "Error", "EXP_BITS", "EXP_FRAC", "image_layout", "IMPORTANCE_BITS", "INSTRUCTION_BYTES",
            "ISA_VERSION", "LANE_FRAC", "LANE_LAYOUT_ROWS", "LANE_ROWS", "LANE_T", "LANE_X_BITS",
            "ListEntry", "LoadKind", "load_layout", "MAGIC", "MANTISSA_BITS", "MEAN_BITS",
-           "MEAN_FRAC", "NORM_SUM_BITS", "NORM_SUMSQ_BITS", "Opcode", "pass_layout", "PolyRow",
-           "POWER_BITS", "Prologue", "prune_layout", "RECIPROCAL_ROWS", "Rows", "RowScale",
-           "RSQRT_ROWS", "SCALAR_FRAC", "SCALAR_T", "SCALE_BYTES", "ScaleSource", "SCORE_BITS",
-           "SEGMENTS", "select_layout", "SELECTOR_HEADS", "SelectorKind", "SELECTORS", "SHARE_BITS",
-           "SHARE_MARGIN", "SHIFT_BITS", "Source", "Stall", "Stationary", "SUM_BITS", "Table",
-           "table_layout", "TABLE_ROWS", "VAR_BITS", "WEIGHT_BITS", "WEIGHTED_BITS", "WIDE_BITS"]
+           "MEAN_FRAC", "NO_BLOCK", "NORM_SUM_BITS", "NORM_SUMSQ_BITS", "Opcode", "pass_layout",
+           "PolyRow", "POWER_BITS", "Prologue", "prune_layout", "RECIPROCAL_ROWS", "Rows",
+           "RowScale", "RSQRT_ROWS", "SCALAR_FRAC", "SCALAR_T", "SCALE_BYTES", "ScaleSource",
+           "SCORE_BITS", "SEGMENTS", "select_layout", "SELECTOR_HEADS", "SelectorKind", "SELECTORS",
+           "SHARE_BITS", "SHARE_MARGIN", "SHIFT_BITS", "Source", "Stall", "Stationary", "SUM_BITS",
+           "Table", "table_layout", "TABLE_ROWS", "VAR_BITS", "WEIGHT_BITS", "WEIGHTED_BITS",
+           "WIDE_BITS"]
 
 ISA_VERSION = 3
 MAGIC = 0x54495648  # "HVIT", little endian
@@ -223,11 +224,13 @@ class Stall(enum.Enum, shape=4):
 #: One segment of a piecewise polynomial of degree 2: c0 + t * (c1 + t * c2).
 PolyRow = data.StructLayout({"c0": signed(24), "c1": signed(20), "c2": signed(18)})
 
-#: One entry of a block list for one bank of the prologue: which block to stream, if any.
-#: ``index`` i of bank b names block ``i * row_blocks + b``; an invalid entry streams zeros. A
-#: ``broadcast`` block is that of position 0, whatever row is streamed.
-ListEntry = data.StructLayout({"index": unsigned(6), "broadcast": unsigned(1),
-                               "valid": unsigned(1)})
+#: One entry of a block list for one bank of the prologue: which block to stream. ``index`` i of
+#: bank b names block ``i * row_blocks + b``. A ``broadcast`` block is that of position 0, whatever
+#: row is streamed.
+ListEntry = data.StructLayout({"index": unsigned(7), "broadcast": unsigned(1)})
+
+#: The entry of a block list that streams zeros.
+NO_BLOCK = 0xFF
 
 #: Bias and scale of one output channel; byte k of all columns is row k of the weight stream.
 ColumnScale = data.StructLayout({"bias": signed(ACC_BITS), "pad0": unsigned(32 - ACC_BITS),

@@ -14,6 +14,11 @@ from rtl.config import PASS_SLOTS, SCALE_SLOTS, Config
 __all__ = ["LoaderActivity", "TileLoader", "pass_behind", "tile_layout"]
 
 
+#: An entry of a block list; one that is not ``valid`` streams zeros.
+_TILE_BLOCK = data.StructLayout({"index": isa.ListEntry["index"].shape, "broadcast": 1,
+                                 "valid": 1})
+
+
 def tile_layout(config: Config) -> data.StructLayout:
     """Return the layout of what the issue stage must know of a tile."""
     return data.StructLayout({
@@ -27,7 +32,7 @@ def tile_layout(config: Config) -> data.StructLayout:
         "scale_slot": range(SCALE_SLOTS),
         "rows_valid": unsigned(ceil_log2(config.rows) + 1),        # tokens in this K tile
         "columns_valid": unsigned(ceil_log2(config.columns) + 1),  # tokens in this column tile
-        "blocks": data.ArrayLayout(isa.ListEntry, config.row_blocks),
+        "blocks": data.ArrayLayout(_TILE_BLOCK, config.row_blocks),
     })
 
 
@@ -230,8 +235,13 @@ class TileLoader(wiring.Component):
                                            tokens_left_k)),
                     tile.columns_valid.eq(Mux(tokens_left_column > config.columns, config.columns,
                                               tokens_left_column)),
-                    tile.blocks.eq(self.list_entry),
                 ]
+                for block, entry in zip(tile.blocks, self.list_entry, strict=True):
+                    m.d.sync += [
+                        block.index.eq(entry.index),
+                        block.broadcast.eq(entry.broadcast),
+                        block.valid.eq(entry.as_value() != isa.NO_BLOCK),
+                    ]
                 m.next = "Load"
             with m.State("Load"):
                 m.d.comb += [
@@ -313,14 +323,14 @@ class TileLoader(wiring.Component):
             m.d.comb += requested.eq(read_row & (fields.stationary == kind))
 
         # Key: array row r streams against channel index * rows + r.
-        entry = Signal(isa.ListEntry)
+        index = Signal(isa.ListEntry["index"].width)
         with m.Switch(row[ceil_log2(config.block):]):
             for bank in range(config.row_blocks):
                 with m.Case(bank):
-                    m.d.comb += entry.eq(blocks[bank])
-        channel = Signal(ceil_log2(config.rows) + isa.ListEntry["index"].width)
+                    m.d.comb += index.eq(blocks[bank].index)
+        channel = Signal(ceil_log2(config.rows) + len(index))
         key_row = Signal(16, reset_less=True)
-        m.d.comb += channel.eq(Cat(row, entry.index))
+        m.d.comb += channel.eq(Cat(row, index))
         m.d.sync += [
             key_row.eq((column_tile + self.first[lane_bits:]) * fields.operand_stride),
             self.key_base.eq(key_row + channel[lane_bits:]),

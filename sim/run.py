@@ -34,6 +34,9 @@ from sim.command import (
 )
 from sim.report import Summary
 from sim.simulate import simulate_images
+from sim.timeline import Timeline
+from sim.trace_events import write_trace
+from sim.trace_plot import draw
 from sim.workload import Workload
 
 __all__ = ["add_options", "execute", "main"]
@@ -56,6 +59,10 @@ def add_options(parser: argparse.ArgumentParser, selector: str) -> None:
                         f" {_DRAWN} scenes, of what the selectors keep; without it {_OUTPUT} if"
                         " there are selectors")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here, too")
+    parser.add_argument("--trace", type=Path, metavar="FILE",
+                        help="JSON file of what was done when, for ui.perfetto.dev")
+    parser.add_argument("--plot", type=Path, metavar="FILE",
+                        help="picture (.png) of what the array does over time")
 
 
 def _frames(images: Sequence[Path] | None, scenes: int | None,
@@ -74,8 +81,9 @@ def execute(options: argparse.Namespace, images: Sequence[Path] | None, console:
 
     The result is shown, pictures and JSON are written.
     """
-    if options.json is not None:
-        check_output(options.json)
+    for path in (options.json, options.trace, options.plot):
+        if path is not None:
+            check_output(path)
     config, model = named(options.config), model_named(options.model)
     bus, pruning = bus_of(options), pruning_config(options)
     pruning.check(model)
@@ -92,8 +100,14 @@ def execute(options: argparse.Namespace, images: Sequence[Path] | None, console:
     if output is not None:
         make_folder(output)
     program = prepare(config, console)
+    timelines: list[Timeline] = []
+    traced = timelines.append if options.trace or options.plot else None
     with progress_bar(console, "Simulation", cycles, len(works)) as progress:
-        reports = simulate_images(works, program, bus, progress=progress)
+        reports = simulate_images(works, program, bus, progress=progress, traced=traced)
+    if options.trace is not None:
+        write_trace(options.trace, timelines)
+    if options.plot is not None:
+        draw(options.plot, timelines)
     pictures = []
     if output is not None:
         for number, report in enumerate(reports[:None if scenes is None else _DRAWN], 1):

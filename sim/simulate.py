@@ -13,6 +13,8 @@ from sim.device import Device, Status
 from sim.report import Report, steps_of
 from sim.session import Session
 from sim.streams import streams
+from sim.timeline import Timeline
+from sim.trace_decode import read_timeline
 from sim.workload import Workload
 
 __all__ = ["Bus", "CoreError", "simulate", "simulate_images"]
@@ -67,13 +69,13 @@ def simulate(workload: Workload, program: Path, bus: Bus, *, image: str = "",
 
 
 def simulate_images(images: Sequence[tuple[str, Workload]], program: Path, bus: Bus, *,
-                    progress: Callable[[int, int], None] = lambda done, cycles: None
-                    ) -> list[Report]:
+                    progress: Callable[[int, int], None] = lambda done, cycles: None,
+                    traced: Callable[[Timeline], None] | None = None) -> list[Report]:
     """Run frames of one network one after another, with one load of its program.
 
     ``images`` are their names and frames, made of one workload by ``with_frame``. They are
     compared while the next ones run; ``progress`` is told how many are done, and the cycles of
-    the one that runs.
+    the one that runs. ``traced``, if any, is given the timeline of every run.
     """
     first = images[0][1]
     classes, port_bytes = first.qvit.model.classes, first.config.port_bits // 8
@@ -87,19 +89,20 @@ def simulate_images(images: Sequence[tuple[str, Workload]], program: Path, bus: 
         for number, (name, workload) in enumerate(images, 1):
             if number > 1:
                 device.frame(workload.frame.tobytes())
-            session.call(_frame(session, device, name, workload, limit, number, reports))
+            session.call(_frame(session, device, name, workload, limit, number, reports, traced))
         session.run(lambda now: progress(len(reports), now))
     return reports
 
 
 def _frame(session: Session, device: Device, name: str, workload: Workload, limit: int, number: int,
-           reports: list[Report]) -> Callable[[], None]:
+           reports: list[Report],
+           traced: Callable[[Timeline], None] | None) -> Callable[[], None]:
     """Add the commands of a frame; return the function that reports on it after them.
 
     A frame that takes more than ``limit`` cycles hangs.
     """
     model = workload.qvit.model
-    folder = session.trace(f"image{number}")
+    folder = session.trace(f"image{number}", timed=traced is not None)
     device.start()
     status, result = device.finish(limit)
     session.trace_off()
@@ -117,6 +120,8 @@ def _frame(session: Session, device: Device, name: str, workload: Workload, limi
             seen = selections()
             parts.append(compare_selections(stages, seen, model.special_tokens, checked.tokens))
             steps = list(steps_of(workload, seen))
+        if traced is not None:
+            traced(read_timeline(folder, workload.program, [(name, workload.passes)]))
         shutil.rmtree(folder)
         values = session.values
         counts = {key: values[f"run{number}.{key}"] for key in (

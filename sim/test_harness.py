@@ -8,10 +8,15 @@ import pytest
 
 from sim.build import PortError, bench, binding
 from sim.session import Session, SimulationFault
-from sim.streams import Field, Stream
+from sim.streams import CYCLE, Field, Stream
 
 VERILOG = Path(__file__).parent / "dummy.v"
 STREAM = Stream("copy", "tap_valid", (Field("tap_data", 27, signed=True, lanes=4),))
+#: With times: whenever a beat comes, and whenever a handshake is not as it was.
+TIMED = Stream("beats", "m_axi_gmem0_rvalid", (Field("tap_data", 27, signed=True, lanes=4),),
+               timed=True)
+CHANGES = Stream("changes", None, (Field("m_axi_gmem0_rvalid", 1), Field("m_axi_gmem0_rready", 1)),
+                 timed=True)
 SOURCE, TARGET, BEATS = 0x10000, 0x80000, 320
 CONTROL, SOURCE_REG, TARGET_REG, BEATS_REG, FAULT_REG, ERRORS_REG = 0, 0x10, 0x18, 0x20, 0x28, 0x30
 CROSS, RETRACT, EARLY_LAST, LONG = 1, 2, 3, 4
@@ -19,7 +24,7 @@ CROSS, RETRACT, EARLY_LAST, LONG = 1, 2, 3, 4
 
 @pytest.fixture(scope="session")
 def program() -> Path:
-    return bench(VERILOG, top="dummy", recorded=[STREAM])
+    return bench(VERILOG, top="dummy", recorded=[STREAM, TIMED, CHANGES])
 
 
 def words() -> np.ndarray:
@@ -185,6 +190,30 @@ def test_recording(program: Path) -> None:
     np.testing.assert_array_equal(data[:, 1], 5)
     np.testing.assert_array_equal(data[:, 2], ~signed)
     np.testing.assert_array_equal(data[:, 3], signed)
+
+
+def test_recording_with_times(program: Path) -> None:
+    with Session(program) as session:
+        prepare(session)
+        folder = session.trace("copy", timed=True)
+        finish(session)
+        plain, beats, changes = (stream.read(folder) for stream in (STREAM, TIMED, CHANGES))
+    np.testing.assert_array_equal(beats["tap_data"], plain["tap_data"])
+    assert len(beats[CYCLE]) == BEATS and (np.diff(beats[CYCLE]) > 0).all()
+    # In every cycle valid is what the last change has made it.
+    valid = changes["m_axi_gmem0_rvalid"]
+    assert (np.diff(valid) != 0).all() and (changes["m_axi_gmem0_rready"] == 1).all()
+    cycles = np.arange(changes[CYCLE][0], changes[CYCLE][-1] + 1)
+    now = valid[np.searchsorted(changes[CYCLE], cycles, side="right") - 1]
+    np.testing.assert_array_equal(cycles[now == 1], beats[CYCLE])
+
+
+def test_times_are_recorded_only_if_asked_for(program: Path) -> None:
+    with Session(program) as session:
+        prepare(session)
+        folder = session.trace("copy")
+        finish(session)
+        assert [path.name for path in folder.iterdir()] == ["copy.bin"]
 
 
 def test_block_that_is_no_module() -> None:

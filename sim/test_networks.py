@@ -63,7 +63,7 @@ def check(report: Report) -> None:
 @pytest.mark.parametrize("bus", BUSES)
 @pytest.mark.parametrize("config", CONFIGS)
 def test_small_network_on_every_configuration(config: str, bus: str) -> None:
-    model = model_named("tiny_test" if config == "tiny" else "small_test")
+    model = model_named("tiny_test" if config in ("nano", "tiny") else "small_test")
     check(run(model, named(config), BUSES[bus]))
 
 

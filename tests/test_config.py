@@ -28,9 +28,9 @@ LARGEST = replace(TINY, name="largest", rows=128, columns=128, ports=8, port_bit
     ({"max_tokens": 1}, "max_tokens is 1, must be between 2 and 1024"),
     ({"weight_tiles": 1}, "weight_tiles is 1, must be between 2 and 256"),
     ({"max_width": 72}, "max_width is 72, must be a multiple of 16"),
-    # 6 bits of a block list entry, 8 bits of column tiles, 16 bits of an address.
-    ({"max_hidden": 1040}, "max_hidden is 1040, must be at most 1024, which block lists reach"),
-    ({"max_patch": 1040}, "max_patch is 1040, must be at most 1024, which block lists reach"),
+    # 7 bits of a block list entry, 8 bits of column tiles, 16 bits of an address.
+    ({"max_hidden": 2064}, "max_hidden is 2064, must be at most 2048, which block lists reach"),
+    ({"max_patch": 2064}, "max_patch is 2064, must be at most 2048, which block lists reach"),
     ({"rows": 64, "max_hidden": 4096}, "max_hidden is 4096, must be at most 4080, which 255 tiles"),
     ({"max_classes": 4081}, "max_classes is 4081, must be at most 4080, which 255 tiles"),
     ({"max_tokens": 1024, "max_width": 528},
@@ -43,7 +43,7 @@ def test_refused(change: dict[str, int | str], message: str) -> None:
 
 
 @pytest.mark.parametrize("change", [
-    {"max_hidden": 1024}, {"max_patch": 1024}, {"max_classes": 4080}, {"max_tokens": 720},
+    {"max_hidden": 2048}, {"max_patch": 2048}, {"max_classes": 4080}, {"max_tokens": 720},
     {"rows": 64, "max_hidden": 4080},
 ])
 def test_just_accepted(change: dict[str, int]) -> None:
@@ -51,13 +51,13 @@ def test_just_accepted(change: dict[str, int]) -> None:
 
 
 def test_unknown_name() -> None:
-    with pytest.raises(ConfigError, match="no configuration is called 'huge', there are tiny, "):
+    with pytest.raises(ConfigError, match="no configuration is called 'huge', there are nano, "):
         named("huge")
 
 
 @pytest.mark.parametrize("config", [*CONFIGS.values(), LARGEST], ids=lambda c: c.name)
 def test_derived(config: Config) -> None:
-    assert config.banks * 16 == config.lanes == max(config.rows, config.columns)
+    assert config.banks * config.block == config.lanes == max(config.rows, config.columns)
     assert config.bus_bytes * 8 == config.ports * config.port_bits
     # Q and attention output beside each other, or the hidden layer; two heads of scores.
     assert config.act_depth * config.lanes >= config.max_tokens * max(

@@ -13,7 +13,7 @@ from amaranth.hdl import Elaboratable, Module, Value
 from amaranth.sim import Simulator
 
 from rtl import isa
-from rtl.config import CONFIGS, PASS_SLOTS, SCALE_SLOTS, named
+from rtl.config import CONFIGS, MIN_TILE_CYCLES, PASS_SLOTS, SCALE_SLOTS, named
 from rtl.core import Core
 from rtl.dispatch import Activity
 from rtl.issue import RowIssue
@@ -22,6 +22,7 @@ from rtl.pipeline import RowPipeline
 #: Cycles from the issue of a row to: prologue, array, accumulators, epilogue, write, retirement.
 #: They add up from the latencies of the blocks; a change here is a change of every cycle count.
 TIMELINE = {
+    "nano": (2, 21, 35, 38, 59, 88),
     "tiny": (2, 21, 35, 38, 59, 88),
     "small": (2, 21, 37, 40, 61, 91),
     "kv260": (2, 21, 41, 44, 65, 95),
@@ -62,17 +63,19 @@ def test_everything_comes_before_it_is_needed(config):
 
 def test_narrow_arrays_wait_for_the_row_sum():
     assert [Core(config).psum_wait for config in NARROW] == [1, 0, 1]
-    assert not any(Core(config).psum_wait for config in CONFIGS.values())
+    assert {name: Core(config).psum_wait for name, config in CONFIGS.items()} == {
+        name: 2 if name == "nano" else 0 for name in CONFIGS}
 
 
 @pytest.mark.parametrize("config", ALL, ids=_name)
 def test_the_slots_of_scales_are_enough(config):
     """No program can make the loader wait for a slot: with any number of rows fewer column tiles
     are under way, the one that is loaded and the one that waits at the issue stage included.
-    Swaps are ``rows`` cycles apart at least, as tests/test_loader.py shows."""
+    Swaps are ``rows`` cycles apart at least, as tests/test_loader.py shows, and so are the rows of
+    short tiles."""
     core = Core(config)
     for tokens in range(1, config.max_tokens + 1):
-        period = max(config.rows, tokens)
+        period = max(config.rows, tokens, MIN_TILE_CYCLES)
         under_way = -(-(tokens - 1 + core.at_retire - core.at_array) // period)
         assert under_way + 2 <= SCALE_SLOTS, f"{tokens} tokens"
 

@@ -13,6 +13,7 @@ from PIL import Image
 from pruned_networks import pruned_network, random_selector
 
 from golden import integer
+from golden.cycles import CycleModel
 from golden.evaluate import (
     Answer,
     Networks,
@@ -31,7 +32,6 @@ from golden.pruning import PrunedViT, PruningConfig, segment_macs
 from golden.quantize import quantize
 from golden.scenes import fixed_set
 from golden.synthetic import synthetic
-from platforms.cycles import CycleModel
 from rtl.config import ConfigError, named
 
 TOPK = PruningConfig(selector="topk", blocks=(1,), counts=(4,))
@@ -85,17 +85,17 @@ def test_folder_end_to_end(tmp_path: Path, folder: Path,
     assert found["int8, pruned"]["tokens"] == found["float, pruned"]["tokens"] == [10, 6]
     assert found["int8, pruned"]["macs"] == sum(segment_macs(TINY, TOPK, [10, 6]))
     assert found["int8"]["tokens"] == [10] and found["int8"]["macs"] == TINY.macs()
-    assert result["accelerator"] == {"config": "tiny", "clock_mhz": 50, "bytes_per_cycle": 64,
+    assert result["accelerator"] == {"config": "nano", "clock_mhz": 50, "bytes_per_cycle": 64,
                                      "latency": 100}
     assert result["functions"] == "exact"
-    pruned_cycles = CycleModel(lower(qvit, named("tiny"))).cycles((10, 6))
+    pruned_cycles = CycleModel(lower(qvit, named("nano"))).cycles((10, 6))
     assert found["int8, pruned"]["cycles"] == pruned_cycles
     assert found["int8, pruned"]["images_per_second"] == pytest.approx(50e6 / pruned_cycles)
     assert found["float"]["cycles"] is found["float"]["images_per_second"] is None
     text = capsys.readouterr().out
     assert "weights model.safetensors" in text and f"{agree / 7:.2%}" in text
     assert "SYNTHETIC" not in text
-    assert "estimated for tiny at 50 MHz, memory of 64 bytes per cycle, latency 100" in text
+    assert "estimated for nano at 50 MHz, memory of 64 bytes per cycle, latency 100" in text
     assert f"{pruned_cycles:,}" in text
 
 
@@ -110,7 +110,7 @@ def test_cycles_are_the_mean_over_images() -> None:
 
 def test_configuration() -> None:
     deit = model_named("deit_tiny")
-    assert configuration(None, TINY, None) == named("tiny")
+    assert configuration(None, TINY, None) == named("nano")
     assert configuration("zcu102", TINY, THRESHOLD) == named("zcu102")
     found = configuration(None, deit, None)
     assert found is not None and found.max_tokens >= deit.tokens

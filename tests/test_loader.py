@@ -12,7 +12,7 @@ from amaranth.sim import Simulator
 
 from rtl import isa
 from rtl.buffers import KeyBuffer, ValueBuffer
-from rtl.config import BLOCK, MIN_TILE_CYCLES, SCALE_SLOTS, named
+from rtl.config import MIN_TILE_CYCLES, SCALE_SLOTS, named
 from rtl.core import Core
 from rtl.issue import RowIssue
 from rtl.loader import TileLoader, tile_layout
@@ -91,8 +91,9 @@ class Bench:
             [self.rng.getrandbits(word) for _ in range(depth)]
             for depth in (1 << len(self.dut.key_base) + len(self.dut.key_channel),
                           1 << len(self.dut.value_addr)))
-        self.lists = [self.rng.getrandbits(isa.ListEntry.size * config.row_blocks)
-                      for _ in range(config.list_depth)]
+        self.lists = [int.from_bytes(
+            isa.NO_BLOCK if self.rng.random() < 0.1 else self.rng.getrandbits(isa.ListEntry.size)
+            for _ in range(config.row_blocks)) for _ in range(config.list_depth)]
         self.stream: list[int] = []
         self.columns: list[Column] = []
         self.tiles = [tile for number in range(len(passes)) for tile in self._tiles(number)]
@@ -134,6 +135,7 @@ class Bench:
             for kt in range(ks):
                 entry = f.get("list_base", 0) + ct * f.get("list_stride", 0) + kt
                 blocks = self.lists[entry % config.list_depth]
+                bits = [blocks >> isa.ListEntry.size * b & 0xFF for b in range(config.row_blocks)]
                 base = f.get("operand_base", 0)
                 fields = {
                     "slot": number % 4,
@@ -141,7 +143,9 @@ class Bench:
                     + base % (config.banks // config.column_blocks),
                     "part": ct % parts,
                     "first_column": ct == 0, "last_column": ct == columns - 1, "first_k": kt == 0,
-                    "last_k": kt == ks - 1, "blocks": blocks}
+                    "last_k": kt == ks - 1,
+                    "blocks": sum((b | (b != isa.NO_BLOCK) << 8) << 9 * i
+                                  for i, b in enumerate(bits))}
                 if f.get("k_from_tokens"):
                     fields["rows_valid"] = min(config.rows, self.tokens - kt * config.rows)
                 if f.get("columns_from_tokens"):
@@ -168,9 +172,9 @@ class Bench:
             token = kt * config.rows + r
             at = token * f.get("operand_stride", 0) + f.get("operand_base", 0) + ct
             return self.value_memory[at % len(self.value_memory)]
-        entry = isa.ListEntry.from_bits(blocks >> isa.ListEntry.size * (r // BLOCK) & 0xFF)
-        block = entry.index * config.row_blocks + r // BLOCK
-        channel = block * BLOCK + r % BLOCK
+        entry = isa.ListEntry.from_bits(
+            blocks >> isa.ListEntry.size * (r // config.block) & 0xFF)
+        channel = entry.index * config.rows + r
         base = ct * f.get("operand_stride", 0) + channel // config.columns
         return self.key_memory[self._key(base, channel % config.columns)]
 

@@ -32,6 +32,7 @@ from golden.quantize import patch_bytes
 from rtl.config import BLOCK, CONFIGS, Config, ConfigError, named
 from rtl.isa import (
     MAGIC,
+    NO_BLOCK,
     ColumnScale,
     Destination,
     ListEntry,
@@ -386,14 +387,14 @@ def test_block_lists() -> None:
     for f in program.instructions:
         if f.opcode == Opcode.TABLE and f.table == Table.LIST:
             rows |= {f.first + k: f.rows[k] for k in range(f.count)}
-    entries = [[ListEntry.from_bits(rows[i] >> (8 * b) & 0xFF) for b in range(4)]
-               for i in range(len(rows))]
+    entries = [[rows[i] >> (8 * b) & 0xFF for b in range(4)] for i in range(len(rows))]
     heads = []
     for info in dense_passes(program):
         f = program.instructions[info.instruction]
         assert f.list_stride == 0
-        used = [e.index * 4 + bank for entry in entries[f.list_base:f.list_base + info.k_tiles]
-                for bank, e in enumerate(entry) if e.valid]
+        used = [ListEntry.from_bits(e).index * 4 + bank
+                for entry in entries[f.list_base:f.list_base + info.k_tiles]
+                for bank, e in enumerate(entry) if e != NO_BLOCK]
         if info.kind == PassKind.SCORE:
             assert used == [info.head]
             heads.append(f.list_base)

@@ -20,6 +20,7 @@ from golden.pruning import PruningConfig
 from platforms.hollow import hollow
 from rtl.config import BLOCK, CONFIGS, ConfigError, named
 from rtl.isa import (
+    NO_BLOCK,
     Destination,
     ListEntry,
     Opcode,
@@ -327,8 +328,9 @@ def test_lists_of_the_classifier() -> None:
         f = program.instructions[info.instruction]
         tiles = [[(e.index * 4 + bank, e.broadcast) for k in range(info.k_tiles)
                   for bank in range(4)
-                  if (e := ListEntry.from_bits(rows[f.list_base + t * f.list_stride + k]
-                                               >> (8 * bank) & 0xFF)).valid]
+                  if (bits := rows[f.list_base + t * f.list_stride + k] >> (8 * bank)
+                      & 0xFF) != NO_BLOCK
+                  for e in [ListEntry.from_bits(bits)]]
                  for t in range(info.column_tiles)]
         if info.kind == PassKind.SCORE1:
             # Two words of means, then the local block: both in one K tile.

@@ -128,6 +128,15 @@ def test_rtl_is_amaranth_and_nothing_else():
     assert set(_imports("rtl")) & set(FOLDERS) <= {"rtl"}
 
 
+@pytest.mark.parametrize(("folder", "below"), [
+    ("rtl", ()), ("golden", ("rtl",)), ("platforms", ("rtl", "golden"))])
+def test_layers(folder, below):
+    """Hardware knows nothing of its model, which knows nothing of what is done with both."""
+    ours = {module: path for module, path in _imports(folder).items() if module in FOLDERS}
+    for module, path in ours.items():
+        assert module in (folder, *below), f"{path} imports {module}"
+
+
 def test_every_source_names_its_licence():
     for name, text in _tracked().items():
         if Path(name).suffix in (".py", ".h", ".cpp", ".v", ".vlt") and text:

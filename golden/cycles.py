@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The cycle model: when the tiles of a program are loaded, streamed and retired."""
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,15 +9,14 @@ import numpy as np
 from amaranth.lib import data
 from numpy.typing import NDArray
 
+from golden.cycles_memory import Fetch, Memory, Weights
 from golden.program import Program
-from rtl.axi import ReadMaster
 from rtl.class_attention import ClassAttention
 from rtl.config import MIN_TILE_CYCLES, PASS_SLOTS, Config
 from rtl.control import RunControl
 from rtl.core import Core
 from rtl.fifo import Fifo
 from rtl.isa import (
-    INSTRUCTION_BYTES,
     SCALE_BYTES,
     Destination,
     Opcode,
@@ -29,7 +27,6 @@ from rtl.isa import (
 )
 from rtl.search import TopKSearch
 from rtl.selector import Selector
-from rtl.top import WEIGHT_BEATS
 
 __all__ = ["BYTES_PER_CYCLE", "LATENCY", "CycleModel"]
 
@@ -42,11 +39,15 @@ BYTES_PER_CYCLE, LATENCY = 64, 100
 _CONTROL = 4
 _INTERRUPT = 4
 
-#: Cycles of a read beside latency, master and FIFO: the address is taken, the data registered.
-_BUS = 2
-
-#: Cycles of a burst beside latency and beats, from its request until another may take its place.
-_BURST = 3
+#: Registers and states of the dispatcher: from the end of the reset to the request of BEGIN (the
+#: pulse, Idle), from BEGIN to the first request of weights (Begin, Window) and, beside one for each
+#: port, to that of the rest (Begin, Window, Default); from an instruction to the request of the
+#: state that follows (Next), until a pass that is queued is seen by the loader.
+_START = 2
+_WINDOW = 2
+_REST = 3
+_FOLLOW = 1
+_QUEUE = 1
 
 #: Cycles of the tile loader: from its state Tile to the first row, and from the last one, when the
 #: tile is taken, to the next state Tile, Column or Pass.
@@ -55,6 +56,12 @@ _NEXT = 2
 
 #: States of a LOAD before its request.
 _LOAD_STATES = 3
+
+#: States of the logit unit before its first word.
+_LOGITS = 3
+
+#: Cycles of a write beside the latency of the memory: it is taken, its answer registered.
+_ANSWER = 2
 
 #: Bits of a score, each a sweep of the search.
 _SEARCH_STEPS = 16
@@ -131,73 +138,6 @@ class _Issued:
     retired: int
 
 
-class _Stream:
-    """Rows of weights on their way from memory, through the FIFO, to the loader.
-
-    Rows come at a constant rate, unless the FIFO is full: then each is asked for when there is the
-    place of another one that was read.
-    """
-
-    def __init__(self, start: int, model: "CycleModel") -> None:
-        self.interval, self.capacity = model.row_interval, model.capacity
-        self.delay = model.read_delay
-        #: Cycle in which the last row came that was taken, and in which the FIFO is first full.
-        self.arrived = float(start)
-        self.full = start + self.interval * self.capacity
-        self.row = 0
-        self.rows: list[int] = [0]
-        self.read: list[int] = [0]
-
-    def hold(self, cycles: float, filling: bool) -> None:
-        """Let something else pass, for so many cycles."""
-        self.arrived += cycles
-        if filling:
-            self.full += cycles
-
-    def take(self, rows: int, earliest: int) -> int:
-        """Return when the last of the next rows is read, of which the first is at ``earliest``."""
-        self.row += rows
-        self.arrived += rows * self.interval
-        before = self.row - self.capacity
-        if before > 0:
-            # Within what was read at once, a row a cycle.
-            at = bisect_left(self.rows, before)
-            read = self.read[at] - (self.rows[at] - before)
-            self.arrived = max(self.arrived, read + self.delay)
-        end = max(earliest + rows - 1, int(self.arrived))
-        self.rows.append(self.row)
-        self.read.append(end)
-        return end
-
-
-class _Fetch:
-    """The program on its way from memory: two bursts at a time, as there is room for them."""
-
-    def __init__(self, start: int, model: "CycleModel", weights: _Stream) -> None:
-        self.beats, self.burst = model.instruction_beats, model.burst
-        self.delay, self.beat_cycles = model.read_delay, model.beat_cycles
-        # Its beats take the place of weights.
-        self.weights = weights
-        # Bursts end at multiples of their size, the first one is what BEGIN leaves of it.
-        self.at = self.beats % self.burst
-        arrives = start + self.delay - self.at
-        self.arrives = [arrives, arrives + self.burst]
-
-    def next(self, after: int) -> int:
-        """Return when the next instruction is there, if its first beat is taken from ``after``."""
-        for _ in range(self.beats):
-            burst, beat = divmod(self.at, self.burst)
-            after = max(after, self.arrives[burst] + beat) + 1
-            self.at += 1
-            if self.at % self.burst == 0:
-                # While weights fill the FIFO, a burst waits for the end of one of theirs.
-                filling = after < self.weights.full
-                wait = self.burst if filling else 0
-                self.arrives.append(max(after + wait + self.delay, self.arrives[-1] + self.burst))
-                self.weights.hold(self.burst * self.beat_cycles, filling)
-        return after
-
-
 class CycleModel:
     """Cycles of an image from the start to the interrupt, without running it.
 
@@ -223,7 +163,6 @@ class CycleModel:
         self.program = program
         self.config = config = program.config
         core = Core(config)
-        reader = ReadMaster(data_bits=config.port_bits, depths=[WEIGHT_BEATS])
         #: From a row's issue to its entry into the array, and until others may read it.
         self.to_array = core.loader.lead - 1
         self.to_sums = self.to_array + core.rowsum.latency
@@ -233,16 +172,7 @@ class CycleModel:
         self.ahead = {kind: max(1, core.loader.lead + 2 - cycles) for kind, cycles in (
             (Stationary.WEIGHT, 2), (Stationary.KEY, 2 + core.keys.latency),
             (Stationary.VALUE, 3 + core.values.LATENCY))}
-        self.latency = latency
-        self.read_delay = ReadMaster.LATENCY + latency + _BUS + Fifo.LATENCY
-        self.burst = reader.max_beats
-        self.instruction_beats = 8 * INSTRUCTION_BYTES // config.port_bits
-        # A master has so many bursts under way, and no more: beats a cycle that this allows.
-        in_flight = reader.outstanding * reader.max_beats / (latency + _BURST + reader.max_beats)
-        self.row_interval = max(1, config.columns / min(
-            bytes_per_cycle, config.bus_bytes * min(1, in_flight)))
-        self.beat_cycles = max(1, config.port_bits / 8 / bytes_per_cycle, 1 / in_flight)
-        self.capacity = config.weight_depth + WEIGHT_BEATS * config.bus_bytes // config.columns
+        self.memory = Memory(config, bytes_per_cycle, latency)
         self.step_cycles = TopKSearch(config).step_cycles if config.pruning else 0
         self.steps = [_Step.of(fields, program.config) for fields in program.instructions]
 
@@ -271,50 +201,54 @@ class _Run:
         self.end = self._run()
 
     def _run(self) -> int:
-        m = self.m
-        start = _CONTROL + RunControl.RESET_CYCLES + RunControl.SETTLE_CYCLES + 2
+        memory = self.m.memory
+        start = _CONTROL + RunControl.RESET_CYCLES + RunControl.SETTLE_CYCLES + _START
         # BEGIN is there; its fields are checked, and the streams of weights asked for.
-        begun = start + m.read_delay + m.instruction_beats
-        weights = begun + 2 + m.read_delay + Fifo.LATENCY + round(m.row_interval)
-        self.weights = _Stream(weights, m)
-        fetch = _Fetch(begun + 3 + self.config.ports, m, self.weights)
+        begun = start + memory.read_delay + memory.instruction_beats
+        self.weights = Weights(memory, begun + _WINDOW + memory.read_delay + Fifo.LATENCY
+                               + round(memory.row_interval))
+        fetch = Fetch(memory, self.weights, begun + _REST + self.config.ports)
         now = fetch.next(begun)
         listed = begun + self.config.max_tokens  # the list of tokens is there
-        for step in m.steps[1:]:
+        for index, step in enumerate(self.m.steps[1:], 1):
             if step.opcode == Opcode.TABLE:
                 now = self._under_way(step.under_way, now) + step.count
             elif step.opcode == Opcode.LOAD:
                 now = self._load(max(self._under_way(0, now), listed), step)
             elif step.opcode == Opcode.PASS:
                 now = self._under_way(PASS_SLOTS - 1, max(now, listed))
-                self._issue(step, now + 1)
+                self._issue(step, now + _QUEUE)
             elif step.opcode == Opcode.SELECT:
                 now = self._under_way(step.under_way, now)
                 self._select(step, now)
             elif step.opcode == Opcode.PRUNE:
                 now = max(self._under_way(0, now), self.selected)
                 self.tokens = self.left.pop(0)
+            elif step.opcode == Opcode.END:
+                return self._finish(self._under_way(0, now), step.count)
             else:
-                break
-            now = fetch.next(now + 1)
-        return self._finish(self._under_way(0, now), step.count)
+                raise ValueError(f"instruction {index} is {step.opcode.name}, must be one that the"
+                                 " cycle model knows behind BEGIN")
+            now = fetch.next(now + _FOLLOW)
+        raise ValueError(f"the last of {len(self.m.steps)} instructions is"
+                         f" {self.m.steps[-1].opcode.name}, must be END")
 
     def _under_way(self, most: int, now: int) -> int:
         """Return when there are at most so many passes under way."""
         return max(now, self.passes[-1 - most].retired) if len(self.passes) > most else now
 
     def _load(self, now: int, step: _Step) -> int:
-        begin = now + _LOAD_STATES + self.m.read_delay
-        # Weights that are still to fill the FIFO share the port.
-        weights = max(0, self.weights.full - begin)
-        beats = 8 * step.size / self.config.port_bits
-        return round(begin + max(step.units, beats * self.m.beat_cycles + weights))
+        begin = now + _LOAD_STATES + self.m.memory.read_delay
+        beats = -(-8 * step.size // self.config.port_bits)
+        self.weights.load(begin, beats, step.units)
+        return round(self.weights.loaded())
 
     def _finish(self, now: int, classes: int) -> int:
         """Return when the logits are in memory, a word a cycle, and the interrupt is there."""
         padded = -(-classes // 4) * 4
         words = padded + 4 + -(-classes // self.config.columns)
-        return now + 3 + words + self.m.latency + _BUS + _INTERRUPT + RunControl.SETTLE_CYCLES
+        written = now + _LOGITS + words + self.m.memory.latency + _ANSWER
+        return written + _INTERRUPT + RunControl.SETTLE_CYCLES
 
     # Selectors
 

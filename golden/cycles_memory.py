@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The memory of the cycle model: when weights, loads and instructions come that share its ports."""
+
+from bisect import bisect_left
+from dataclasses import dataclass, field
+
+from rtl.axi import ReadMaster
+from rtl.config import Config
+from rtl.fifo import Fifo
+from rtl.isa import INSTRUCTION_BYTES
+from rtl.top import WEIGHT_BEATS
+
+__all__ = ["Fetch", "Memory", "Weights"]
+
+#: Cycles of a read beside latency, master and FIFO: the address is taken, the data registered.
+_BUS = 2
+
+#: Cycles of a burst beside latency and beats, from its request until another may take its place.
+_BURST = 3
+
+
+class Memory:
+    """Rates at which the ports of a configuration bring what is asked for.
+
+    Every port carries its part of each row of weights; port 0 brings loads and the program, too,
+    burst by burst in turn.
+
+    Members
+    -------
+    read_delay
+        Cycles from a request to its data in the queue of its client.
+    burst, instruction_beats
+        Beats of a burst, and of an instruction.
+    beat_cycles
+        Cycles of a beat of port 0.
+    capacity
+        Rows of weights that the FIFOs hold.
+    row_interval
+        Cycles from a row of weights to the next, where nothing else is read.
+    """
+
+    def __init__(self, config: Config, bytes_per_cycle: float, latency: int) -> None:
+        reader = ReadMaster(data_bits=config.port_bits, depths=[WEIGHT_BEATS])
+        self.burst = reader.max_beats
+        self.latency = latency
+        self.read_delay = ReadMaster.LATENCY + latency + _BUS + Fifo.LATENCY
+        self.instruction_beats = 8 * INSTRUCTION_BYTES // config.port_bits
+        self.capacity = config.weight_depth + WEIGHT_BEATS * config.bus_bytes // config.columns
+        self._ports = config.ports
+        # Beats of a row on each port, and a cycle: of the memory, and of a port, which has so many
+        # bursts under way and no more.
+        self._row_beats = config.columns / config.bus_bytes
+        self._beats = bytes_per_cycle * 8 / config.port_bits
+        self._port = min(1, reader.outstanding * reader.max_beats
+                         / (latency + _BURST + reader.max_beats))
+        self.row_interval = self._rows(0)
+        self.beat_cycles = max(1, 1 / self._beats, 1 / self._port)
+
+    def _rows(self, taken: float) -> float:
+        """Return the cycles of a row where a load takes so many beats a cycle of port 0."""
+        rate = min(self._port - taken, (self._beats - taken) / self._ports)
+        return max(1, self._row_beats / rate)
+
+    def shared(self, most: float) -> tuple[float, float]:
+        """Return the beats a cycle of a load that takes at most ``most``, while weights are read,
+        too, and the cycles of a row meanwhile."""
+        beats = min(most, self._port / 2, self._beats / (self._ports + 1))
+        return beats, self._rows(beats)
+
+    def alone(self, most: float) -> float:
+        """Return the beats a cycle of a load that takes at most ``most``."""
+        return min(most, 1 / self.beat_cycles)
+
+
+@dataclass
+class _Load:
+    """A load: when its first data come, how many beats are left, and how many it takes a cycle."""
+
+    start: float
+    beats: float
+    most: float
+
+
+@dataclass
+class Weights:
+    """Rows of weights on their way from memory, through the FIFO, to the loader.
+
+    Rows come at a constant rate, unless the FIFO is full: then each is asked for when there is the
+    place of another one that was read. Loads slow them down, and take what they leave.
+
+    Parameters
+    ----------
+    memory
+        The rates.
+    start
+        Cycle before the first row.
+    """
+
+    memory: Memory
+    start: float
+    #: Cycle in which the last row came that was taken.
+    arrived: float = field(init=False)
+    _row: int = 0
+    _rows: list[int] = field(default_factory=lambda: [0])
+    _read: list[int] = field(default_factory=lambda: [0])
+    _loads: list[_Load] = field(default_factory=list)
+    _loaded: float = 0
+    _hungry: bool = False
+
+    def __post_init__(self) -> None:
+        self.arrived = self.start
+        self._full = self.start + self.memory.row_interval * self.memory.capacity
+
+    def filling(self, now: float) -> bool:
+        """Return whether the FIFO has room for more than what was read."""
+        return self._hungry or now < self._full
+
+    def hold(self, cycles: float, filling: bool) -> None:
+        """Let something else pass, for so many cycles."""
+        self.arrived += cycles
+        if filling:
+            self._full += cycles
+
+    def load(self, start: float, beats: float, units: int) -> None:
+        """Begin a load of so many beats, written as so many units, one a cycle."""
+        self._loads.append(_Load(start, beats, min(1, beats / units)))
+
+    def loaded(self) -> float:
+        """Return when all loads have ended, if no row of weights is read until then."""
+        now, room = self.arrived, float(self.memory.capacity)
+        for load in self._loads:
+            if now < load.start:
+                room -= min(room, (load.start - now) / self.memory.row_interval)
+                now = load.start
+            beats, interval = self.memory.shared(load.most)
+            shared = min(load.beats / beats, room * interval)
+            room -= shared / interval
+            now += shared + (load.beats - shared * beats) / self.memory.alone(load.most)
+            self._full = max(self._full, now + room * self.memory.row_interval)
+        return max(self._loaded, now) if self._loads else self._loaded
+
+    def _arrive(self, rows: float) -> None:
+        """Let rows come one after another, with loads between them."""
+        while self._loads:
+            load = self._loads[0]
+            before = (load.start - self.arrived) / self.memory.row_interval
+            if before >= rows:
+                break
+            if before > 0:
+                rows -= before
+                self.arrived = load.start
+            beats, interval = self.memory.shared(load.most)
+            with_it = min(rows, load.beats / beats / interval)
+            self.arrived += with_it * interval
+            rows -= with_it
+            self._progress(with_it * interval * beats)
+            if rows <= 0:
+                return
+        self.arrived += rows * self.memory.row_interval
+
+    def _progress(self, beats: float) -> None:
+        """Take beats from the first load."""
+        load = self._loads[0]
+        load.beats -= beats
+        if load.beats < 1e-6:
+            self._loaded = self.arrived
+            del self._loads[0]
+
+    def _wait(self, until: float) -> None:
+        """Let time pass in which the FIFO is full: loads go on."""
+        while self._loads and self._loads[0].start < until:
+            load = self._loads[0]
+            self.arrived = max(self.arrived, load.start)
+            rate = self.memory.alone(load.most)
+            cycles = min(until - self.arrived, load.beats / rate)
+            self.arrived += cycles
+            self._progress(cycles * rate)
+            if self.arrived >= until:
+                return
+        self.arrived = until
+
+    def take(self, rows: int, earliest: int, at_once: int = 1) -> int:
+        """Return when the last of the next rows is read, of which the first is at ``earliest``.
+
+        ``at_once`` are the rows that are read in a cycle.
+        """
+        self._row += rows
+        self._arrive(rows)
+        before = self._row - self.memory.capacity
+        if before > 0:
+            # Within what was read at once, one after another.
+            at = bisect_left(self._rows, before)
+            read = self._read[at] - (self._rows[at] - before) // at_once
+            free = read + self.memory.read_delay
+            self._hungry = free <= self.arrived
+            if not self._hungry:
+                self._wait(free)
+        end = max(earliest + -(-rows // at_once) - 1, int(self.arrived))
+        self._rows.append(self._row)
+        self._read.append(end)
+        return end
+
+
+class Fetch:
+    """The program on its way from memory: two bursts at a time, as there is room for them."""
+
+    def __init__(self, memory: Memory, weights: Weights, start: int) -> None:
+        self.memory = memory
+        # Its beats take the place of weights.
+        self.weights = weights
+        # Bursts end at multiples of their size, the first one is what BEGIN leaves of it.
+        self.at = memory.instruction_beats % memory.burst
+        arrives = start + memory.read_delay - self.at
+        self.arrives = [arrives, arrives + memory.burst]
+
+    def next(self, after: int) -> int:
+        """Return when the next instruction is there, if its first beat is taken from ``after``."""
+        memory = self.memory
+        for _ in range(memory.instruction_beats):
+            burst, beat = divmod(self.at, memory.burst)
+            after = max(after, self.arrives[burst] + beat) + 1
+            self.at += 1
+            if self.at % memory.burst == 0:
+                # While weights fill the FIFO, a burst waits for the end of one of theirs.
+                filling = self.weights.filling(after)
+                wait = memory.burst if filling else 0
+                self.arrives.append(max(after + wait + memory.read_delay,
+                                        self.arrives[-1] + memory.burst))
+                self.weights.hold(memory.burst * memory.beat_cycles, filling)
+        return after

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The memory of the cycle model: rates, the FIFO of weights, and loads beside them."""
+
+from dataclasses import replace
+
+import pytest
+
+from golden.cycles_memory import Memory, Weights
+from rtl.config import named
+
+
+def _weights(bytes_per_cycle: float, tiles: int = 8) -> Weights:
+    config = replace(named("zcu102"), weight_tiles=tiles)
+    return Weights(Memory(config, bytes_per_cycle, 100), 1000)
+
+
+@pytest.mark.parametrize(("bytes_per_cycle", "interval"), [(64, 1), (100, 1), (32, 2), (16, 4)])
+def test_rows_come_as_fast_as_the_memory(bytes_per_cycle: float, interval: int) -> None:
+    weights = _weights(bytes_per_cycle)
+    assert [weights.take(64, 0) for _ in range(3)] == [1000 + 64 * n * interval for n in (1, 2, 3)]
+    # Those that are there are read one a cycle, or two.
+    assert weights.take(64, 5000) == 5063
+    assert weights.take(64, 6000, at_once=2) == 6031
+
+
+def test_a_full_fifo_waits_for_what_is_read() -> None:
+    weights = _weights(64)
+    memory = weights.memory
+    for at in range(100_000, 100_000 + 64 * memory.capacity, 64):
+        assert weights.take(1, at) == at
+    # The next row was asked for when the first one was read.
+    weights.take(1, 0)
+    assert weights.arrived == 100_000 + memory.read_delay
+
+
+@pytest.mark.parametrize(("bytes_per_cycle", "load", "row"), [
+    (64, 0.5, 2.0), (48, 0.5, 2.0), (32, 0.4, 2.5), (16, 0.2, 5.0)])
+def test_loads_share_a_port_with_weights(bytes_per_cycle: float, load: float, row: float) -> None:
+    memory = _weights(bytes_per_cycle).memory
+    assert memory.shared(1.0) == (pytest.approx(load), pytest.approx(row))
+
+
+def test_a_load_takes_twice_as_long_beside_weights() -> None:
+    weights = _weights(64, tiles=192)
+    weights.load(1000, 2000, 2000)
+    assert weights.loaded() == 5000
+    assert weights.take(64, 0) == 1000 + 2 * 64
+    assert weights.take(1936 + 64, 0) == 5000 + 64
+    assert weights.loaded() == 5000
+
+
+def test_a_load_has_what_a_full_fifo_leaves() -> None:
+    weights = _weights(64)
+    full = 1000 + weights.memory.capacity
+    weights.load(full + 10, 2000, 2000)
+    assert weights.loaded() == full + 2010
+    # All rows but the first come when it has ended.
+    for at in range(10_000, 10_000 + weights.memory.capacity):
+        weights.take(1, at)
+    assert weights.take(1, 0) == 10_000 + weights.memory.read_delay
+    assert weights.loaded() == full + 2010
+
+
+def test_loads_follow_each_other() -> None:
+    weights = _weights(64)
+    weights.load(1000, 100, 100)
+    weights.load(1300, 100, 200)
+    assert weights.loaded() == 1500
+    assert weights.take(256, 0) == 1000 + 100 + 100 + 100 + 56 / 0.5
