@@ -63,6 +63,7 @@ class Core(wiring.Component):
     model_addr, frame_addr, output_addr, model_bytes, frame_bytes, output_bytes, rounds, \
 frame_stride, output_stride : In, arguments
     program_request, program, load_request, load, weight_request, weight : streams to the masters
+    weight_hold : Out, no more weights are asked for, for now
     output_request, output : streams to the write master
     written : In, all that was given to the write master is in memory
     done, error, error_index, top_class, images_done, tokens, stall : Out, status
@@ -82,7 +83,7 @@ frame_stride, output_stride : In, arguments
             "program_request": Out(request), "program": In(beats),
             "load_request": Out(request), "load": In(beats),
             "weight_request": Out(request).array(config.ports),
-            "weight": In(beats).array(config.ports),
+            "weight": In(beats).array(config.ports), "weight_hold": Out(1),
             "output_request": Out(request),
             "output": Out(stream.Signature(write_layout(config.port_bits))), "written": In(1),
             "done": Out(1), "error": Out(isa.Error), "error_index": Out(32),

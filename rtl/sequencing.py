@@ -101,6 +101,8 @@ def connect_host(m: Module, core: "Core") -> None:
         m.d.sync += cycle.eq(cycle + 1)
     m.d.comb += [
         dispatcher.start.eq(core.start),
+        # What the first passes wait for comes before the weights of later ones.
+        core.weight_hold.eq(frame.urgent & (core.weights.level >= 2 * core.config.rows)),
         frame.start.eq(dispatcher.load_start),
         frame.load.eq(dispatcher.load),
         frame.images.eq(dispatcher.begin.images),

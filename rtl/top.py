@@ -105,6 +105,7 @@ class HeatViT(wiring.Component):
         for p, reader in enumerate(readers):
             connect_flat(m, self, f"m_axi_gmem{p}", reader.axi)
             weight = len(reader.request) - 1
+            m.d.comb += reader.hold[weight].eq(core.weight_hold)
             wiring.connect(m, core.weight_request[p], reader.request[weight])
             wiring.connect(m, reader.data[weight], core.weight[p])
         connect_flat(m, self, "m_axi_gmem0", writer.axi)
