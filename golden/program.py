@@ -212,6 +212,13 @@ class Program:
     def tokens(self) -> int:
         return self.instructions[0].tokens
 
+    def first_row(self, image: int) -> int:
+        """Return the row of the residual of the first token of an image of a run, from 0 on."""
+        begin = self.instructions[0]
+        number, place = divmod(image, begin.images)
+        fields = [f for f in self.instructions if f.opcode == Opcode.IMAGE][place]
+        return fields.first_row + (begin.row_step if fields.alternate and number % 2 else 0)
+
     @property
     def frame_bytes(self) -> int:
         """Bytes of a frame, [size, size, channels] uint8 without gaps."""

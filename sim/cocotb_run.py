@@ -36,7 +36,7 @@ def _case() -> Case:
     return Case(works[0].program.image, _MODEL.classes, _MODEL.tokens,
                 tuple(frame.tobytes() for frame in frames),
                 tuple(Result(work.expected[0].astype(np.int32), work.expected[1],
-                             int(work.expected[0].max())) for work in works),
+                             int(work.expected[0].max()), _MODEL.tokens) for work in works),
                 works[0].array_cycles)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Compares what the accelerator wrote with the named stages of the integer twin, every element."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from rtl.isa import MANTISSA_BITS
 from sim.device import NEVER, Result, Selections
 
 __all__ = ["Comparison", "Mismatch", "Recording", "StageResult", "compare", "compare_output",
-           "compare_selections"]
+           "compare_run", "compare_selections"]
 
 #: Stages of a selector that no stream shows. The registers show tokens and places; scores are those
 #: of the last head, or weights before they are at least 1.
@@ -62,6 +62,12 @@ class Comparison:
     stages: tuple[StageResult, ...]
     problems: tuple[str, ...]
 
+    @classmethod
+    def joined(cls, *parts: "Comparison") -> "Comparison":
+        """Return all parts as one."""
+        return cls(tuple(stage for part in parts for stage in part.stages),
+                   tuple(text for part in parts for text in part.problems))
+
     @property
     def exact(self) -> bool:
         # Nothing compared is nothing shown.
@@ -84,10 +90,14 @@ def _result(stage: str, expected: NDArray, got: NDArray, seen: NDArray[np.bool_]
 
 
 class _Stages:
-    """The stages as the accelerator wrote them, put together event by event."""
+    """The stages as the accelerator wrote them, put together event by event.
 
-    def __init__(self, stages: Mapping[str, NDArray[np.integer]], special: int) -> None:
-        self.special = special
+    ``special`` are the tokens before the patches, ``first_row`` is the row of the first of them.
+    """
+
+    def __init__(self, stages: Mapping[str, NDArray[np.integer]], special: int,
+                 first_row: int) -> None:
+        self.special, self.first_row = special, first_row
         self.expected = {name: np.asarray(value) for name, value in stages.items()
                          if not (name.startswith("selector") and name.endswith(_NOT_STREAMED))}
         # Laid out like a stage, these say which element (from 1 on) a lane of an event is.
@@ -170,7 +180,8 @@ def _selector(total: _Stages, events: Mapping[str, _Events], stage: str) -> list
             total.put(f"{stage}.{name}", numbers[f"{stage}.{name}"][:len(got)], got)
 
     scan = events["scan"].take(rows.size)
-    total.put(f"{stage}.rows", rows[:len(scan["tap_scan_row"])], scan["tap_scan_row"])
+    total.put(f"{stage}.rows", rows[:len(scan["tap_scan_row"])],
+              scan["tap_scan_row"] - total.first_row)
     # Special tokens come before the patches, whose rows are the first that follow.
     special = total.special
     kept = scan["tap_scan_keep"][special:special + keep.size]
@@ -191,9 +202,36 @@ def _selector(total: _Stages, events: Mapping[str, _Events], stage: str) -> list
 
 def compare(program: Program, stages: Mapping[str, NDArray[np.integer]],
             recording: Recording) -> Comparison:
-    """Compare a recording of the streams of ``sim.streams`` with the stages of the integer twin."""
-    total = _Stages(stages, program.model.special_tokens)
+    """Compare a recording of one image, see :func:`compare_run`."""
+    (comparison,) = compare_run(program, [stages], recording)
+    return comparison
+
+
+def compare_run(program: Program, images: Iterable[Mapping[str, NDArray[np.integer]]],
+                recording: Recording) -> list[Comparison]:
+    """Compare a recording of the streams of ``sim.streams`` with the stages of the integer twin.
+
+    Parameters
+    ----------
+    program
+        The program.
+    images
+        The stages of each image of the run, asked for one after another.
+    recording
+        Their events, one image after another in each stream.
+    """
     events = {name: _Events(name, signals) for name, signals in recording.items()}
+    comparisons = [_compare(program, stages, events, program.first_row(number))
+                   for number, stages in enumerate(images)]
+    last = comparisons[-1]
+    left = tuple(text for stream in events.values() for text in stream.problem())
+    return [*comparisons[:-1], Comparison(last.stages, last.problems + left)]
+
+
+def _compare(program: Program, stages: Mapping[str, NDArray[np.integer]],
+             events: Mapping[str, _Events], first_row: int) -> Comparison:
+    """Compare the next events with the stages of an image whose first token is in a row."""
+    total = _Stages(stages, program.model.special_tokens, first_row)
     for info in program.passes_for(tokens_of(program, stages)):
         count = info.column_tiles * info.rows
         numbers, mask = expected_words(program, total.numbers, info)
@@ -227,7 +265,6 @@ def compare(program: Program, stages: Mapping[str, NDArray[np.integer]],
             total.put(name, number[:len(value)], value)
     problems = [text for name in stages if name.endswith(".rows")
                 for text in _selector(total, events, name.removesuffix(".rows"))]
-    problems += [text for stream in events.values() for text in stream.problem()]
     return Comparison(total.results(), tuple(problems))
 
 
@@ -254,15 +291,25 @@ def compare_selections(stages: Mapping[str, NDArray[np.integer]], selections: Se
     return Comparison(tuple(results), ())
 
 
-def compare_output(logits: Int, top_class: int, result: Result, register: int) -> Comparison:
-    """Compare the output in memory with the logits and the top class of the integer twin.
+def compare_output(logits: Int, top_class: int, tokens: int, result: Result,
+                   register: int | None = None) -> Comparison:
+    """Compare an output in memory with what the integer twin has.
 
-    ``register`` is the top class in the register TOP_CLASS.
+    Parameters
+    ----------
+    logits, top_class, tokens
+        Of the integer twin; the last are those that are left.
+    result
+        The output.
+    register
+        The register TOP_CLASS, of the last image of a run.
     """
     pairs = {"output.logits": (logits, result.logits),
              "output.top_class": (np.array([top_class]), np.array([result.top_class])),
              "output.top_logit": (logits[[top_class]], np.array([result.top_logit])),
-             "register.top_class": (np.array([top_class]), np.array([register]))}
+             "output.tokens": (np.array([tokens]), np.array([result.tokens]))}
+    if register is not None:
+        pairs["register.top_class"] = np.array([top_class]), np.array([register])
     return Comparison(tuple(
         _result(name, np.asarray(expected), got.astype(np.int64), np.ones(got.size, bool))
         for name, (expected, got) in pairs.items()), ())

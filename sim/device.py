@@ -21,18 +21,20 @@ MODEL_BASE = 0x12_0000_0000
 FRAME_BASE = 0x13_8000_0000
 OUTPUT_BASE = 0x25_4000_0000
 
-#: Bytes of the last beat of the output: top class, its logit, two zeros.
+#: Bytes behind the logits in an output: top class, its logit, cycle, tokens.
 _TOP_BYTES = 16
+#: Alignment of an output.
+_OUTPUT_ALIGN = 4096
 
 
 def output_bytes(classes: int) -> int:
-    """Return the size of the output: the logits, padded to 16 bytes, and the top class."""
+    """Return the size of an output: the logits, padded to 16 bytes, and what is about them."""
     return -(-4 * classes // _TOP_BYTES) * _TOP_BYTES + _TOP_BYTES
 
 
 @dataclass(frozen=True)
 class Status:
-    """Registers at the end of an image."""
+    """Registers at the end of a run."""
 
     cycles: int
     stalls: dict[str, int]
@@ -46,30 +48,43 @@ class Status:
 
 @dataclass(frozen=True)
 class Result:
-    """What an image left in memory."""
+    """What an image left in memory.
+
+    Members
+    -------
+    logits, top_class, top_logit
+        The answer.
+    tokens
+        That were left.
+    cycle
+        From the start of the run to the last logit, modulo ``2**32``.
+    """
 
     logits: np.ndarray
     top_class: int
     top_logit: int
+    tokens: int
+    cycle: int = 0
 
     @classmethod
     def decode(cls, output: bytes, classes: int) -> "Result":
         """Return the result in the bytes at the output address."""
         words = np.frombuffer(output, "<i4")
         top = words[-_TOP_BYTES // 4:]
-        return cls(words[:classes].copy(), int(top[0]), int(top[1]))
+        return cls(words[:classes].copy(), int(top[0]), int(top[1]), tokens=int(top[3]),
+                   cycle=int(top[2]) & 0xFFFFFFFF)
 
 
 @dataclass(frozen=True)
 class Selections:
-    """What the token selectors of an image did, as their registers show it.
+    """What the token selectors did with the last image, as their registers show it.
 
     Members
     -------
     tokens, patches
         After each selector: tokens, and patches among them.
     dropped
-        For each row of the residual the selector that dropped it, ``NEVER`` if none did.
+        For each of its rows the selector that dropped it, ``NEVER`` if none did.
     """
 
     tokens: tuple[int, ...]
@@ -116,14 +131,33 @@ class Device:
         values = self.session.values
         return lambda: sum(values[key] << (8 * WORD_BYTES * i) for i, (_, key) in enumerate(words))
 
-    def place(self, model: bytes, frame: bytes) -> None:
-        """Declare the memory, load model and frame, set the argument registers."""
-        size = output_bytes(self.classes)
-        for base, contents in ((MODEL_BASE, model), (FRAME_BASE, frame)):
-            self.session.memory(base, -(-len(contents) // self.port_bytes) * self.port_bytes)
-            self.session.load(contents, base)
-        self.session.memory(OUTPUT_BASE, size, writable=True)
-        self.arguments(model_bytes=len(model), frame_bytes=len(frame))
+    def place(self, model: bytes, *frames: bytes, batch: int = 1) -> None:
+        """Declare the memory, load model and frames, set the argument registers.
+
+        A run processes all the frames, ``batch`` in a round.
+        """
+        self.images, self.rounds = len(frames), len(frames) // batch
+        self.frame_stride = -(-len(frames[0]) // self.port_bytes) * self.port_bytes
+        self.session.memory(MODEL_BASE, -(-len(model) // self.port_bytes) * self.port_bytes)
+        self.session.load(model, MODEL_BASE)
+        self.session.memory(FRAME_BASE, self.images * self.frame_stride)
+        for i, contents in enumerate(frames):
+            self.session.load(contents, FRAME_BASE + i * self.frame_stride)
+        # A window each: what is written between them is a fault.
+        for base in self._outputs:
+            self.session.memory(base, output_bytes(self.classes), writable=True)
+        self.arguments(model_bytes=len(model),
+                       frame_bytes=(self.images - 1) * self.frame_stride + len(frames[-1]))
+
+    @property
+    def _output_stride(self) -> int:
+        return -(-output_bytes(self.classes) // _OUTPUT_ALIGN) * _OUTPUT_ALIGN
+
+    @property
+    def _outputs(self) -> range:
+        """Addresses of the outputs."""
+        stride = self._output_stride
+        return range(OUTPUT_BASE, OUTPUT_BASE + self.images * stride, stride)
 
     def frame(self, contents: bytes) -> None:
         """Put another frame where the first one was."""
@@ -131,40 +165,54 @@ class Device:
 
     def arguments(self, *, model_bytes: int, frame_bytes: int) -> None:
         """Set the argument registers and enable the interrupt."""
+        window = self._outputs[-1] - OUTPUT_BASE + output_bytes(self.classes)
         for name, value in (("MODEL_ADDR", MODEL_BASE), ("FRAME_ADDR", FRAME_BASE),
                             ("OUTPUT_ADDR", OUTPUT_BASE), ("MODEL_BYTES", model_bytes),
-                            ("FRAME_BYTES", frame_bytes),
-                            ("OUTPUT_BYTES", output_bytes(self.classes)), ("GIE", 1), ("IER", 1)):
+                            ("FRAME_BYTES", frame_bytes), ("OUTPUT_BYTES", window),
+                            ("ROUNDS", self.rounds), ("FRAME_STRIDE", self.frame_stride),
+                            ("OUTPUT_STRIDE", self._output_stride), ("GIE", 1), ("IER", 1)):
             self.write(name, value)
 
     def start(self) -> None:
-        """Poison the output and start an image: the write of CTRL is its first access."""
-        self.session.fill(OUTPUT_BASE, output_bytes(self.classes), 0xA5)
+        """Poison the outputs and start a run: the write of CTRL is its first access."""
+        for base in self._outputs:
+            self.session.fill(base, output_bytes(self.classes), 0xA5)
         self.session.clear()
         self.write("CTRL", 1)
 
-    def selections(self, selectors: int, rows: int) -> Callable[[], Selections]:
-        """Read what ``selectors`` selectors did with ``rows`` rows, after :meth:`finish`.
+    def selections(self, selectors: int, rows: int, *, image: int = 0,
+                   first_row: int = 0) -> Callable[[], Selections]:
+        """Read what ``selectors`` selectors did with an image of the last round.
 
-        Returns a function that gives it after the run.
+        After :meth:`finish`; returns a function that gives it after the run.
+
+        Parameters
+        ----------
+        selectors
+            How many there are.
+        rows, first_row
+            Rows of the image in the residual, and the first of them.
+        image
+            Which one of the round.
         """
         tag = f"run{self._tags}."
         counts = [self.read(f"SELECTOR_{i}", tag) for i in range(selectors)]
-        words = register("DROPPED").words[:-(-rows // DROPPED_ROWS)]
+        start, low = divmod(first_row, DROPPED_ROWS)
+        words = register("DROPPED").words[start:-(-(first_row + rows) // DROPPED_ROWS)]
         keys = [f"{tag}{offset:#x}" for offset in words]
         for offset, key in zip(words, keys, strict=True):
             self.session.read(offset, key)
         fields = {field.name: field for field in register("SELECTOR_0").fields}
 
         def value(word: int, name: str) -> int:
-            return (word & fields[name].mask) >> fields[name].low
+            return (word >> (8 * WORD_BYTES * image) & fields[name].mask) >> fields[name].low
 
         def selections() -> Selections:
             packed = np.array([self.session.values[key] for key in keys], np.int64)
             nibbles = packed[:, None] >> DROPPED_BITS * np.arange(DROPPED_ROWS) & NEVER
             return Selections(tuple(value(count(), "tokens") for count in counts),
                               tuple(value(count(), "patches") for count in counts),
-                              nibbles.reshape(-1)[:rows])
+                              nibbles.reshape(-1)[low:low + rows])
 
         return selections
 
@@ -174,10 +222,10 @@ class Device:
         self.session.wait(cycles)
         self.session.quiet()
 
-    def finish(self, limit: int) -> tuple[Callable[[], Status], Callable[[], Result]]:
-        """Wait for the interrupt, acknowledge it, keep status and output.
+    def finish(self, limit: int) -> tuple[Callable[[], Status], Callable[[], list[Result]]]:
+        """Wait for the interrupt, acknowledge it, keep status and outputs.
 
-        Returns functions that give them after the run.
+        Returns functions that give them after the run, an output of each image.
         """
         self._tags += 1
         tag = f"run{self._tags}."
@@ -185,7 +233,8 @@ class Device:
         self.session.count(tag)
         self.session.quiet()
         self.write("ISR", 1)
-        self.session.dump(f"{tag}output", OUTPUT_BASE, output_bytes(self.classes))
+        for i, base in enumerate(self._outputs):
+            self.session.dump(f"{tag}output{i}", base, output_bytes(self.classes))
         names = ("CYCLES", "ERROR", "ERROR_INDEX", "TOP_CLASS", "TOKENS", "BYTES_READ",
                  "BYTES_WRITTEN")
         reads = {name: self.read(name, tag) for name in names}
@@ -199,7 +248,8 @@ class Device:
                 top_class=values["TOP_CLASS"], tokens=values["TOKENS"],
                 bytes_read=values["BYTES_READ"], bytes_written=values["BYTES_WRITTEN"])
 
-        def result() -> Result:
-            return Result.decode(self.session.dumped(f"{tag}output"), self.classes)
+        def results() -> list[Result]:
+            return [Result.decode(self.session.dumped(f"{tag}output{i}"), self.classes)
+                    for i in range(self.images)]
 
-        return status, result
+        return status, results

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """What a run is reported as: a table and numbers for people, JSON for programs."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from golden.pruning import Step
-from sim.compare import Comparison, StageResult
+from sim.compare import Comparison
 from sim.device import Selections, Status
+from sim.verdict import about_network, compared, show_verdict, stages_table, stalls_text
 from sim.workload import Workload
 
 __all__ = ["Report", "Summary", "steps_of"]
@@ -117,7 +117,7 @@ class Report:
             "prediction_equal": self.prediction_equal,
             "kept_equal": self.kept_equal,
             "stalls": self.status.stalls,
-            **_compared([self.comparison]),
+            **compared([self.comparison]),
         }
 
 
@@ -162,7 +162,7 @@ class Summary:
             "dram_bytes_read": sum(report.bytes_read for report in self.reports),
             "dram_bytes_written": sum(report.bytes_written for report in self.reports),
             "host_accesses": sum(report.host_accesses for report in self.reports),
-            **_compared(comparisons),
+            **compared(comparisons),
             "tokens": first.status.tokens if pruning is None else
             [image["tokens"] for image in images],
             "kept": [image["kept"] for image in images],
@@ -180,19 +180,11 @@ class Summary:
 
     def show(self, console: Console) -> None:
         """Print the tables and the numbers."""
-        console.print(_table([stage for report in self.reports
-                              for stage in report.comparison.stages]))
+        console.print(stages_table([report.comparison for report in self.reports]))
         first = self.reports[0]
         work = first.workload
         grid = Table.grid(padding=(0, 2))
-        rows = [("weights", "SYNTHETIC (seeded random numbers: the top class means nothing)"
-                 if work.qvit.weights == "synthetic" else f"trained: {escape(work.qvit.weights)}")]
-        if work.selector == "threshold":
-            rows.append(("selectors", "SYNTHETIC (fitted to keep dark patches)"
-                         if work.selectors_synthetic else "trained, with the weights"))
-        if work.last_block != "all":
-            count = work.qvit.model.special_tokens
-            rows.append(("last block", f"{work.last_block}, rows {count}, keys and values of all"))
+        rows = about_network(work)
         rows += _about_one(first) if len(self.reports) == 1 else _about_all(self.reports)
         for name, text in rows:
             grid.add_row(name, text)
@@ -205,41 +197,7 @@ class Summary:
             console.print(_steps(first.steps))
         for picture in self.pictures:
             console.print(f"picture {escape(str(picture))}", highlight=False, soft_wrap=True)
-        self._show_comparison(console)
-
-    def _show_comparison(self, console: Console) -> None:
-        for report in self.reports:
-            for problem in report.comparison.problems:
-                console.print(f"[red]{escape(f'{report.image}: {problem}')}[/red]")
-        stages = [stage for report in self.reports for stage in report.comparison.stages]
-        equal = sum(stage.equal for stage in stages)
-        text = (f"{equal} of {len(stages)} stages equal,"
-                f" {sum(stage.elements for stage in stages):,} elements compared")
-        if self.exact:
-            console.print(f"[bold green]Bit exact: {text}[/bold green]")
-            return
-        console.print(f"[bold red]Not bit exact: {text}[/bold red]")
-        for report in self.reports:
-            first = report.comparison.first_mismatch
-            if first is not None:
-                console.print(f"first mismatch of {report.image}: {first}", markup=False,
-                              highlight=False, soft_wrap=True)
-
-
-def _compared(comparisons: Sequence[Comparison]) -> dict[str, object]:
-    stages = [stage for comparison in comparisons for stage in comparison.stages]
-    first = next((comparison.first_mismatch for comparison in comparisons
-                  if comparison.first_mismatch is not None), None)
-    return {
-        "stages_compared": len(stages),
-        "stages_equal": sum(stage.equal for stage in stages),
-        "elements_compared": sum(stage.elements for stage in stages),
-        "first_mismatch": None if first is None else {
-            "stage": first.stage, "position": list(first.position),
-            "expected": first.expected, "got": first.got},
-        "problems": [text for comparison in comparisons for text in comparison.problems],
-        "bit_exact": all(comparison.exact for comparison in comparisons),
-    }
+        show_verdict(console, [(report.image, report.comparison) for report in self.reports])
 
 
 def _about_one(report: Report) -> list[tuple[str, str]]:
@@ -251,7 +209,7 @@ def _about_one(report: Report) -> list[tuple[str, str]]:
         ("network", f"{report.macs / 1e9:.3f} GMAC"),
         ("speed", f"{report.images_per_second:,.1f} images/s at {work.config.clock_mhz} MHz"),
         ("memory", f"{report.bytes_read:,} bytes read, {report.bytes_written:,} written"),
-        ("issue stage", _stalls(report.status.stalls)),
+        ("issue stage", stalls_text(report.status.stalls)),
         ("tokens", ", ".join(map(str, [work.qvit.model.tokens,
                                        *(step.tokens_out for step in report.steps)]))),
         ("top class", str(report.status.top_class)),
@@ -329,29 +287,4 @@ def _images(reports: Sequence[Report]) -> Table:
         }
         table.add_row(escape(Path(report.image).name),
                       *(cells[str(column.header)] for column in table.columns[1:]))
-    return table
-
-
-def _stalls(stalls: dict[str, int]) -> str:
-    total = max(1, sum(stalls.values()))
-    return ", ".join(f"{name} {count:,} ({count / total:.1%})" for name, count in stalls.items()
-                     if count)
-
-
-def _table(stages: Sequence[StageResult]) -> Table:
-    """Return one line for the stages of all blocks, selectors and heads of the same name."""
-    groups: dict[str, list[StageResult]] = {}
-    for stage in stages:
-        name = re.sub(r"(block|selector|head_norm)\d+\.", r"\1*.", stage.stage)
-        groups.setdefault(name, []).append(stage)
-    table = Table()
-    table.add_column("stage")
-    table.add_column("elements", justify="right")
-    table.add_column("equal?")
-    for name, group in groups.items():
-        equal = sum(stage.equal for stage in group)
-        count = f"{equal} of {len(group)}" if len(group) > 1 else ""
-        table.add_row(name, f"{sum(stage.elements for stage in group):,}",
-                      f"[green]yes[/green] {count}" if equal == len(group)
-                      else f"[red]NO[/red] {count}")
     return table

@@ -32,6 +32,7 @@ from sim.command import (
     progress_bar,
     step,
 )
+from sim.frames import FramesReport, different, simulate_frames
 from sim.report import Summary
 from sim.simulate import simulate_images
 from sim.timeline import Timeline
@@ -39,7 +40,10 @@ from sim.trace_events import write_trace
 from sim.trace_plot import draw
 from sim.workload import Workload
 
-__all__ = ["add_options", "execute", "main"]
+__all__ = ["add_options", "execute", "execute_frames", "main"]
+
+#: Consecutive frames, at most: the streams of all of them are kept.
+_MOST_FRAMES = 64
 
 #: Folder of the pictures, unless told otherwise.
 _OUTPUT = Path("build") / "run"
@@ -75,9 +79,30 @@ def _frames(images: Sequence[Path] | None, scenes: int | None,
             for i, label in enumerate(test.labels)]
 
 
+def _works(options: argparse.Namespace, console: Console,
+           pixels: Sequence[tuple[str, NDArray[np.uint8], int | None]]
+           ) -> tuple[list[tuple[str, Workload]], int]:
+    """Return the names and workloads of images, and about how many cycles the first one takes."""
+    config, bus, pruning = named(options.config), bus_of(options), pruning_config(options)
+    with step(console, f"Golden model: {options.model}, quantised and lowered to {config.name}"):
+        workload = Workload.named(options.model, config, checkpoint=options.checkpoint,
+                                  pruning=pruning if pruning.active else None,
+                                  last_block=options.last_block)
+        works = [(name, workload.with_frame(frame, label)) for name, frame, label in pixels]
+        return works, bus.cycles(works[0][1])
+
+
+def _finish(summary: Summary | FramesReport, options: argparse.Namespace,
+            console: Console) -> None:
+    """Show what a run came to, and write it."""
+    summary.show(console)
+    if options.json is not None:
+        options.json.write_text(json.dumps(summary.to_dict(), indent=2) + "\n")
+
+
 def execute(options: argparse.Namespace, images: Sequence[Path] | None, console: Console,
             scenes: int | None = None) -> Summary:
-    """Run ``images``, files and folders, or the first ``scenes`` for testing.
+    """Run ``images``, files and folders, or the first ``scenes`` for testing, one after another.
 
     The result is shown, pictures and JSON are written.
     """
@@ -85,25 +110,18 @@ def execute(options: argparse.Namespace, images: Sequence[Path] | None, console:
         if path is not None:
             check_output(path)
     config, model = named(options.config), model_named(options.model)
-    bus, pruning = bus_of(options), pruning_config(options)
-    pruning.check(model)
+    pruning_config(options).check(model)
     if options.output is not None:
         make_folder(options.output)
-    pixels = _frames(images, scenes, model)
-    with step(console, f"Golden model: {options.model}, quantised and lowered to {config.name}"):
-        workload = Workload.named(options.model, config, checkpoint=options.checkpoint,
-                                  pruning=pruning if pruning.active else None,
-                                  last_block=options.last_block)
-        works = [(name, workload.with_frame(frame, label)) for name, frame, label in pixels]
-        cycles = bus.cycles(works[0][1])
-    output = options.output or (_OUTPUT if workload.blocks else None)
+    works, cycles = _works(options, console, _frames(images, scenes, model))
+    output = options.output or (_OUTPUT if works[0][1].blocks else None)
     if output is not None:
         make_folder(output)
     program = prepare(config, console)
     timelines: list[Timeline] = []
     traced = timelines.append if options.trace or options.plot else None
     with progress_bar(console, "Simulation", cycles, len(works)) as progress:
-        reports = simulate_images(works, program, bus, progress=progress, traced=traced)
+        reports = simulate_images(works, program, bus_of(options), progress=progress, traced=traced)
     if options.trace is not None:
         write_trace(options.trace, timelines)
     if options.plot is not None:
@@ -114,10 +132,30 @@ def execute(options: argparse.Namespace, images: Sequence[Path] | None, console:
             pictures.append(output / picture_name(number, report.image))
             panels(model, report.workload.frame, report.steps).save(pictures[-1])
     summary = Summary(tuple(reports), tuple(pictures))
-    summary.show(console)
-    if options.json is not None:
-        options.json.write_text(json.dumps(summary.to_dict(), indent=2) + "\n")
+    _finish(summary, options, console)
     return summary
+
+
+def execute_frames(options: argparse.Namespace, images: Sequence[Path] | None, console: Console,
+                   scenes: int | None, count: int) -> FramesReport:
+    """Run ``count`` frames in one run: the given ones, and variations of them.
+
+    The result is shown, JSON is written; there are no pictures.
+    """
+    if not 1 <= count <= _MOST_FRAMES:
+        raise ValueError(f"the number of frames is {count}, must be between 1 and {_MOST_FRAMES}")
+    if options.output is not None:
+        raise ValueError("pictures are asked for with consecutive frames, must be without")
+    if options.json is not None:
+        check_output(options.json)
+    config, model = named(options.config), model_named(options.model)
+    pruning_config(options).check(model)
+    works, cycles = _works(options, console, different(_frames(images, scenes, model), count))
+    program = prepare(config, console)
+    with progress_bar(console, "Simulation", count * cycles) as progress:
+        report = simulate_frames(works, program, bus_of(options), progress=progress)
+    _finish(report, options, console)
+    return report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -132,9 +170,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         " scikit-learn")
     source.add_argument("--scenes", type=int, metavar="N",
                         help="the first N scenes of digits that are for testing, with their labels")
+    parser.add_argument("--frames", type=int, metavar="N",
+                        help="N consecutive frames in one run, without the host in between: the"
+                        " images, moved and with noise if there are fewer")
     options = parser.parse_args(arguments)
-    return command("sim.run", lambda: execute(options, options.images, Console(),
-                                              options.scenes).exact)
+
+    def run() -> bool:
+        inputs = (options, options.images, Console(), options.scenes)
+        if options.frames is not None:
+            return execute_frames(*inputs, options.frames).exact
+        return execute(*inputs).exact
+
+    return command("sim.run", run)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ from sim.timeline import Timeline
 from sim.trace_decode import read_timeline
 from sim.workload import Workload
 
-__all__ = ["Bus", "CoreError", "simulate", "simulate_images"]
+__all__ = ["PATIENCE", "Bus", "CoreError", "checked", "simulate", "simulate_images"]
 
 #: An image that takes this many times the cycles of the first is given up: it hangs.
-_PATIENCE = 40
+PATIENCE = 40
 
 
 class CoreError(RuntimeError):
@@ -54,7 +54,8 @@ class Bus:
         return max(workload.array_cycles, int(moved / self.bytes_per_cycle)) + 50 * self.latency
 
 
-def _checked(status: Status) -> Status:
+def checked(status: Status) -> Status:
+    """Return the registers of a run that ended well; else raise CoreError."""
     if status.error != Error.NONE:
         raise CoreError(f"the core ended with error {status.error.name} at instruction"
                         f" {status.error_index}")
@@ -81,7 +82,7 @@ def simulate_images(images: Sequence[tuple[str, Workload]], program: Path, bus: 
     classes, port_bytes = first.qvit.model.classes, first.config.port_bits // 8
     reports: list[Report] = []
     # The first image stands for all: on the others the integer twin runs beside the simulation.
-    limit = _PATIENCE * bus.cycles(first)
+    limit = PATIENCE * bus.cycles(first)
     with Session(program) as session:
         device = Device(session, classes, port_bytes)
         session.bus(bytes_per_cycle=bus.bytes_per_cycle, latency=bus.latency, stalls=bus.stalls)
@@ -104,21 +105,22 @@ def _frame(session: Session, device: Device, name: str, workload: Workload, limi
     model = workload.qvit.model
     folder = session.trace(f"image{number}", timed=traced is not None)
     device.start()
-    status, result = device.finish(limit)
+    status, results = device.finish(limit)
     session.trace_off()
     selectors = len(workload.blocks)
     selections = device.selections(selectors, model.tokens) if selectors else None
 
     def report() -> None:
         logits, top_class, stages = workload.expected
-        checked = _checked(status())
+        registers = checked(status())
         recording = {stream.name: stream.read(folder) for stream in streams(workload.config)}
         parts = [compare(workload.program, stages, recording),
-                 compare_output(logits, top_class, result(), checked.top_class)]
+                 compare_output(logits, top_class, workload.tokens[-1], results()[0],
+                                registers.top_class)]
         steps: list[Step] = []
         if selections is not None:
             seen = selections()
-            parts.append(compare_selections(stages, seen, model.special_tokens, checked.tokens))
+            parts.append(compare_selections(stages, seen, model.special_tokens, registers.tokens))
             steps = list(steps_of(workload, seen))
         if traced is not None:
             traced(read_timeline(folder, workload.program, [(name, workload.passes)]))
@@ -129,10 +131,8 @@ def _frame(session: Session, device: Device, name: str, workload: Workload, limi
         # The start of the image is an access, the only one.
         counts["host_accesses"] -= 1
         reports.append(Report(
-            workload=workload, image=name, status=checked, steps=tuple(steps), macs=workload.macs,
-            **counts,
-            comparison=Comparison(tuple(stage for part in parts for stage in part.stages),
-                                  tuple(text for part in parts for text in part.problems))))
+            workload=workload, image=name, status=registers, steps=tuple(steps), macs=workload.macs,
+            **counts, comparison=Comparison.joined(*parts)))
         workload.forget()
 
     return report

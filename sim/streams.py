@@ -111,7 +111,7 @@ def streams(config: Config) -> tuple[Stream, ...]:
     dropped row in the package token.
     """
     scale = MANTISSA_BITS + SHIFT_BITS
-    index = (config.max_tokens - 1).bit_length()
+    index, row = ((rows - 1).bit_length() for rows in (config.max_tokens, config.residual_rows))
     dense = (
         Stream("write", "tap_valid",
                (Field("tap_data", ACC_BITS, signed=True, lanes=config.columns),)),
@@ -128,7 +128,7 @@ def streams(config: Config) -> tuple[Stream, ...]:
                (Field("tap_pair_weighted", WEIGHTED_BITS),
                 Field("tap_pair_importance", IMPORTANCE_BITS))),
         Stream("scan", "tap_scan_valid",
-               (Field("tap_scan_row", (config.residual_rows - 1).bit_length()), Field("tap_scan_keep", 1))),
+               (Field("tap_scan_row", row), Field("tap_scan_keep", 1))),
         Stream("weight", "tap_weight_valid", (Field("tap_weight", WEIGHT_BITS),)),
         Stream("share", "tap_share_valid",
                (Field("tap_share_index", index), Field("tap_share", SHARE_BITS))),

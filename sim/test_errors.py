@@ -85,9 +85,9 @@ def run(program: Path, workload: Workload, image: bytes, *, reset: bool = True,
         device.arguments(model_bytes=len(workload.program.image),
                          frame_bytes=workload.frame.nbytes)
         device.start()
-        good, result = device.finish(_LIMIT)
+        good, results = device.finish(_LIMIT)
         session.run()
-        return bad(), good(), result()
+        return bad(), good(), results()[0]
 
 
 def check(program: Path, workload: Workload, image: bytes, error: Error, index: int,
@@ -196,10 +196,10 @@ def test_soft_reset_at_any_time(program: Path, workload: Workload) -> None:
                 session.wait(cycles)
                 device.soft_reset()
             device.start()
-            status, result = device.finish(_LIMIT)
+            status, results = device.finish(_LIMIT)
             session.run()
             assert status().error == Error.NONE
-            np.testing.assert_array_equal(result().logits, logits)
+            np.testing.assert_array_equal(results()[0].logits, logits)
 
 
 def test_two_frames_in_turn(program: Path, workload: Workload) -> None:
@@ -215,5 +215,5 @@ def test_two_frames_in_turn(program: Path, workload: Workload) -> None:
             device.start()
             results.append((work, device.finish(_LIMIT)[1]))
         session.run()
-        for work, result in results:
-            np.testing.assert_array_equal(result().logits, work.expected[0])
+        for work, outputs in results:
+            np.testing.assert_array_equal(outputs()[0].logits, work.expected[0])

@@ -257,14 +257,15 @@ def run(program: Path, work: Workload, bus: Bus, *, fault: str = "",
             device.write("FRAME_ADDR", FRAME_BASE | chosen << _CHOICE.start)
             folder = session.trace(f"turn{number}")
             device.start()
-            status, result = device.finish(20 * bus.cycles(turn))
+            status, results = device.finish(20 * bus.cycles(turn))
             session.trace_off()
         session.run()
         assert status().error == Error.NONE
         logits, top_class, stages = work.expected
         recording = {stream.name: stream.read(folder) for stream in streams(CONFIG)}
         inside = compare(work.program, stages, recording)
-        outside = compare_output(logits, top_class, result(), status().top_class)
+        outside = compare_output(logits, top_class, status().tokens, results()[0],
+                                 status().top_class)
         return Comparison(inside.stages + outside.stages, inside.problems)
 
 

@@ -150,9 +150,14 @@ class Workload:
         self.__dict__.pop("expected", None)
 
     @cached_property
+    def tokens(self) -> tuple[int, ...]:
+        """Tokens of this frame at the start, and after each selector."""
+        return tokens_of(self.program, self.expected[2])
+
+    @cached_property
     def passes(self) -> tuple[PassInfo, ...]:
         """The passes, with the rows and tiles that they have for this frame."""
-        return self.program.passes_for(tokens_of(self.program, self.expected[2]))
+        return self.program.passes_for(self.tokens)
 
     @property
     def selector(self) -> str:
@@ -168,8 +173,7 @@ class Workload:
     def macs(self) -> int:
         """Multiplications that the network takes for the tokens of this frame."""
         pruning = self.qvit.pruning or PruningConfig(selector="none")
-        tokens = tokens_of(self.program, self.expected[2])
-        return sum(segment_macs(self.qvit.model, pruning, tokens, self.last_block))
+        return sum(segment_macs(self.qvit.model, pruning, self.tokens, self.last_block))
 
     @property
     def array_cycles(self) -> int:

@@ -15,7 +15,14 @@ from golden.quantize import quantize
 from golden.synthetic import synthetic
 from golden.synthetic_selector import synthetic_selectors
 from rtl.config import named
-from sim.compare import Comparison, Mismatch, compare, compare_output, compare_selections
+from sim.compare import (
+    Comparison,
+    Mismatch,
+    compare,
+    compare_output,
+    compare_run,
+    compare_selections,
+)
 from sim.device import Result, Selections
 from sim.workload import Workload
 
@@ -225,11 +232,11 @@ def test_selections(workload: Workload) -> None:
 
 def test_output() -> None:
     logits = np.array([3, 9, -4])
-    good = Result(logits.astype(np.int32), 1, 9)
-    assert compare_output(logits, 1, good, 1).exact
+    good = Result(logits.astype(np.int32), 1, 9, 7, 1000)
+    assert compare_output(logits, 1, 7, good, 1).exact and compare_output(logits, 1, 7, good).exact
 
     def first(result: Result, register: int = 1) -> Mismatch | None:
-        comparison: Comparison = compare_output(logits, 1, result, register)
+        comparison: Comparison = compare_output(logits, 1, 7, result, register)
         assert not comparison.exact
         return comparison.first_mismatch
 
@@ -237,7 +244,30 @@ def test_output() -> None:
         "output.logits", (1,), 9, 8)
     assert first(replace(good, top_class=2)) == Mismatch("output.top_class", (0,), 1, 2)
     assert first(replace(good, top_logit=-4)) == Mismatch("output.top_logit", (0,), 9, -4)
+    assert first(replace(good, tokens=6)) == Mismatch("output.tokens", (0,), 7, 6)
     assert first(good, register=0) == Mismatch("register.top_class", (0,), 1, 0)
+
+
+def test_images_of_a_run_follow_each_other(workload: Workload) -> None:
+    """Rows of odd ones are further on; what is left over or missing is said of the last one."""
+    program = workload.program
+    twisted = workload.with_frame(np.ascontiguousarray(workload.frame[::-1, ::-1]))
+    images = [work.expected[2] for work in (workload, twisted, workload)]
+    recordings = [recorded(program, stages) for stages in images]
+    step = program.instructions[0].row_step
+    assert step == program.tokens
+    if program.selectors:
+        recordings[1]["scan"]["tap_scan_row"] = recordings[1]["scan"]["tap_scan_row"] + step
+    recording = {stream: {name: np.concatenate([r[stream][name] for r in recordings])
+                          for name in signals} for stream, signals in recordings[0].items()}
+    assert all(result.exact for result in compare_run(program, images, recording))
+    assert [result.exact for result in compare_run(program, [images[0]] * 3, recording)] == [
+        True, False, True]
+    first, second = compare_run(program, images[:2], recording)
+    assert first.exact and not second.exact and second.first_mismatch is None
+    count, used = (sum(len(r["write"]["tap_data"]) for r in part)
+                   for part in (recordings, recordings[:2]))
+    assert second.problems[0] == f"the stream write has {count} events, must have {used}"
 
 
 def test_nothing_is_not_equal() -> None:
