@@ -26,17 +26,17 @@ class AccumulatorGroup(Component):
     ----------
     rows
         Rows of the array, for the width of its sums.
-    max_tokens
+    pass_rows
         Rows of accumulators.
     """
 
     LATENCY = LATENCY
 
-    def __init__(self, *, rows: int, max_tokens: int) -> None:
-        self.max_tokens = max_tokens
+    def __init__(self, *, rows: int, pass_rows: int) -> None:
+        self.pass_rows = pass_rows
         super().__init__({
             "psum": In(data.ArrayLayout(signed(psum_bits(rows)), GROUP)),
-            "row": In(range(max_tokens)),
+            "row": In(range(pass_rows)),
             "valid": In(1),
             "first": In(1),
             "last": In(1),
@@ -46,7 +46,7 @@ class AccumulatorGroup(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.memory = memory = Memory(
-            shape=ACC_BITS * GROUP, depth=self.max_tokens, init=[], attrs={"ram_style": "block"})
+            shape=ACC_BITS * GROUP, depth=self.pass_rows, init=[], attrs={"ram_style": "block"})
         read, write = memory.read_port(), memory.write_port()
         m.d.comb += read.addr.eq(self.row)
         stored = data.View(data.ArrayLayout(signed(ACC_BITS), GROUP),
@@ -82,13 +82,13 @@ class Accumulator(Component):
     Parameters
     ----------
     config
-        Configuration; ``rows``, ``columns`` and ``max_tokens`` are used.
+        Configuration; ``rows``, ``columns`` and ``pass_rows`` are used.
 
     Members
     -------
     psum : In(ArrayLayout(signed(psum_bits(rows)), columns))
         Sums of one K tile.
-    row : In(range(max_tokens))
+    row : In(range(pass_rows))
         The row they belong to.
     valid : In(1)
         A row enters.
@@ -103,10 +103,10 @@ class Accumulator(Component):
     def __init__(self, config: Config) -> None:
         self.rows = config.rows
         self.columns = config.columns
-        self.max_tokens = config.max_tokens
+        self.pass_rows = config.pass_rows
         super().__init__({
             "psum": In(data.ArrayLayout(signed(psum_bits(self.rows)), self.columns)),
-            "row": In(range(self.max_tokens)),
+            "row": In(range(self.pass_rows)),
             "valid": In(1),
             "first": In(1),
             "last": In(1),
@@ -116,7 +116,7 @@ class Accumulator(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         for g in range(self.columns // GROUP):
-            group = AccumulatorGroup(rows=self.rows, max_tokens=self.max_tokens)
+            group = AccumulatorGroup(rows=self.rows, pass_rows=self.pass_rows)
             m.submodules[f"group_{g}"] = group
             m.d.comb += [
                 group.row.eq(self.row),

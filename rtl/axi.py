@@ -220,6 +220,8 @@ class ReadMaster(wiring.Component):
         Per client, stream of beats.
     axi
         Memory.
+    hold
+        Per client: ask for nothing more for it, for now.
     stop
         Ask for nothing more.
     idle
@@ -250,7 +252,7 @@ class ReadMaster(wiring.Component):
             "request": In(stream.Signature(request_layout(addr_bits))).array(n),
             "data": Out(stream.Signature(data_bits)).array(n),
             "axi": Out(AXI4ReadSignature(addr_bits=addr_bits, data_bits=data_bits)),
-            "stop": In(1), "idle": Out(1), "error": Out(1), "beat": Out(1),
+            "hold": In(n), "stop": In(1), "idle": Out(1), "error": Out(1), "beat": Out(1),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -272,7 +274,7 @@ class ReadMaster(wiring.Component):
             room = Signal(range(self.depths[i] + 1), init=self.depths[i], name=f"room_{i}")
             m.d.comb += [burst.ready.eq(grant[i]), busy[i].eq(splitter.busy)]
             m.d.sync += [
-                enough[i].eq(burst.valid & ~grant[i] & (room > burst.p.last)),
+                enough[i].eq(burst.valid & ~grant[i] & ~self.hold[i] & (room > burst.p.last)),
                 room.eq(room + (self.data[i].valid & self.data[i].ready)
                         - Mux(grant[i], burst.p.last + 1, 0)),
             ]

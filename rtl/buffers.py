@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The on-chip buffers: streaming rows, stationary keys and values, and a long delay line."""
 
-from amaranth.hdl import Cat, Module, Signal, Value, signed, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory, ReadPort, WritePort
 from amaranth.lib.wiring import In, Out
@@ -126,7 +126,10 @@ class KeyBuffer(wiring.Component):
     write_data : In, channels of a token
     read_base : In, ``token_tile * stride + column_tile``
     read_channel : In, channel modulo ``columns``
-    read_data : Out, that channel of the tokens of the tile
+    read_start, read_after : In
+        The tokens begin at this one of the tile; ``read_base`` of the next tile, of which they are
+        the rest.
+    read_data : Out, that channel of ``columns`` tokens
     """
 
     def __init__(self, config: Config):
@@ -146,6 +149,8 @@ class KeyBuffer(wiring.Component):
             "write_data": In(data.ArrayLayout(signed(8), self.count)),
             "read_base": In(self.addr_bits - self.lane_bits),
             "read_channel": In(self.lane_bits),
+            "read_start": In(self.lane_bits),
+            "read_after": In(self.addr_bits - self.lane_bits),
             "read_data": Out(data.ArrayLayout(signed(8), self.count)),
         })
 
@@ -170,11 +175,13 @@ class KeyBuffer(wiring.Component):
                 read.addr.eq(address),
                 read_word[8 * b:8 * b + 8].eq(read.data),
             ]
-            m.d.sync += address.eq(Cat(token, self.read_base))
+            m.d.sync += address.eq(Cat(token, Mux(token < self.read_start, self.read_after,
+                                                  self.read_base)))
 
-        # Token j of the channel is in bank channel + j: turn right by the channel.
-        back = Signal(self.lane_bits)
-        m.d.comb += back.eq(-delay(m, self.read_channel, 2, name="channel"))
+        # Token start + j of the channel is in bank channel + start + j: turn right by as much.
+        back, turn = Signal(self.lane_bits), Signal(self.lane_bits, reset_less=True)
+        m.d.sync += turn.eq(self.read_channel + self.read_start)
+        m.d.comb += back.eq(-delay(m, turn, 1, name="turn"))
         turned_back, _ = rotate_left(m, read_word, back, width=8, count=self.count, name="read")
         m.d.comb += self.read_data.eq(turned_back)
         return m

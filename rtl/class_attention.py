@@ -11,7 +11,7 @@ from amaranth.utils import ceil_log2, exact_log2
 
 from rtl.arith import delay
 from rtl.config import Config
-from rtl.isa import EXP_BITS, MANTISSA_BITS, POWER_BITS, SCORE_BITS, SHIFT_BITS
+from rtl.isa import EXP_BITS, MANTISSA_BITS, POWER_BITS, SCORE_BITS, SEGMENTS, SHIFT_BITS
 
 __all__ = ["ClassAttention"]
 
@@ -32,8 +32,7 @@ class ClassAttention(Component):
     the reciprocal; then its scores come in the order of the positions, one a cycle. Captures are
     at least ``rows`` cycles apart, the reciprocal comes at least ``WRITE_LATENCY`` cycles after
     the last capture of its head and before the first one of the next head, and at least 16 and
-    ``tokens`` cycles after the reciprocal of the head before. ``18 <= score_s <= 48``. ``tokens``
-    does not change while ``busy``.
+    ``tokens`` cycles after the reciprocal of the head before. ``18 <= score_s <= 48``.
 
     What is captured waits in plain registers, in front of one multiplexer, to be written into a
     memory one lane a cycle. The memory holds two heads: that of the next one begins while the
@@ -46,7 +45,8 @@ class ClassAttention(Component):
     Parameters
     ----------
     config
-        Configuration; ``rows`` and ``max_tokens`` are used.
+        Configuration; ``rows``, ``max_tokens`` and ``images``, as many segments as have scores,
+        are used.
 
     Members
     -------
@@ -54,16 +54,17 @@ class ClassAttention(Component):
         Exponentials and the powers of two that divide them, one K tile of the class token's row.
     capture : In(1)
         They are there.
-    first_k, first_head, score_s : In
-        With ``capture``: first K tile of a head; first head, whose scores begin with 0; shift.
+    first_k, first_head, score_s, segment : In
+        With ``capture``: first K tile of a head; first head, whose scores begin with 0; shift;
+        segment of the class token.
     reciprocal_valid : In(1)
         The reciprocal of the row sum is there.
     mantissa, shift : In(17), In(5)
         Its mantissa, and n.
     tokens : In(16)
-        Tokens, at least one.
-    score_en, score_row, score : Out
-        A position and its score, this head included.
+        Tokens of the segment, at least one, with ``reciprocal_valid``.
+    score_en, score_segment, score_row, score : Out
+        A position of a segment and its score, this head included.
     busy : Out(1)
         From the cycle after the first capture of a head to the last of its scores.
     """
@@ -76,6 +77,7 @@ class ClassAttention(Component):
     def __init__(self, config: Config) -> None:
         self.rows = config.rows
         self.max_tokens = config.max_tokens
+        self.segment_bits = ceil_log2(config.images)
         super().__init__({
             "e": In(data.ArrayLayout(unsigned(EXP_BITS), self.rows)),
             "power": In(data.ArrayLayout(unsigned(POWER_BITS), self.rows)),
@@ -83,11 +85,13 @@ class ClassAttention(Component):
             "first_k": In(1),
             "first_head": In(1),
             "score_s": In(SHIFT_BITS),
+            "segment": In(range(SEGMENTS)),
             "reciprocal_valid": In(1),
             "mantissa": In(MANTISSA_BITS),
             "shift": In(5),
             "tokens": In(16),
             "score_en": Out(1),
+            "score_segment": Out(range(SEGMENTS)),
             "score_row": Out(range(self.max_tokens)),
             "score": Out(SCORE_BITS),
             "busy": Out(1),
@@ -112,11 +116,15 @@ class ClassAttention(Component):
         first, amount, mantissa = (Signal(reset_less=True, name="first"),
                                    Signal(_AMOUNT_BITS, reset_less=True, name="amount"),
                                    Signal(MANTISSA_BITS, reset_less=True, name="factor"))
+        head_segment = Signal(range(SEGMENTS), reset_less=True)
+        segment = Signal(range(SEGMENTS), reset_less=True)
         with m.If(self.capture):
-            m.d.sync += [head_first.eq(self.first_head), head_s.eq(self.score_s)]
-        m.d.sync += [position.eq(position + 1), last.eq(self.tokens - 1)]
+            m.d.sync += [head_first.eq(self.first_head), head_s.eq(self.score_s),
+                         head_segment.eq(self.segment)]
+        m.d.sync += position.eq(position + 1)
         with m.If(self.reciprocal_valid):
             m.d.sync += [reading.eq(1), position.eq(0), read_bank.eq(bank), first.eq(head_first),
+                         segment.eq(head_segment), last.eq(self.tokens - 1),
                          amount.eq(head_s - self.shift), mantissa.eq(self.mantissa)]
         with m.Elif(position == last):
             m.d.sync += reading.eq(0)
@@ -124,9 +132,11 @@ class ClassAttention(Component):
 
         t = self._attention(m, read.data, delay(m, mantissa, 1, name="factor"),
                             delay(m, amount, 1, name="amount"))
-        en, late_position = self._accumulate(m, t, position, first, reading)
+        en, late_segment, late_position = self._accumulate(m, t, segment, position, first,
+                                                           reading)
         m.d.comb += [
             self.score_en.eq(en[-1]),
+            self.score_segment.eq(late_segment),
             self.score_row.eq(late_position),
             self.busy.eq(capturing | reading | en.any()),
         ]
@@ -194,16 +204,17 @@ class ClassAttention(Component):
         ]
         return t
 
-    def _accumulate(self, m: Module, t: Value, position: Value, first: Value,
-                    reading: Value) -> tuple[Value, Value]:
+    def _accumulate(self, m: Module, t: Value, segment: Value, position: Value, first: Value,
+                    reading: Value) -> tuple[Value, Value, Value]:
         """Add ``t`` to the score of its position; return the valid bits after ``reading``, and the
-        position that belongs to ``score``."""
+        segment and the position that belong to ``score``."""
         m.submodules.scores = scores = Memory(
-            shape=unsigned(SCORE_BITS), depth=self.max_tokens, init=[],
+            shape=unsigned(SCORE_BITS), depth=self.max_tokens << self.segment_bits, init=[],
             attrs={"ram_style": "block"})
         read, write = scores.read_port(), scores.write_port()
         before = self.LATENCY - 3  # cycles from a position to its t
-        at_read = delay(m, position, before - 1, name="position")
+        place = Cat(segment[:self.segment_bits], position)
+        at_read = delay(m, place, before - 1, name="position")
         at_write = delay(m, at_read, 3, name="position_late")
         en = Signal(self.LATENCY - 1)
         total = Signal(SCORE_BITS + 1, name="total", reset_less=True)
@@ -220,7 +231,7 @@ class ClassAttention(Component):
             write.en.eq(en[-1]),
             self.score.eq(score),
         ]
-        return en, at_write
+        return en, at_write[:self.segment_bits], at_write[self.segment_bits:]
 
 
 def _selected(values: Sequence[Value], index: Value) -> Value:

@@ -298,8 +298,8 @@ CONFIGS: dict[str, Config] = {c.name: c for c in (
             max_classes=100, weight_tiles=8, clock_mhz=200),
     _config("kv260", 32, 64, 4, 128, **_DEIT_SMALL, weight_tiles=16, clock_mhz=250),
     _config("zcu104", 64, 32, 2, 128, **_DEIT_SMALL, weight_tiles=8, clock_mhz=250),
-    _config("zcu102", 64, 64, 4, 128, **_DEIT_BASE, weight_tiles=192, clock_mhz=300, images=4,
-            max_rows=512),
+    _config("zcu102", 64, 64, 4, 128, **_DEIT_BASE, weight_tiles=192, clock_mhz=300,
+            images=4, max_rows=512),
 )}
 
 

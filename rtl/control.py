@@ -43,7 +43,7 @@ class ControlRegisters(wiring.Component):
     Latency: a read is answered two cycles after its address, from the core ``READBACK_CYCLES``
     later; a write one cycle after the later of address and data has been taken.
 
-    Resources: 352 flip-flops of arguments, a multiplexer of one word per register.
+    Resources: 448 flip-flops of arguments, a multiplexer of one word per register.
 
     Parameters
     ----------
@@ -252,8 +252,8 @@ class RunControl(wiring.Component):
         What the issue stage does in this cycle.
     read_beat, write_beat
         One bit per port: a beat was read, written.
-    core_top_class, core_tokens
-        Results, when ``core_done``.
+    core_top_class, core_tokens, core_images_done
+        Results, when ``core_done``; images so far.
     status, ...
         Out: value of every status register.
     """
@@ -276,7 +276,7 @@ class RunControl(wiring.Component):
             "core_done": In(1), "core_error": In(Error), "core_error_index": In(32),
             "read_error": In(1), "write_error": In(1), "stall": In(Stall),
             "read_beat": In(config.ports), "write_beat": In(config.ports),
-            "core_top_class": In(16), "core_tokens": In(16),
+            "core_top_class": In(16), "core_tokens": In(16), "core_images_done": In(32),
         }
 
     def elaborate(self, platform: object) -> Module:
@@ -344,9 +344,11 @@ class RunControl(wiring.Component):
                     with m.Else():
                         m.d.comb += self.done.eq(1)
                         m.next = "IDLE"
+        with m.If(running):
+            m.d.sync += self.images_done.eq(self.core_images_done)
         with m.If(begin):
             m.d.sync += [self.error.eq(0), self.error_index.eq(0), self.top_class.eq(0),
-                         self.tokens.eq(0)]
+                         self.tokens.eq(0), self.images_done.eq(0)]
         self._build_counters(m, begin, running, draining)
         return m
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The core: sequencer, datapath and buffers, wired as the block diagram."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -15,7 +15,7 @@ from rtl.axi import request_layout, write_layout
 from rtl.buffers import DelayBuffer, KeyBuffer, StreamBuffer, ValueBuffer
 from rtl.class_attention import ClassAttention
 from rtl.config import Config
-from rtl.dispatch import Activity, Dispatcher
+from rtl.dispatch import Dispatcher
 from rtl.epilogue import Epilogue
 from rtl.frame import LoadUnit
 from rtl.issue import RowIssue
@@ -27,13 +27,14 @@ from rtl.prologue import Prologue, PrologueLane
 from rtl.registers import WORD_ADDRESS_BITS
 from rtl.rowmax import RowMax
 from rtl.rowsum import RowSum
+from rtl.segments import SegmentTable
 from rtl.selection import connect_package, connect_selector
 from rtl.selector import Selector
+from rtl.sequencing import connect_host, connect_sequencer
 from rtl.statistics import Statistics
 from rtl.taps import Taps
 from rtl.token_list import TokenList
 from rtl.tracing import connect_trace
-from rtl.watchdog import Watchdog
 from rtl.weights import WeightStream
 from rtl.writeback import WriteBack
 
@@ -59,11 +60,13 @@ class Core(wiring.Component):
     Members
     -------
     start : In, pulse
-    model_addr, frame_addr, output_addr, model_bytes, frame_bytes, output_bytes : In, arguments
+    model_addr, frame_addr, output_addr, model_bytes, frame_bytes, output_bytes, rounds, \
+frame_stride, output_stride : In, arguments
     program_request, program, load_request, load, weight_request, weight : streams to the masters
+    weight_hold : Out, no more weights are asked for, for now
     output_request, output : streams to the write master
     written : In, all that was given to the write master is in memory
-    done, error, error_index, top_class, tokens, stall : Out, status
+    done, error, error_index, top_class, images_done, tokens, stall : Out, status
     readback_at : In; readback : Out, as ``Selector``, one register later on both sides
     taps : Out
     """
@@ -76,14 +79,16 @@ class Core(wiring.Component):
             "start": In(1),
             "model_addr": In(64), "frame_addr": In(64), "output_addr": In(64),
             "model_bytes": In(32), "frame_bytes": In(32), "output_bytes": In(32),
+            "rounds": In(32), "frame_stride": In(32), "output_stride": In(32),
             "program_request": Out(request), "program": In(beats),
             "load_request": Out(request), "load": In(beats),
             "weight_request": Out(request).array(config.ports),
-            "weight": In(beats).array(config.ports),
+            "weight": In(beats).array(config.ports), "weight_hold": Out(1),
             "output_request": Out(request),
             "output": Out(stream.Signature(write_layout(config.port_bits))), "written": In(1),
             "done": Out(1), "error": Out(isa.Error), "error_index": Out(32),
-            "top_class": Out(32), "tokens": Out(16), "stall": Out(isa.Stall),
+            "top_class": Out(32), "images_done": Out(32), "tokens": Out(16),
+            "stall": Out(isa.Stall),
             **({"readback_at": In(WORD_ADDRESS_BITS), "readback": Out(32)}
                if config.pruning else {}),
             "taps": Out(Taps(config)),
@@ -91,6 +96,9 @@ class Core(wiring.Component):
 
         # The blocks, and the cycles between them, counted from the output of the issue stage.
         self.dispatcher = Dispatcher(config)
+        self.segments = SegmentTable(config)
+        #: Row of the residual of the first token of the image that begins.
+        self.first_row = Signal(range(config.residual_rows))
         self.issue = RowIssue(config)
         self.prologue = Prologue(config)
         self.array = SystolicArray(config)
@@ -130,16 +138,18 @@ class Core(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        for name in ("dispatcher", "weights", "loader", "issue", "frame", "prologue", "array",
-                     "accumulator", "rowsum", "epilogue", "rowmax", "statistics", "lanes", "keys",
-                     "values", "logits", "writeback", "act", "patch", "residual", "score"):
+        for name in ("dispatcher", "segments", "weights", "loader", "issue", "frame", "prologue",
+                     "array", "accumulator", "rowsum", "epilogue", "rowmax", "statistics", "lanes",
+                     "keys", "values", "logits", "writeback", "act", "patch", "residual",
+                     "score"):
             m.submodules[name] = getattr(self, name)
         if self.config.pruning:
             for name in ("token_list", "class_attention", "selector"):
                 m.submodules[name] = getattr(self, name)
         pipeline = RowPipeline(m, self.issue.valid, self.issue.row, self.dispatcher.descriptors,
                                depth=self.at_retire)
-        self._sequencer(m)
+        connect_sequencer(m, self)
+        connect_host(m, self)
         self._tables(m)
         self._buffers(m, pipeline)
         self._prologue(m, pipeline)
@@ -147,48 +157,23 @@ class Core(wiring.Component):
         self._epilogue(m, pipeline)
         self._write(m, pipeline)
         self._retire(m, pipeline)
-        self._outside(m)
         connect_trace(m, self, pipeline)
         if self.config.pruning:
             connect_selector(m, self, pipeline)
             connect_package(m, self, pipeline)
         else:
-            m.d.comb += self.issue.list_row.eq(delay(m, self.issue.list_position, 1, name="row"))
+            self._rows_in_order(m)
         return m
 
-    # Blocks, in the order of the diagram
+    def _rows_in_order(self, m: Module) -> None:
+        """Find the rows of an image that nothing is dropped of."""
+        base, row = Signal.like(self.first_row), Signal.like(self.issue.list_row, reset_less=True)
+        with m.If(self.dispatcher.image_start):
+            m.d.sync += base.eq(self.first_row)
+        m.d.sync += row.eq(self.issue.list_position + base)
+        m.d.comb += self.issue.list_row.eq(row)
 
-    def _sequencer(self, m: Module) -> None:
-        """Dispatcher, tile loader and issue stage."""
-        dispatcher, loader, issue = self.dispatcher, self.loader, self.issue
-        wiring.connect(m, self.weights.o, loader.weight)
-        wiring.connect(m, loader.tile, issue.tile)
-        m.d.comb += [
-            loader.weight_level.eq(self.weights.level),
-            loader.queued.eq(dispatcher.queued),
-            loader.descriptor.eq(dispatcher.descriptors[loader.slot]),
-            loader.tokens.eq(dispatcher.tokens),
-            issue.descriptors.eq(dispatcher.descriptors),
-            issue.tokens.eq(dispatcher.tokens),
-            self.tokens.eq(dispatcher.tokens),
-        ]
-        state, cause = issue.state, self.stall
-        with m.If(state.busy):
-            m.d.comb += cause.eq(isa.Stall.BUSY)
-        with m.Elif(state.waits_row):
-            m.d.comb += cause.eq(isa.Stall.ROW)
-        with m.Elif(state.pads):
-            m.d.comb += cause.eq(isa.Stall.TILE)
-        with m.Elif(loader.active):
-            m.d.comb += cause.eq(Mux(loader.waits_operand, isa.Stall.OPERAND, isa.Stall.WEIGHT))
-        with m.Else():
-            with m.Switch(dispatcher.activity):
-                with m.Case(Activity.PROGRAM):
-                    m.d.comb += cause.eq(isa.Stall.PROGRAM)
-                with m.Case(Activity.LOAD):
-                    m.d.comb += cause.eq(isa.Stall.LOAD)
-                with m.Case(Activity.DRAIN):
-                    m.d.comb += cause.eq(isa.Stall.DRAIN)
+    # Blocks, in the order of the diagram
 
     def _tables(self, m: Module) -> None:
         """Polynomial tables and block lists, all written by TABLE."""
@@ -223,10 +208,12 @@ class Core(wiring.Component):
         m.d.comb += [
             self.keys.read_base.eq(loader.key_base),
             self.keys.read_channel.eq(loader.key_channel),
+            self.keys.read_start.eq(loader.key_start),
+            self.keys.read_after.eq(loader.key_after),
             loader.key_data.eq(self.keys.read_data),
             self.values.read_addr.eq(loader.value_addr),
             loader.value_data.eq(self.values.read_data),
-            self.rowmax.read_row.eq(pipeline.row(0).position),
+            self.rowmax.read_row.eq(pipeline.row(0).index),
             self.rowmax.read_slot.eq(pipeline.field(0, "source_slot")),
             self.statistics.read_row.eq(pipeline.row(0).physical),
         ]
@@ -303,7 +290,7 @@ class Core(wiring.Component):
             array.load_data.eq(loader.load_data),
             rowsum.e.eq(self.prologue.act),
             rowsum.valid.eq(pipeline.valid(self.at_array) & is_exp),
-            rowsum.row.eq(row.position),
+            rowsum.row.eq(row.index),
             rowsum.first.eq(row.tile.first_k),
             rowsum.scale_m.eq(pipeline.field(self.at_array, "scale_m")),
             rowsum.scale_s.eq(pipeline.field(self.at_array, "scale_s")),
@@ -311,7 +298,7 @@ class Core(wiring.Component):
         late = pipeline.row(self.at_accumulator)
         m.d.comb += [
             accumulator.psum.eq(delay(m, array.psum.as_value(), self.psum_wait, name="psum")),
-            accumulator.row.eq(late.position),
+            accumulator.row.eq(late.index),
             accumulator.valid.eq(pipeline.valid(self.at_accumulator)),
             accumulator.first.eq(late.tile.first_k),
             accumulator.last.eq(late.tile.last_k),
@@ -399,8 +386,9 @@ class Core(wiring.Component):
                 buffer.write_data.eq(data_word),
             ]
 
-        # Loads write while no pass is under way.
-        with m.If(frame.residual_en.any()):
+        # Loads write where no pass does.
+        m.d.comb += frame.residual_ready.eq(~back.residual_en.any())
+        with m.If(~back.residual_en.any()):
             m.d.comb += [
                 self.residual.write_addr.eq(frame.write_addr),
                 self.residual.write_en.eq(frame.residual_en),
@@ -427,7 +415,7 @@ class Core(wiring.Component):
         m.d.comb += [
             rowmax.valid.eq(to[isa.Destination.SCORE]),
             rowmax.slot.eq(pipeline.field(k, "destination_slot")),
-            rowmax.row.eq(row.position),
+            rowmax.row.eq(row.index),
             rowmax.first.eq(row.tile.first_column),
             statistics.valid.eq(to[isa.Destination.RESIDUAL]
                                 & pipeline.field(k, "statistics")),
@@ -485,46 +473,4 @@ class Core(wiring.Component):
             self.loader.columns_retired.eq(columns),
             self.issue.retired.eq(retired),
             self.issue.retired_rows.eq(rows),
-        ]
-
-    def _outside(self, m: Module) -> None:
-        """Arguments, streams to the memory masters, and status."""
-        dispatcher, frame, logits = self.dispatcher, self.frame, self.logits
-        m.submodules.watchdog = watchdog = Watchdog()
-        moving = (self.program, self.load, self.output, *self.weight)
-        flipped = wiring.flipped(self)
-        wiring.connect(m, flipped.program_request, dispatcher.program_request)
-        wiring.connect(m, flipped.program, dispatcher.program)
-        wiring.connect(m, flipped.load_request, frame.request)
-        wiring.connect(m, flipped.load, frame.data)
-        wiring.connect(m, flipped.output_request, logits.request)
-        wiring.connect(m, flipped.output, logits.data)
-        for p in range(self.config.ports):
-            wiring.connect(m, wiring.flipped(self.weight_request[p]), dispatcher.weight_request[p])
-            wiring.connect(m, wiring.flipped(self.weight[p]), self.weights.i[p])
-        m.d.comb += [
-            dispatcher.start.eq(self.start),
-            dispatcher.model_addr.eq(self.model_addr),
-            dispatcher.model_bytes.eq(self.model_bytes),
-            frame.model_addr.eq(self.model_addr),
-            frame.model_bytes.eq(self.model_bytes),
-            frame.frame_addr.eq(self.frame_addr),
-            frame.frame_bytes.eq(self.frame_bytes),
-            frame.start.eq(dispatcher.load_start),
-            frame.load.eq(dispatcher.load),
-            dispatcher.load_done.eq(frame.done),
-            dispatcher.load_error.eq(frame.error),
-            logits.start.eq(dispatcher.end_start),
-            logits.classes.eq(dispatcher.classes),
-            logits.output_addr.eq(self.output_addr),
-            logits.output_bytes.eq(self.output_bytes),
-            dispatcher.end_done.eq(logits.done),
-            dispatcher.end_error.eq(logits.error),
-            self.done.eq(dispatcher.done & self.written),
-            watchdog.start.eq(self.start),
-            watchdog.moves.eq(Cat(s.valid & s.ready for s in moving).any() | self.issue.state.busy),
-            watchdog.ends.eq(self.done),
-            self.error.eq(Mux(watchdog.hung, isa.Error.HANG, dispatcher.error)),
-            self.error_index.eq(dispatcher.error_index),
-            self.top_class.eq(logits.top_class),
         ]

@@ -9,6 +9,7 @@ from amaranth.utils import exact_log2
 from rtl import isa
 from rtl.axi import BEATS_BITS, request_layout
 from rtl.config import PASS_SLOTS, Config
+from rtl.rounds import RoundRequests
 
 __all__ = ["Activity", "Dispatcher"]
 
@@ -21,30 +22,38 @@ class Activity(enum.Enum, shape=2):
     PROGRAM = 0
     LOAD = 1
     DRAIN = 2
+    SELECTOR = 3
 
 
 class Dispatcher(wiring.Component):
-    """Runs one program: BEGIN, then instructions in order, until END or the first error.
+    """Runs one program: BEGIN, then instructions in order, until END, and from its loop on again,
+    for as many rounds as the run has, or until the first error.
 
-    The program is one contiguous read from the model base. TABLE and SELECT wait until at most so
-    many passes are under way as they say: a program must not rewrite a table that one of them uses,
-    nor begin a selector, which empties the list of dropped rows, under a pass over them.
-    LOAD, PRUNE and END wait for all passes, PRUNE for the selector, too. A PASS is queued when one
-    of ``PASS_SLOTS`` descriptors is free.
+    TABLE, SELECT and LOAD wait until at most so many passes are under way as they say: a program
+    must not rewrite a table that one of them uses, nor begin a selector, which empties the list of
+    dropped rows, under a pass over them. IMAGE, PRUNE and END wait for all passes, IMAGE and PRUNE
+    for the selector, too. A PASS is queued when one of ``PASS_SLOTS`` descriptors is free.
+
+    Loads and the output of logits go on behind what follows. A LOAD waits for the one before, a
+    pass over patches for the last one, END and a pass to the logits for the last output; one
+    ``ahead`` is left out in the last round.
 
     Members
     -------
     start : In, pulse
-    model_addr, model_bytes : In, arguments of the run
+    model_addr, model_bytes, rounds : In, arguments of the run; no rounds are one
     program_request : Out(stream); program : In(stream of beats)
     weight_request : Out(stream), one per port
     table_en, table, table_row, table_data : Out, one table row a cycle
     descriptors : Out, the pass descriptors; ``queued`` : Out, modulo 256; ``retired`` : In
-    tokens : Out; tokens_start : Out, pulse when tokens is set; tokens_busy : In
-    load_start : Out, pulse; load : Out, the instruction; load_done : In; load_error : In
+    begin : Out, the fields of BEGIN, but its version and magic number
+    odd : Out, in odd rounds; next_round : Out, pulse: the next one begins
+    image_start : Out, pulse; image : Out, the instruction
+    tokens : In, of the list
+    load_start : Out, pulse; load : Out, the instruction; load_busy, load_error : In
     select_start : Out, pulse; select : Out, the instruction; selector_busy : In
-    prune : Out, pulse; tokens_after : In, tokens that the selector leaves
-    end_start : Out, pulse; classes : Out, with it and after; end_done : In; end_error : In
+    prune : Out, pulse
+    end_start : Out, pulse; classes : Out, with it; end_busy, end_error : In
     done, error, error_index : Out
     activity : Out
     """
@@ -53,19 +62,20 @@ class Dispatcher(wiring.Component):
         self.config = config
         request = stream.Signature(request_layout(_ADDR_BITS))
         super().__init__({
-            "start": In(1), "model_addr": In(_ADDR_BITS), "model_bytes": In(32),
+            "start": In(1), "model_addr": In(_ADDR_BITS), "model_bytes": In(32), "rounds": In(32),
             "program_request": Out(request), "program": In(stream.Signature(config.port_bits)),
             "weight_request": Out(request).array(config.ports),
             "table_en": Out(1), "table": Out(isa.Table), "table_row": Out(16),
             "table_data": Out(64),
             "descriptors": Out(data.ArrayLayout(isa.pass_layout, PASS_SLOTS)),
             "queued": Out(8), "retired": In(8),
-            "tokens": Out(16), "tokens_start": Out(1), "tokens_busy": In(1),
-            "load_start": Out(1), "load": Out(isa.load_layout), "load_done": In(1),
+            "begin": Out(isa.begin_layout), "odd": Out(1), "next_round": Out(1),
+            "image_start": Out(1), "image": Out(isa.image_layout), "tokens": In(16),
+            "load_start": Out(1), "load": Out(isa.load_layout), "load_busy": In(1),
             "load_error": In(isa.Error),
             "select_start": Out(1), "select": Out(isa.select_layout), "selector_busy": In(1),
-            "prune": Out(1), "tokens_after": In(16),
-            "end_start": Out(1), "classes": Out(16), "end_done": In(1),
+            "prune": Out(1),
+            "end_start": Out(1), "classes": Out(16), "end_busy": In(1),
             "end_error": In(isa.Error),
             "done": Out(1), "error": Out(isa.Error), "error_index": Out(32),
             "activity": Out(Activity),
@@ -73,50 +83,49 @@ class Dispatcher(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config = self.config
         word, word_valid, take = self._assemble(m)
-        begin = data.View(isa.begin_layout, word)
         table = data.View(isa.table_layout, word)
         load = data.View(isa.load_layout, word)
         step = data.View(isa.pass_layout, word)
         select = data.View(isa.select_layout, word)
         end = data.View(isa.end_layout, word)
+        opcode = step.opcode
 
-        beat_bytes = config.port_bits // 8
-        beats_each = isa.INSTRUCTION_BYTES // beat_bytes
-        instructions = Signal(32)
-        port = Signal(range(config.ports + 1))
-        weight_addr = Signal(_ADDR_BITS)
-        weight_stride = Signal(32)
-        weight_beats = Signal(BEATS_BITS)
-        weight_end = Signal(40)
-        unaligned = Signal()
+        m.submodules.requests = requests = RoundRequests(self.config)
+        at_begin, begin_valid, begin_error = Signal(), Signal(), Signal(isa.Error)
+        read_begin = Signal()
+        left = Signal(32)    # rounds, this one included
         row = Signal(range(isa.TABLE_ROWS))
+        load_index = Signal.like(self.error_index)
         # Passes so far, as many as a dependency can go back.
         passes = Signal(isa.pass_layout["row_dependency"].shape)
         selectors = Signal(range(isa.SELECTORS + 1))
         selected = Signal()  # there was a SELECT, and no PRUNE since
         dropped = Signal()   # there is a list of what was dropped
         under_way = Signal(8)
+        # What goes on behind the instructions may fail at any time.
+        behind_error, behind_index = Signal(isa.Error), Signal.like(self.error_index)
+        # The checks of an instruction are registered: it is looked at a cycle after it is there.
+        checked, bad = Signal(), Signal()
         m.d.comb += [
             under_way.eq(self.queued - self.retired),
-            # Every weight stream begins at a beat; a single port has no stride.
-            unaligned.eq((weight_addr | (weight_stride if config.ports > 1 else 0))
-                         [:exact_log2(beat_bytes)] != 0),
+            behind_error.eq(Mux(self.load_error != isa.Error.NONE, self.load_error,
+                                self.end_error)),
+            behind_index.eq(Mux(self.load_error != isa.Error.NONE, load_index,
+                                self.begin.instructions - 1)),
             self.load.eq(load),
             self.select.eq(select),
+            self.image.eq(word),
             self.classes.eq(end.classes),
             self.table.eq(table.table),
             self.table_row.eq(table.first + row),
             self.table_data.eq(table.rows.as_value().word_select(row, 64)),
-            self.program_request.p.address.eq(self.model_addr),
-            self.program_request.p.beats.eq(beats_each),
         ]
-        for request in self.weight_request:
-            m.d.comb += [
-                request.p.address.eq(weight_addr),
-                request.p.beats.eq(weight_beats),
-            ]
+        m.d.sync += [
+            checked.eq(word_valid & ~take),
+            bad.eq(self._bad(m, word, passes, selectors, selected, dropped)),
+        ]
+        self._begin(m, word, at_begin, requests, begin_error)
 
         def fail(code: isa.Error | Value) -> None:
             m.d.sync += self.error.eq(code)
@@ -125,7 +134,9 @@ class Dispatcher(wiring.Component):
         def following() -> None:
             m.d.comb += take.eq(1)
             m.d.sync += self.error_index.eq(self.error_index + 1)
-            m.next = "Next"
+
+        def waits(activity: Activity) -> None:
+            m.d.comb += self.activity.eq(activity)
 
         with m.FSM():
             with m.State("Idle"):
@@ -136,79 +147,62 @@ class Dispatcher(wiring.Component):
                           | (self.model_bytes < isa.INSTRUCTION_BYTES)):
                     fail(isa.Error.BAD_ADDRESS)
                 with m.Else():
-                    m.d.comb += self.program_request.valid.eq(1)
+                    m.d.comb += read_begin.eq(1)
                     with m.If(self.program_request.ready):
                         m.next = "Begin"
             with m.State("Begin"):
-                m.d.sync += [
-                    weight_addr.eq(self.model_addr + begin.weight_offset),
-                    weight_stride.eq(begin.weight_stride),
-                    weight_beats.eq(begin.weight_beats),
-                    instructions.eq(begin.instructions),
-                    weight_end.eq(begin.weight_offset + begin.weight_beats * beat_bytes
-                                  + begin.weight_stride * (config.ports - 1)),
-                ]
-                with m.If(word_valid):
-                    with m.If((begin.opcode != isa.Opcode.BEGIN) | (begin.magic != isa.MAGIC)):
-                        fail(isa.Error.BAD_MAGIC)
-                    with m.Elif(begin.version != isa.ISA_VERSION):
-                        fail(isa.Error.BAD_VERSION)
-                    with m.Elif((begin.tokens == 0) | (begin.tokens > config.max_tokens)
-                                | (begin.instructions < 2)
-                                | (begin.instructions >> (BEATS_BITS - exact_log2(beats_each)) != 0)
-                                | (begin.weight_beats >> BEATS_BITS != 0)):
-                        fail(isa.Error.BAD_FIELD)
+                m.d.comb += at_begin.eq(1)
+                m.d.sync += begin_valid.eq(checked)
+                with m.If(begin_valid):
+                    with m.If(begin_error != isa.Error.NONE):
+                        fail(begin_error)
                     with m.Else():
-                        m.d.comb += self.tokens_start.eq(1)
-                        m.d.sync += self.tokens.eq(begin.tokens)
-                        m.next = "Window"
-            with m.State("Window"):
-                with m.If((weight_end > self.model_bytes) | unaligned
-                          | (instructions > self.model_bytes[6:])):
-                    fail(isa.Error.BAD_ADDRESS)
-                with m.Else():
-                    m.next = "Weights"
-            with m.State("Weights"):
-                with m.Switch(port):
-                    for p, request in enumerate(self.weight_request):
-                        with m.Case(p):
-                            m.d.comb += request.valid.eq(1)
-                            with m.If(request.ready):
-                                m.d.sync += [
-                                    port.eq(port + 1),
-                                    weight_addr.eq(weight_addr + weight_stride),
-                                ]
-                    with m.Default():
-                        m.next = "Rest"
-            with m.State("Rest"):
-                m.d.comb += [
-                    self.program_request.valid.eq(1),
-                    self.program_request.p.address.eq(self.model_addr + isa.INSTRUCTION_BYTES),
-                    self.program_request.p.beats.eq((instructions - 1) * beats_each),
-                ]
-                with m.If(self.program_request.ready):
-                    following()
+                        m.d.comb += requests.start.eq(1)
+                        m.d.sync += left.eq(requests.rounds)
+                        following()
+                        m.next = "Next"
 
             with m.State("Next"):
-                with m.If(self.error_index == instructions):
+                with m.If(behind_error != isa.Error.NONE):
+                    m.d.sync += self.error_index.eq(behind_index)
+                    fail(behind_error)
+                with m.Elif(self.error_index == self.begin.instructions):
                     # The program ran out without END.
                     fail(isa.Error.BAD_OPCODE)
-                with m.Elif(word_valid):
-                    with m.Switch(step.opcode):
+                with m.Elif(checked):
+                    with m.Switch(opcode):
                         with m.Case(isa.Opcode.TABLE):
-                            with m.If(self._bad_table(table)):
+                            with m.If(bad):
                                 fail(isa.Error.BAD_FIELD)
                             with m.Elif(under_way <= table.under_way):
                                 m.d.sync += row.eq(0)
                                 m.next = "Table"
                         with m.Case(isa.Opcode.LOAD):
-                            with m.If((under_way == 0) & ~self.tokens_busy):
+                            with m.If(load.ahead & (left == 1)):
+                                following()
+                            with m.Elif((under_way <= load.under_way) & ~self.load_busy):
                                 m.d.comb += self.load_start.eq(1)
-                                m.next = "Load"
+                                m.d.sync += load_index.eq(self.error_index)
+                                following()
+                            with m.Else():
+                                waits(Activity.LOAD)
+                        with m.Case(isa.Opcode.IMAGE):
+                            with m.If((under_way == 0) & ~self.selector_busy):
+                                m.d.comb += self.image_start.eq(1)
+                                with m.If(self.image.image == 0):
+                                    m.d.sync += [selectors.eq(0), selected.eq(0), dropped.eq(0)]
+                                following()
+                            with m.Else():
+                                waits(Activity.SELECTOR)
                         with m.Case(isa.Opcode.PASS):
-                            with m.If(self._bad_pass(m, step, passes, dropped)):
+                            with m.If(bad):
                                 fail(isa.Error.BAD_FIELD)
-                            with m.Elif((under_way < PASS_SLOTS) & ~self.tokens_busy):
+                            with m.Elif((step.source == isa.Source.PATCH) & self.load_busy):
+                                waits(Activity.LOAD)
+                            with m.Elif((step.destination == isa.Destination.LOGIT)
+                                        & self.end_busy):
+                                waits(Activity.DRAIN)
+                            with m.Elif(under_way < PASS_SLOTS):
                                 with m.Switch(self.queued[:exact_log2(PASS_SLOTS)]):
                                     for i in range(PASS_SLOTS):
                                         with m.Case(i):
@@ -217,56 +211,117 @@ class Dispatcher(wiring.Component):
                                 with m.If(~passes.all()):
                                     m.d.sync += passes.eq(passes + 1)
                                 following()
-                        if config.pruning:
+                        if self.config.pruning:
                             with m.Case(isa.Opcode.SELECT):
-                                with m.If((select.special == 0) | (select.special >= self.tokens)
-                                          | selected | (selectors == isa.SELECTORS)):
+                                with m.If(bad):
                                     fail(isa.Error.BAD_FIELD)
-                                with m.Elif((under_way <= select.under_way) & ~self.tokens_busy):
+                                with m.Elif((under_way <= select.under_way)
+                                            & ~self.selector_busy):
                                     m.d.comb += self.select_start.eq(1)
-                                    m.d.sync += [selected.eq(1), dropped.eq(0),
-                                                 selectors.eq(selectors + 1)]
+                                    m.d.sync += [selected.eq(1), dropped.eq(0)]
                                     following()
+                                with m.Else():
+                                    waits(Activity.SELECTOR)
                             with m.Case(isa.Opcode.PRUNE):
-                                with m.If(~selected):
+                                with m.If(bad):
                                     fail(isa.Error.BAD_FIELD)
                                 with m.Elif((under_way == 0) & ~self.selector_busy):
                                     m.d.comb += self.prune.eq(1)
                                     m.d.sync += [selected.eq(0), dropped.eq(1),
-                                                 self.tokens.eq(self.tokens_after)]
+                                                 selectors.eq(selectors + 1)]
                                     following()
+                                with m.Else():
+                                    waits(Activity.SELECTOR)
                         with m.Case(isa.Opcode.END):
-                            with m.If((end.classes == 0) | (end.classes > config.max_classes)):
+                            waits(Activity.DRAIN)
+                            with m.If(bad):
                                 fail(isa.Error.BAD_FIELD)
-                            with m.Elif(under_way == 0):
+                            with m.Elif((under_way == 0) & ~self.end_busy):
                                 m.d.comb += self.end_start.eq(1)
-                                m.next = "End"
+                                with m.If(left == 1):
+                                    m.next = "End"
+                                with m.Else():
+                                    m.d.comb += [take.eq(1), self.next_round.eq(1)]
+                                    m.d.sync += [self.odd.eq(~self.odd), left.eq(left - 1),
+                                                 self.error_index.eq(self.begin.loop)]
                         with m.Default():
                             fail(isa.Error.BAD_OPCODE)
-                with m.If(word_valid & (step.opcode == isa.Opcode.END)):
-                    m.d.comb += self.activity.eq(Activity.DRAIN)
             with m.State("Table"):
                 m.d.comb += self.table_en.eq(1)
                 m.d.sync += row.eq(row + 1)
                 with m.If(row + 1 == table.count):
                     following()
-            with m.State("Load"):
-                m.d.comb += self.activity.eq(Activity.LOAD)
-                with m.If(self.load_error != isa.Error.NONE):
-                    fail(self.load_error)
-                with m.Elif(self.load_done):
-                    following()
+                    m.next = "Next"
             with m.State("End"):
-                m.d.comb += self.activity.eq(Activity.DRAIN)
-                with m.If(self.end_error != isa.Error.NONE):
-                    fail(self.end_error)
-                with m.Elif(self.end_done):
+                waits(Activity.DRAIN)
+                with m.If(behind_error != isa.Error.NONE):
+                    m.d.sync += self.error_index.eq(behind_index)
+                    fail(behind_error)
+                with m.Elif(~self.end_busy):
                     m.next = "Done"
             with m.State("Done"):
-                m.d.comb += [self.done.eq(1), self.activity.eq(Activity.DRAIN)]
+                m.d.comb += self.done.eq(1)
+                waits(Activity.DRAIN)
             with m.State("Failed"):
-                m.d.comb += self.activity.eq(Activity.DRAIN)
+                waits(Activity.DRAIN)
+
+        with m.If(read_begin):
+            m.d.comb += [
+                self.program_request.valid.eq(1),
+                self.program_request.p.address.eq(self.model_addr),
+                self.program_request.p.beats.eq(8 * isa.INSTRUCTION_BYTES
+                                                // self.config.port_bits),
+            ]
+        with m.Else():
+            wiring.connect(m, requests.program_request, wiring.flipped(self.program_request))
+        for p, request in enumerate(self.weight_request):
+            wiring.connect(m, requests.weight_request[p], wiring.flipped(request))
         return m
+
+    def _begin(self, m: Module, word: Signal, sample: Signal, requests: RoundRequests,
+               error: Signal) -> None:
+        """Register the fields of BEGIN, and say what is wrong with them a cycle later."""
+        config = self.config
+        beat_bytes = config.port_bits // 8
+        beats_each = isa.INSTRUCTION_BYTES // beat_bytes
+        fields = data.View(isa.begin_layout, word)
+        begin = self.begin
+        weight_end = Signal(40)
+        with m.If(sample):
+            m.d.sync += [
+                begin.eq(fields),
+                requests.weight_addr.eq(self.model_addr + fields.weight_offset),
+                weight_end.eq(fields.weight_offset + fields.weight_beats * beat_bytes
+                              + fields.weight_stride * (config.ports - 1)),
+            ]
+        m.d.comb += [
+            requests.rounds.eq(Mux(self.rounds == 0, 1, self.rounds)),
+            requests.model_addr.eq(self.model_addr),
+            requests.instructions.eq(begin.instructions),
+            requests.loop.eq(begin.loop),
+            requests.weight_stride.eq(begin.weight_stride),
+            requests.weight_beats.eq(begin.weight_beats),
+        ]
+        unaligned = Signal()
+        m.d.comb += [
+            # Every weight stream begins at a beat; a single port has no stride.
+            unaligned.eq((requests.weight_addr | (begin.weight_stride if config.ports > 1 else 0))
+                         [:exact_log2(beat_bytes)] != 0),
+        ]
+        with m.If((begin.opcode != isa.Opcode.BEGIN) | (begin.magic != isa.MAGIC)):
+            m.d.comb += error.eq(isa.Error.BAD_MAGIC)
+        with m.Elif(begin.version != isa.ISA_VERSION):
+            m.d.comb += error.eq(isa.Error.BAD_VERSION)
+        with m.Elif((begin.tokens == 0) | (begin.tokens > config.max_tokens)
+                    | (begin.instructions < 2) | (begin.loop == 0)
+                    | (begin.loop >= begin.instructions)
+                    | (begin.images == 0) | (begin.images > isa.SEGMENTS)
+                    | (begin.instructions >> (BEATS_BITS - exact_log2(beats_each)) != 0)
+                    | (begin.weight_beats >> BEATS_BITS != 0)):
+            m.d.comb += error.eq(isa.Error.BAD_FIELD)
+        with m.Elif((weight_end > self.model_bytes) | unaligned
+                    | (begin.instructions > self.model_bytes[6:])):
+            m.d.comb += error.eq(isa.Error.BAD_ADDRESS)
 
     def _assemble(self, m: Module) -> tuple[Signal, Signal, Signal]:
         """Collect beats into an instruction; return it, its valid bit, and what takes it."""
@@ -281,6 +336,27 @@ class Dispatcher(wiring.Component):
         with m.If(take):
             m.d.sync += beats.eq(0)
         return word, valid, take
+
+    def _bad(self, m: Module, word: Signal, passes: Signal, selectors: Signal, selected: Signal,
+             dropped: Signal) -> Signal:
+        """Return whether a field of the instruction is outside of its limits."""
+        bad = Signal(name="bad_now")
+        select = data.View(isa.select_layout, word)
+        end = data.View(isa.end_layout, word)
+        step = data.View(isa.pass_layout, word)
+        with m.Switch(step.opcode):
+            with m.Case(isa.Opcode.TABLE):
+                m.d.comb += bad.eq(self._bad_table(data.View(isa.table_layout, word)))
+            with m.Case(isa.Opcode.SELECT):
+                m.d.comb += bad.eq((select.special == 0) | (select.special >= self.tokens)
+                                   | (selectors == isa.SELECTORS))
+            with m.Case(isa.Opcode.PRUNE):
+                m.d.comb += bad.eq(~selected)
+            with m.Case(isa.Opcode.END):
+                m.d.comb += bad.eq((end.classes == 0) | (end.classes > self.config.max_classes))
+        with m.If(step.opcode == isa.Opcode.PASS):
+            m.d.comb += bad.eq(self._bad_pass(m, step, passes, dropped))
+        return bad
 
     def _bad_table(self, table: data.View) -> Value:
         depth = Mux(table.table == isa.Table.LANE, isa.LANE_ROWS,
@@ -322,7 +398,8 @@ class Dispatcher(wiring.Component):
         return ((counted & (step.row_count == 0))
                 | ((step.rows_from == isa.Rows.DROPPED) & ~dropped)
                 | (selector & (not config.pruning))
-                | (rows_end > config.max_tokens)
+                | (rows_end > config.pass_rows)
+                | (step.rows_from.as_value() > max(kind.value for kind in isa.Rows))
                 # The residual buffer has one read port.
                 | (reads_residual & writes_residual)
                 | (~step.columns_from_tokens & (step.column_tiles == 0))

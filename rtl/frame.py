@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Loads: the raw frame into the patch buffer, and initial rows into the residual buffer."""
+"""Loads: raw frames into the patch buffer, and initial rows into the residual buffer."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, ceil_log2, exact_log2
@@ -23,40 +23,50 @@ class LoadUnit(wiring.Component):
     undefined.
     RESIDUAL: ``count`` rows of ``row_bytes`` bytes of int16.
 
-    Streams: data in order, one unit a cycle at most. ``done`` is a pulse; ``error`` is set instead
-    when there are more rows, or more bytes in a row, than a buffer holds, and when the region,
-    rounded up to whole beats, exceeds its window or does not begin at a beat.
+    Frame i of the run is ``frame_stride * i`` bytes behind the first one. Loads are made beside
+    passes: a unit of the residual waits until no pass writes there.
+
+    Streams: data in order, one unit a cycle at most. ``error`` is set, for good, when there are
+    more rows, or more bytes in a row, than a buffer holds, and when the region, rounded up to whole
+    beats, exceeds its window or does not begin at a beat.
 
     Resources: a byte shifter over two units, five multipliers of at most 16 x 16 bits.
 
     Members
     -------
-    start : In, pulse with ``load``, which stays until the end
-    frame_addr, frame_bytes, model_addr, model_bytes : In
+    start : In, pulse with ``load``, while not ``busy``
+    images, row_step : In, of BEGIN
+    odd, next_round : In, the round is an odd one; pulse: another round begins
+    frame_addr, frame_bytes, frame_stride, model_addr, model_bytes : In
     request : Out(stream); data : In(stream of beats)
-    patch_en, residual_en : Out, one bit per bank
+    patch_en, residual_en : Out, one bit per bank; residual_ready : In
+        Units for the residual wait for it.
     write_addr : Out
     write_data : Out, two units: the residual takes both, the patch buffer the last
-    done, error : Out
+    busy, error : Out
+    urgent : Out, a load that the passes of this round wait for
     """
 
     def __init__(self, config: Config):
         self.config = config
         super().__init__({
-            "start": In(1), "load": In(isa.load_layout),
-            "frame_addr": In(64), "frame_bytes": In(32),
+            "start": In(1), "load": In(isa.load_layout), "images": In(8), "row_step": In(16),
+            "odd": In(1), "next_round": In(1),
+            "frame_addr": In(64), "frame_bytes": In(32), "frame_stride": In(32),
             "model_addr": In(64), "model_bytes": In(32),
             "request": Out(stream.Signature(request_layout(64))),
             "data": In(stream.Signature(config.port_bits)),
             "patch_en": Out(config.banks), "residual_en": Out(config.banks),
+            "residual_ready": In(1),
             "write_addr": Out(16),
             "write_data": Out(data.ArrayLayout(unsigned(8 * config.block), 2)),
-            "done": Out(1), "error": Out(isa.Error),
+            "busy": Out(1), "urgent": Out(1), "error": Out(isa.Error),
         })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config, load = self.config, self.load
+        config = self.config
+        load = Signal(isa.load_layout, reset_less=True)
         beat_bytes = config.port_bits // 8
         beat_bits = exact_log2(beat_bytes)
         is_frame = Signal()
@@ -64,64 +74,101 @@ class LoadUnit(wiring.Component):
         window = Signal(32)
         row_limit = Signal(range(max(config.max_patch, 2 * config.max_width) + 1))
         rows = Signal(32)
+        first = Signal(17)     # row of the buffer
         row_size = Signal(32)  # bytes of all pixel rows of a patch
         # Both factors are checked before the product is used, so these bits are enough.
         row_bits = bits_for(config.max_tokens)
         total = Signal(row_bits + len(row_limit))
-        end = Signal(33)
+        offset = Signal(34)
+        end = Signal(35)
         m.d.comb += [
             is_frame.eq(load.kind == isa.LoadKind.FRAME),
             window.eq(Mux(is_frame, self.frame_bytes, self.model_bytes)),
             base.eq(Mux(is_frame, self.frame_addr, self.model_addr)),
             row_limit.eq(Mux(is_frame, config.max_patch, 2 * config.max_width)),
-            self.request.p.address.eq(base + load.offset),
+            self.request.p.address.eq(base + offset),
             self.request.p.beats.eq((total + beat_bytes - 1) >> beat_bits),
-            end.eq(load.offset + (self.request.p.beats << beat_bits)),
+            end.eq(offset + (self.request.p.beats << beat_bits)),
         ]
-        running = Signal()
-        last = self._units(m, running)
 
+        # Frames: how far that of an image of this round, or of the next one, is from the first
+        round_offset = Signal(33)
+        image = Signal(range(2 * isa.SEGMENTS))
+        distance = Signal(33)
+        with m.If(self.next_round):
+            m.d.sync += round_offset.eq(round_offset + self._times(self.images[:3],
+                                                                   self.frame_stride))
+        m.d.comb += image.eq(load.image + Mux(load.ahead, self.images[:3], 0))
+
+        running = Signal()
+        last = self._units(m, running, load, first)
+        m.d.comb += [
+            self.busy.eq(~running & (self.residual_en != 0)),
+            self.urgent.eq(self.busy & ~load.ahead),
+        ]
         with m.FSM():
             with m.State("Idle"):
+                with m.If(self.start):
+                    m.d.sync += load.eq(self.load)
+                    m.next = "Products"
+            with m.State("Products"):
+                m.d.comb += self.busy.eq(1)
                 m.d.sync += [
                     rows.eq(load.count * load.lines),
                     row_size.eq(load.row_bytes * load.patch_rows),
+                    first.eq(load.first + Mux(load.alternate & (self.odd ^ load.ahead),
+                                              self.row_step, 0)),
+                    distance.eq(self._times(image, self.frame_stride)),
                 ]
-                with m.If(self.start):
-                    m.next = "Fields"
+                m.next = "Offset"
+            with m.State("Offset"):
+                m.d.comb += self.busy.eq(1)
+                m.d.sync += offset.eq(load.offset + Mux(is_frame, round_offset, 0))
+                m.next = "Fields"
             with m.State("Fields"):
-                m.d.sync += total.eq(rows[:row_bits] * row_size[:len(row_limit)])
-                with m.If((rows == 0) | (rows + load.first > config.max_tokens)
+                m.d.comb += self.busy.eq(1)
+                m.d.sync += [
+                    total.eq(rows[:row_bits] * row_size[:len(row_limit)]),
+                    offset.eq(offset + Mux(is_frame, distance, 0)),
+                ]
+                with m.If((rows == 0) | (rows > config.max_tokens)
+                          | (rows + first > Mux(is_frame, config.max_tokens,
+                                                config.residual_rows))
                           | (row_size == 0) | (row_size > row_limit)):
                     m.d.sync += self.error.eq(isa.Error.BAD_FIELD)
                     m.next = "Failed"
                 with m.Else():
                     m.next = "Window"
             with m.State("Window"):
-                with m.If((end > window) | ((base | load.offset)[:beat_bits] != 0)):
+                m.d.comb += self.busy.eq(1)
+                with m.If((end > window) | ((base | offset)[:beat_bits] != 0)):
                     m.d.sync += self.error.eq(isa.Error.BAD_ADDRESS)
                     m.next = "Failed"
                 with m.Else():
                     m.next = "Request"
             with m.State("Request"):
-                m.d.comb += self.request.valid.eq(1)
+                m.d.comb += [self.busy.eq(1), self.request.valid.eq(1)]
                 with m.If(self.request.ready):
                     m.next = "Run"
             with m.State("Run"):
-                m.d.comb += running.eq(1)
+                m.d.comb += [self.busy.eq(1), running.eq(1)]
                 with m.If(last):
-                    m.d.comb += self.done.eq(1)
                     m.next = "Idle"
             with m.State("Failed"):
-                pass
+                m.d.comb += self.busy.eq(1)
         return m
 
-    def _units(self, m: Module, running: Signal) -> Signal:
+    def _times(self, count: Value, stride: Value) -> Value:
+        """Return ``count * stride``, without a multiplier."""
+        return sum((Mux(count[bit], stride << bit, 0) for bit in range(1, len(count))),
+                   start=Mux(count[0], stride, 0))
+
+    def _units(self, m: Module, running: Signal, load: data.View, first: Signal) -> Signal:
         """Cut the byte stream into units and count them through the loop nest.
 
         Return a signal that is high while the last unit is written.
         """
-        config, load = self.config, self.load
+        config = self.config
         beat_bytes, width = config.port_bits // 8, config.block
 
         # A queue of bytes, aligned so that the next unit is at its low end.
@@ -130,11 +177,12 @@ class LoadUnit(wiring.Component):
         left = Signal(16)      # bytes of this row that are not yet written
         size = Signal(range(width + 1))
         emit, accept = Signal(), Signal()
+        waits = Signal()       # what was written last has not yet been taken
         kept = Signal(range(2 * width + 1))
         shifted = Signal(8 * 2 * width)
         m.d.comb += [
             size.eq(Mux(left < width, left, width)),
-            emit.eq(running & (held >= size)),
+            emit.eq(running & (held >= size) & ~waits),
             kept.eq(Mux(emit, held - size, held)),
             shifted.eq(Mux(emit, queue >> (size << 3), queue)),
             accept.eq(running & self.data.valid & (kept <= 2 * width - beat_bytes)),
@@ -164,11 +212,11 @@ class LoadUnit(wiring.Component):
         following = (unit | (BLOCK // width - 1)) + 1
         m.d.sync += line_step.eq(load.count * load.stride)
         with m.If(~running):
-            first = load.first * load.stride
+            start = first * load.stride
             m.d.sync += [
                 queue.eq(0), held.eq(0), left.eq(load.row_bytes), line.eq(0), pixel_row.eq(0),
-                column.eq(0), unit.eq(0), row_block.eq(0), line_addr.eq(first),
-                column_addr.eq(first),
+                column.eq(0), unit.eq(0), row_block.eq(0), line_addr.eq(start),
+                column_addr.eq(start),
             ]
         with m.Elif(emit):
             m.d.sync += [left.eq(left - width), unit.eq(unit + 1)]
@@ -199,13 +247,15 @@ class LoadUnit(wiring.Component):
             is_frame.eq(load.kind == isa.LoadKind.FRAME),
             block.eq(Mux(is_frame, unit, unit >> 1)),
             bank.eq(1 << block[:bank_bits] if bank_bits else 1),
+            waits.eq((self.residual_en != 0) & ~self.residual_ready),
         ]
-        m.d.sync += [
-            self.patch_en.eq(Mux(emit & is_frame, bank, 0)),
-            self.residual_en.eq(Mux(emit & ~is_frame & unit[0], bank, 0)),
-            self.write_addr.eq(column_addr + (block >> bank_bits)),
-            self.write_data.eq(Cat(previous, queue[:8 * width])),
-        ]
+        with m.If(~waits):
+            m.d.sync += [
+                self.patch_en.eq(Mux(emit & is_frame, bank, 0)),
+                self.residual_en.eq(Mux(emit & ~is_frame & unit[0], bank, 0)),
+                self.write_addr.eq(column_addr + (block >> bank_bits)),
+                self.write_data.eq(Cat(previous, queue[:8 * width])),
+            ]
         with m.If(emit):
             m.d.sync += previous.eq(queue[:8 * width])
         return last

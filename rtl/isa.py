@@ -24,16 +24,16 @@ from amaranth.hdl import Shape, signed, unsigned
 from amaranth.lib import data, enum
 
 __all__ = ["ACC_BITS", "ACT_BITS", "begin_layout", "ColumnScale", "Destination", "end_layout",
-           "Error", "EXP_BITS", "EXP_FRAC", "image_layout", "IMPORTANCE_BITS", "INSTRUCTION_BYTES", "ISA_VERSION",
-           "LANE_FRAC", "LANE_LAYOUT_ROWS", "LANE_ROWS", "LANE_T", "LANE_X_BITS", "ListEntry",
-           "LoadKind", "load_layout", "MAGIC", "MANTISSA_BITS", "MEAN_BITS", "MEAN_FRAC",
-           "NO_BLOCK",
-           "NORM_SUM_BITS", "NORM_SUMSQ_BITS", "Opcode", "pass_layout", "PolyRow", "POWER_BITS",
-           "Prologue", "prune_layout", "RECIPROCAL_ROWS", "Rows", "RowScale", "RSQRT_ROWS",
-           "SCALAR_FRAC", "SCALAR_T", "SCALE_BYTES", "ScaleSource", "SCORE_BITS", "SEGMENTS", "select_layout",
-           "SELECTOR_HEADS", "SelectorKind", "SELECTORS", "SHARE_BITS", "SHARE_MARGIN",
-           "SHIFT_BITS", "Source", "Stall", "Stationary", "SUM_BITS", "Table", "table_layout",
-           "TABLE_ROWS", "VAR_BITS", "WEIGHT_BITS", "WEIGHTED_BITS", "WIDE_BITS"]
+           "Error", "EXP_BITS", "EXP_FRAC", "image_layout", "IMPORTANCE_BITS", "INSTRUCTION_BYTES",
+           "ISA_VERSION", "LANE_FRAC", "LANE_LAYOUT_ROWS", "LANE_ROWS", "LANE_T", "LANE_X_BITS",
+           "ListEntry", "LoadKind", "load_layout", "MAGIC", "MANTISSA_BITS", "MEAN_BITS",
+           "MEAN_FRAC", "NO_BLOCK", "NORM_SUM_BITS", "NORM_SUMSQ_BITS", "Opcode", "pass_layout",
+           "PolyRow", "POWER_BITS", "Prologue", "prune_layout", "RECIPROCAL_ROWS", "Rows",
+           "RowScale", "RSQRT_ROWS", "SCALAR_FRAC", "SCALAR_T", "SCALE_BYTES", "ScaleSource",
+           "SCORE_BITS", "SEGMENTS", "select_layout", "SELECTOR_HEADS", "SelectorKind", "SELECTORS",
+           "SHARE_BITS", "SHARE_MARGIN", "SHIFT_BITS", "Source", "Stall", "Stationary", "SUM_BITS",
+           "Table", "table_layout", "TABLE_ROWS", "VAR_BITS", "WEIGHT_BITS", "WEIGHTED_BITS",
+           "WIDE_BITS"]
 
 ISA_VERSION = 3
 MAGIC = 0x54495648  # "HVIT", little endian

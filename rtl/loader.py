@@ -79,10 +79,10 @@ class TileLoader(wiring.Component):
     columns_retired : In, number of column tiles with own scales that retired, modulo
         ``2 * SCALE_SLOTS``
     slot : Out, pass descriptor that is read; ``descriptor`` : In
-    tokens : In
+    tokens, first : In, of the list or segment of the pass: how many, the first position
     list_addr : Out; list_entry : In, one cycle later
     weight : In(stream), array rows; weight_level : In
-    key_base, key_channel : Out; key_data : In, as ``KeyBuffer``
+    key_base, key_channel, key_start, key_after : Out; key_data : In, as ``KeyBuffer``
     value_addr : Out; value_data : In, as ``ValueBuffer``
     swap : In, with the first row of a tile, at the array
     load_valid, load_row, load_data : Out, to the array
@@ -104,11 +104,13 @@ class TileLoader(wiring.Component):
         super().__init__({
             "queued": In(8), "retired": In(8), "columns_retired": In(range(2 * SCALE_SLOTS)),
             "slot": Out(range(PASS_SLOTS)), "descriptor": In(isa.pass_layout), "tokens": In(16),
+            "first": In(11),
             "list_addr": Out(ceil_log2(config.list_depth)),
             "list_entry": In(data.ArrayLayout(isa.ListEntry, config.row_blocks)),
             "weight": In(stream.Signature(unsigned(8 * config.columns))),
             "weight_level": In(range(config.weight_depth + 1)),
-            "key_base": Out(len(keys.read_base)), "key_channel": Out(len(keys.read_channel)),
+            "key_base": Out(len(keys.read_base)), "key_after": Out(len(keys.read_base)),
+            "key_channel": Out(len(keys.read_channel)), "key_start": Out(len(keys.read_start)),
             "key_data": In(signed_word),
             "value_addr": Out(values.addr_bits), "value_data": In(signed_word),
             "swap": In(1),
@@ -330,15 +332,18 @@ class TileLoader(wiring.Component):
         key_row = Signal(16, reset_less=True)
         m.d.comb += channel.eq(Cat(row, index))
         m.d.sync += [
-            key_row.eq(column_tile * fields.operand_stride),
+            key_row.eq((column_tile + self.first[lane_bits:]) * fields.operand_stride),
             self.key_base.eq(key_row + channel[lane_bits:]),
+            self.key_after.eq(key_row + fields.operand_stride + channel[lane_bits:]),
             self.key_channel.eq(channel[:lane_bits]),
         ]
+
+        m.d.comb += self.key_start.eq(self.first[:lane_bits])
 
         # Value: array row r is token k_tile * rows + r.
         value_row = Signal(16, reset_less=True)
         m.d.sync += [
-            value_row.eq(Cat(row, k_tile) * fields.operand_stride),
+            value_row.eq((self.first + Cat(row, k_tile)) * fields.operand_stride),
             self.value_addr.eq(value_row + fields.operand_base + column_tile),
         ]
 

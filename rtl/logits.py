@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The end of a run: logits to memory, and the top class."""
+"""The end of a round: logits to memory, and the top class."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
@@ -16,35 +16,47 @@ __all__ = ["LogitUnit"]
 
 
 class LogitUnit(wiring.Component):
-    """Holds the logits, and on END writes them as int32, padded with zeros to 16 bytes, followed by
-    16 bytes: top class, its logit, and two zero words. The first of equal logits is the top class.
+    """Holds the logits, and on END writes those of every image of the round as int32, padded with
+    zeros to 16 bytes, followed by 16 bytes: top class, its logit, the cycle in which that word is
+    made, and the tokens that were left. The first of equal logits is the top class.
 
-    One word is written per cycle at most. ``done`` is high when the last beat has been handed over;
-    ``error`` is set instead when the output exceeds its window, or that is not aligned to 4 KiB.
+    The logits of image i begin at word ``i * class_tiles``, its output ``output_stride`` bytes
+    behind that of the image before, in this round or the one before. One word is written per cycle
+    at most. An image is done when its output is in memory. ``error`` is set, for good, when an
+    output exceeds its window, or is not aligned to 4 KiB.
 
-    Resources: a memory of one word per column tile of classes, distributed up to 64 deep, else
-    block; a shift register of ``columns`` logits.
+    Resources: a memory of one word per column tile of classes and image, distributed up to 64 deep,
+    else block; a shift register of ``columns`` logits.
 
     Members
     -------
     write_en, write_addr, write_data : In, one column tile of logits
     read_addr : In; read_data : Out, one cycle later, for logits that are added to
-    start : In, pulse; classes : In; output_addr, output_bytes : In
-    request, data : Out(streams), to the write master
-    done, error, top_class : Out
+    start : In, pulse, while not ``busy``; classes, images, tokens : In, with it
+        Logits and images; tokens of every image.
+    output_addr, output_bytes, output_stride : In
+    cycle : In
+    request, data : Out(streams), to the write master; written : In, all of it is in memory
+    busy, error : Out
+    top_class, images_done : Out
+        Of the last image; images so far.
     """
 
     def __init__(self, config: Config):
         self.config = config
-        self.addr_bits = max(1, ceil_log2(config.class_tiles))
+        self.addr_bits = max(1, ceil_log2(config.class_tiles * config.images))
         tile = data.ArrayLayout(signed(isa.ACC_BITS), config.columns)
         super().__init__({
             "write_en": In(1), "write_addr": In(self.addr_bits), "write_data": In(tile),
             "read_addr": In(self.addr_bits), "read_data": Out(tile),
-            "start": In(1), "classes": In(16), "output_addr": In(64), "output_bytes": In(32),
+            "start": In(1), "classes": In(16), "images": In(8),
+            "tokens": In(data.ArrayLayout(16, isa.SEGMENTS)),
+            "output_addr": In(64), "output_bytes": In(32), "output_stride": In(32),
+            "cycle": In(32),
             "request": Out(stream.Signature(request_layout(64))),
-            "data": Out(stream.Signature(write_layout(config.port_bits))),
-            "done": Out(1), "error": Out(isa.Error), "top_class": Out(32),
+            "data": Out(stream.Signature(write_layout(config.port_bits))), "written": In(1),
+            "busy": Out(1), "error": Out(isa.Error),
+            "top_class": Out(32), "images_done": Out(32),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -59,10 +71,14 @@ class LogitUnit(wiring.Component):
         read, write = memory.read_port(), memory.write_port()
 
         words = config.port_bits // 32
+        classes = Signal(16)
+        left = Signal(8)     # images, this one included
+        tokens = Signal.like(self.tokens, reset_less=True)
+        offset = Signal(33)  # of the output, from the first one
         padded = Signal(16)
         total = Signal(17)   # words, the last four included
         index = Signal(17)
-        tile = Signal(self.addr_bits)
+        first_tile, tile = Signal(self.addr_bits), Signal(self.addr_bits)
         lanes = Signal(width, reset_less=True)
         lane = Signal(range(config.columns))
         beat = Signal(config.port_bits, reset_less=True)
@@ -77,24 +93,31 @@ class LogitUnit(wiring.Component):
             write.data.eq(self.write_data),
             read.addr.eq(Mux(draining, tile, self.read_addr)),
             self.read_data.eq(read.data),
-            padded.eq((self.classes + 3) & ~3),
+            padded.eq((classes + 3) & ~3),
             total.eq(padded + 4),
             logit.eq(lanes[:isa.ACC_BITS]),
-            self.request.p.address.eq(self.output_addr),
             self.request.p.beats.eq(total >> ceil_log2(words)),
             self.data.p.data.eq(beat),
             self.data.p.strobe.eq(~0),
+            self.busy.eq(1),
         ]
 
         with m.FSM():
             with m.State("Idle"):
-                m.d.sync += [index.eq(0), tile.eq(0), lane.eq(0), filled.eq(0)]
+                m.d.comb += self.busy.eq(0)
+                m.d.sync += [classes.eq(self.classes), left.eq(self.images),
+                             tokens.eq(self.tokens), first_tile.eq(0)]
                 with m.If(self.start):
-                    with m.If(((total << 2) > self.output_bytes) | (self.output_addr[:12] != 0)):
-                        m.d.sync += self.error.eq(isa.Error.BAD_ADDRESS)
-                        m.next = "Failed"
-                    with m.Else():
-                        m.next = "Request"
+                    m.next = "Window"
+            with m.State("Window"):
+                m.d.sync += [index.eq(0), tile.eq(first_tile), lane.eq(0), filled.eq(0),
+                             self.request.p.address.eq(self.output_addr + offset)]
+                with m.If((offset + (total << 2) > self.output_bytes)
+                          | ((self.output_addr | offset)[:12] != 0)):
+                    m.d.sync += self.error.eq(isa.Error.BAD_ADDRESS)
+                    m.next = "Failed"
+                with m.Else():
+                    m.next = "Request"
             with m.State("Request"):
                 m.d.comb += [self.request.valid.eq(1), draining.eq(1)]
                 with m.If(self.request.ready):
@@ -105,12 +128,16 @@ class LogitUnit(wiring.Component):
                 m.next = "Words"
             with m.State("Words"):
                 m.d.comb += draining.eq(1)
-                with m.If(index < self.classes):
+                with m.If(index < classes):
                     m.d.comb += word.eq(logit)
                 with m.Elif(index == padded):
                     m.d.comb += word.eq(self.top_class)
                 with m.Elif(index == padded + 1):
                     m.d.comb += word.eq(top_logit)
+                with m.Elif(index == padded + 2):
+                    m.d.comb += word.eq(self.cycle)
+                with m.Elif(index == padded + 3):
+                    m.d.comb += word.eq(tokens[0])
                 with m.If(filled == words):
                     m.d.comb += self.data.valid.eq(1)
                 with m.If((filled != words) | self.data.ready):
@@ -121,14 +148,24 @@ class LogitUnit(wiring.Component):
                         lane.eq(lane + 1),
                         lanes.eq(lanes >> isa.ACC_BITS),
                     ]
-                    with m.If((index < self.classes) & ((index == 0) | (logit > top_logit))):
+                    with m.If((index < classes) & ((index == 0) | (logit > top_logit))):
                         m.d.sync += [top_logit.eq(logit), self.top_class.eq(index)]
                     with m.If(index == total):
-                        m.next = "Done"
-                    with m.Elif((lane == config.columns - 1) & (index + 1 < self.classes)):
+                        m.next = "Written"
+                    with m.Elif((lane == config.columns - 1) & (index + 1 < classes)):
                         m.next = "Tile"
-            with m.State("Done"):
-                m.d.comb += self.done.eq(1)
+            with m.State("Written"):
+                with m.If(self.written):
+                    m.d.sync += [
+                        self.images_done.eq(self.images_done + 1),
+                        offset.eq(offset + self.output_stride),
+                        first_tile.eq(first_tile + config.class_tiles),
+                        tokens.eq(tokens.as_value() >> 16),
+                        left.eq(left - 1),
+                    ]
+                    m.next = "Window"
+                    with m.If(left == 1):
+                        m.next = "Idle"
             with m.State("Failed"):
                 pass
         return m

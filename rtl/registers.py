@@ -11,7 +11,7 @@ from enum import Enum
 from amaranth.utils import exact_log2
 
 from rtl.config import Config
-from rtl.isa import ISA_VERSION, SELECTORS, Error, Stall
+from rtl.isa import ISA_VERSION, SEGMENTS, SELECTORS, Error, Stall
 
 __all__ = ["ADDRESS_BITS", "ARGUMENTS", "Access", "DROPPED_BITS", "DROPPED_ROWS", "Field",
            "READBACK", "REGISTERS", "Register", "RunState", "STATUS", "WORD_ADDRESS_BITS",
@@ -163,8 +163,9 @@ def _registers() -> Iterator[Register]:
         description="Ends a run without ap_done, once all bus transfers have completed.",
         fields=_fields(Access.SET, ("reset", 0, 1, "Reads 1 until the core is idle again.")))
 
-    yield _whole("ROUNDS", 0x38, rw, "Rounds of the program, each of an image or a batch; 0 is one.")
-    yield _whole("FRAME_STRIDE", 0x3C, rw, "Bytes from a frame to the next, a multiple of port_bytes.")
+    yield _whole("ROUNDS", 0x38, rw, "Rounds of the program, each an image or a batch; 0 is one.")
+    yield _whole("FRAME_STRIDE", 0x3C, rw,
+                 "Bytes from a frame to the next, a multiple of port_bytes.")
 
     # Identity
     yield _whole("VERSION", 0x40, ro, "Version of the instruction set (ISA_VERSION).")
@@ -202,11 +203,12 @@ def _registers() -> Iterator[Register]:
         yield _whole(f"STALL_{cause.name}", 0x88 + WORD_BYTES * cause.value, ro,
                      f"Cycles that the issue stage spent in {cause.name}.")
 
-    # What the selectors of the last run did
+    # What the selectors of the last round did
     for index in range(SELECTORS):
         yield Register(
-            name=f"SELECTOR_{index}", offset=0x100 + WORD_BYTES * index,
-            description=f"What selector {index} of the program left; 0 if it has not run.",
+            name=f"SELECTOR_{index}", offset=0x100 + SEGMENTS * WORD_BYTES * index, count=SEGMENTS,
+            description=f"What selector {index} left of each image of the last round; 0 if it has"
+                        " not run.",
             fields=_fields(ro, ("patches", 0, 16, "Patches that it kept."),
                            ("tokens", 16, 16, "Tokens that were left, of all kinds.")))
     what = f"Four bits for each of {DROPPED_ROWS} rows: selector that dropped it, or {SELECTORS}."
@@ -252,5 +254,5 @@ def readback_words(config: Config) -> tuple[range, ...]:
     if not config.pruning:
         return ()
     counts, rows = (register(name).offset // WORD_BYTES for name in ("SELECTOR_0", "DROPPED"))
-    return (range(counts, counts + SELECTORS),
-            range(rows, rows + -(-config.max_tokens // DROPPED_ROWS)))
+    return (range(counts, counts + SEGMENTS * SELECTORS),
+            range(rows, rows + -(-config.residual_rows // DROPPED_ROWS)))

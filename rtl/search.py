@@ -5,18 +5,18 @@ from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
-from amaranth.utils import exact_log2
+from amaranth.utils import ceil_log2, exact_log2
 
 from rtl.arith import delay
 from rtl.config import Config
-from rtl.isa import SCORE_BITS
+from rtl.isa import SCORE_BITS, SEGMENTS
 from rtl.tree import AdderTree, tree_latency
 
 __all__ = ["Comparators", "PatchLanes", "ScoreWords", "TopKSearch"]
 
 
 class ScoreWords(Component):
-    """Scores that come one by one, and are read a word at a time.
+    """Scores of every segment that come one by one, and are read a word at a time.
 
     A word is written again with each of its scores: distributed memory that is written lane by
     lane would be nearly twice as large. The last time all of its lanes are up to date, as scores
@@ -28,13 +28,14 @@ class ScoreWords(Component):
     Parameters
     ----------
     config
-        Configuration; ``comparators``, the lanes of a word, and ``max_tokens`` are used.
+        Configuration; ``comparators``, the lanes of a word, ``max_tokens`` and ``images``, as many
+        segments as have scores, are used.
 
     Members
     -------
-    score_en, score_row, score : In
-        Score of a position.
-    word : In
+    score_en, score_segment, score_row, score : In
+        Score of a position of a segment.
+    segment, word : In
         Word that is read.
     scores : Out(ArrayLayout(16, comparators))
         Its scores.
@@ -46,18 +47,22 @@ class ScoreWords(Component):
         self.lanes = config.comparators
         self.max_tokens = config.max_tokens
         self.words = max(2, -(-self.max_tokens // self.lanes))
+        self.segment_bits = ceil_log2(config.images)
         self.shape = data.ArrayLayout(unsigned(SCORE_BITS), self.lanes)
         super().__init__({
             "score_en": In(1),
+            "score_segment": In(range(SEGMENTS)),
             "score_row": In(range(self.max_tokens)),
             "score": In(SCORE_BITS),
+            "segment": In(range(SEGMENTS)),
             "word": In(range(self.words)),
             "scores": Out(self.shape),
         })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.memory = memory = Memory(shape=self.shape, depth=self.words, init=[],
+        bits = self.segment_bits
+        m.submodules.memory = memory = Memory(shape=self.shape, depth=self.words << bits, init=[],
                                               attrs={"ram_style": "distributed"})
         read, write = memory.read_port(), memory.write_port()
         lane_bits = exact_log2(self.lanes)
@@ -69,9 +74,10 @@ class ScoreWords(Component):
                 m.d.sync += lane.eq(self.score)
             m.d.comb += write.data[i].eq(lane)
         m.d.comb += [
-            write.addr.eq(delay(m, row[lane_bits:], 1, name="written")),
+            write.addr.eq(delay(m, Cat(self.score_segment[:bits], row[lane_bits:]), 1,
+                                name="written")),
             write.en.eq(delay(m, self.score_en, 1, name="score_en", reset=True)),
-            read.addr.eq(self.word),
+            read.addr.eq(Cat(self.segment[:bits], self.word)),
             self.scores.eq(read.data),
         ]
         return m
@@ -163,8 +169,9 @@ class TopKSearch(Component):
     a cycle, and what is not below is counted. The last candidate that fails is T + 1, so that its
     count is that of the scores above T.
 
-    Scores come in the order of the positions, from 0, and not during a search (the last one may
-    come in the cycle before ``start``); ``keep``, ``first`` and ``count`` do not change during it.
+    Scores of a segment come in the order of the positions, from 0, and not during a search (the
+    last one may come in the cycle before ``start``); ``segment``, ``keep``, ``first`` and ``count``
+    do not change during it.
     ``first`` is at least 1: there is a class token. ``threshold`` and ``ties`` stay until the next
     start.
 
@@ -180,8 +187,10 @@ class TopKSearch(Component):
 
     Members
     -------
-    score_en, score_row, score : In
-        Writes the score of a position.
+    score_en, score_segment, score_row, score : In
+        Writes the score of a position of a segment.
+    segment : In
+        Segment that is searched, and read.
     start : In(1)
         Begins a search.
     keep : In(16)
@@ -205,6 +214,8 @@ class TopKSearch(Component):
         self.step_cycles = 1 + tree_latency(self.comparators) + 1 + 1
         super().__init__({
             "score_en": In(1),
+            "score_segment": In(range(SEGMENTS)),
+            "segment": In(range(SEGMENTS)),
             "score_row": In(range(config.max_tokens)),
             "score": In(SCORE_BITS),
             "start": In(1),
@@ -223,18 +234,20 @@ class TopKSearch(Component):
         # Scores: as wide as the comparators, and one by one
         m.submodules.words = words = ScoreWords(self.config)
         m.submodules.narrow = narrow = Memory(
-            shape=unsigned(SCORE_BITS), depth=self.config.max_tokens, init=[],
+            shape=unsigned(SCORE_BITS), depth=self.config.max_tokens << words.segment_bits, init=[],
             attrs={"ram_style": "block"})
         write, read = narrow.write_port(), narrow.read_port()
         m.submodules.lanes = lanes = PatchLanes(self.config)
         m.d.comb += [
             words.score_en.eq(self.score_en),
+            words.score_segment.eq(self.score_segment),
             words.score_row.eq(self.score_row),
             words.score.eq(self.score),
-            write.addr.eq(self.score_row),
+            words.segment.eq(self.segment),
+            write.addr.eq(Cat(self.score_segment[:words.segment_bits], self.score_row)),
             write.data.eq(self.score),
             write.en.eq(self.score_en),
-            read.addr.eq(self.read_row),
+            read.addr.eq(Cat(self.segment[:words.segment_bits], self.read_row)),
             self.read_score.eq(read.data),
             lanes.first.eq(self.first),
             lanes.count.eq(self.count),

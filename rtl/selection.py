@@ -21,7 +21,7 @@ def connect_selector(m: Module, core: "Core", pipeline: RowPipeline) -> None:
     borrows."""
     dispatcher, issue, rowsum = core.dispatcher, core.issue, core.rowsum
     tokens, attention, selector = core.token_list, core.class_attention, core.selector
-    statistics, taps = core.statistics, core.taps
+    segments, statistics, taps = core.segments, core.statistics, core.taps
 
     # The class token's exponentials, from the prologue, and the reciprocal of their sum
     k = core.at_prologue + core.prologue.EXPONENTIAL_LATENCY
@@ -32,7 +32,7 @@ def connect_selector(m: Module, core: "Core", pipeline: RowPipeline) -> None:
     def of_class_token(at: int) -> Value:
         row = pipeline.row(at)
         return (pipeline.valid(at) & pipeline.field(at, "class_attention")
-                & (row.position == 0) & row.tile.first_column)
+                & (row.index == 0) & row.tile.first_column)
 
     m.d.comb += [
         attention.e.eq(core.prologue.exponential),
@@ -44,7 +44,10 @@ def connect_selector(m: Module, core: "Core", pipeline: RowPipeline) -> None:
         attention.reciprocal_valid.eq(of_class_token(sum_at) & summed.tile.last_k),
         attention.mantissa.eq(rowsum.mantissa),
         attention.shift.eq(rowsum.shift),
-        attention.tokens.eq(dispatcher.tokens),
+        attention.segment.eq(pipeline.field(k, "segment")),
+        attention.tokens.eq(Mux(pipeline.field(sum_at, "of_segment"),
+                                segments.current[pipeline.field(sum_at, "segment")].count,
+                                segments.tokens)),
     ]
 
     # Statistics of the heads of a row, beside those of the row
@@ -55,15 +58,23 @@ def connect_selector(m: Module, core: "Core", pipeline: RowPipeline) -> None:
 
     # The selector: scores come from the class token's attention or from a classifier
     m.d.comb += [
-        selector.init.eq(dispatcher.tokens_start),
+        selector.init.eq(dispatcher.image_start),
+        selector.init_image.eq(dispatcher.image.image),
         selector.start.eq(dispatcher.select_start),
         selector.select.eq(dispatcher.select),
-        selector.tokens.eq(dispatcher.tokens),
+        selector.segment.eq(segments.current[dispatcher.select.segment]),
         selector.apply.eq(dispatcher.prune),
+        selector.kept_base.eq(segments.kept_base),
+        selector.dropped_base.eq(segments.dropped_base),
+        segments.start.eq(dispatcher.select_start),
+        segments.append.eq(selector.append),
+        segments.segment.eq(selector.image),
+        segments.kept.eq(selector.kept),
+        segments.dropped.eq(selector.dropped),
         dispatcher.selector_busy.eq(selector.busy),
-        dispatcher.tokens_after.eq(selector.tokens_after),
         selector.attention_busy.eq(attention.busy),
         selector.score_en.eq(attention.score_en),
+        selector.score_segment.eq(attention.score_segment),
         selector.score_row.eq(attention.score_row),
         selector.score.eq(attention.score),
         selector.pair_valid.eq(statistics.pair_valid),
@@ -83,13 +94,12 @@ def connect_selector(m: Module, core: "Core", pipeline: RowPipeline) -> None:
 
     # The list that it writes, by which rows are issued
     m.d.comb += [
-        tokens.init.eq(dispatcher.tokens_start),
+        tokens.image.eq(dispatcher.image_start),
+        tokens.first_row.eq(core.first_row),
         tokens.flip.eq(dispatcher.prune),
-        dispatcher.tokens_busy.eq(tokens.busy),
         tokens.position.eq(issue.list_position),
         tokens.dropped.eq(issue.list_dropped),
         issue.list_row.eq(tokens.row),
-        issue.dropped_rows.eq(selector.dropped_rows),
         tokens.scan_position.eq(selector.scan_position),
         selector.scan_row.eq(tokens.scan_row),
         tokens.write_en.eq(selector.write_en),
@@ -144,7 +154,7 @@ def connect_package(m: Module, core: "Core", pipeline: RowPipeline) -> None:
     part_blocks = config.package_lanes // config.block
     turn = late.tile.column_tile[:ceil_log2(config.banks // config.column_blocks)]
     with m.If(statistics.package_valid):
-        m.d.comb += core.residual.write_addr.eq(addr)
+        m.d.comb += [core.residual.write_addr.eq(addr), core.frame.residual_ready.eq(0)]
         for bank in range(config.banks):
             g = bank % config.column_blocks
             m.d.comb += core.residual.write_en[bank].eq(

@@ -12,6 +12,7 @@ from rtl.config import Config
 from rtl.kept_map import KeptMap
 from rtl.registers import WORD_ADDRESS_BITS
 from rtl.search import TopKSearch
+from rtl.segments import segment_layout
 from rtl.shares import Shares
 from rtl.token_list import TokenList
 
@@ -31,19 +32,20 @@ class SelectorPhase(enum.Enum, shape=3):
 class Selector(wiring.Component):
     """One scan over the tokens: ``keep = S > T, or S = T and one of the first`` or ``A >= 64 B``.
 
-    ``init`` begins a run: no selector yet, no package token. ``start`` begins a selector, while
-    passes go on; ``select`` is taken with it, ``tokens`` stays until ``apply``. TOPK waits for the
-    class attention unit and searches its threshold; the scores have been stored as they came, by
-    position. THRESHOLD is started before the pass of the classes, and the scan follows their pairs,
-    in the order of the positions. It reads one position a cycle, and writes the rows that stay to
-    the other bank of the token list and the others to the dropped list. Special and package tokens
-    stay, but a package that is merged goes with the patches, if one goes. The row of the first
-    that is dropped is that of the package token and comes at the end; where none is dropped, the
-    dropped list has the row of the last token, with a share of one, and the package pass changes
-    nothing.
+    ``init`` begins an image: no package token yet; the first one of a round also has no selector
+    yet. ``start`` begins a selector, while passes go on; ``select`` and the segment are taken with
+    it. TOPK waits for the class attention unit and searches its threshold; the scores have been
+    stored as they came, by segment and position. THRESHOLD is started before the pass of the
+    classes, and the scan follows their pairs, in the order of the positions. It reads one position
+    a cycle, and writes the rows that stay to the other bank of the token list and the others to the
+    dropped list. Special and package tokens stay, but a package that is merged goes with the
+    patches, if one goes. The row of the first that is dropped is that of the package token and
+    comes at the end; where none is dropped, the dropped list has the row of the last token, with a
+    share of one, and the package pass changes nothing.
 
-    When ``busy`` falls, the lists, ``tokens_after``, shares and counts are there.
-    ``apply`` follows: the next ``start`` is of the next selector.
+    Both lists are appended to, from ``kept_base`` and ``dropped_base`` on. With ``append`` they,
+    ``kept``, ``dropped``, shares and counts are there, and ``busy`` falls. ``apply``: the next
+    ``start`` is of the next selector.
 
     Latency: at most ``busy_cycles(tokens, dropped)`` beside search and class attention for TOPK,
     ``busy_cycles(1, dropped)`` from the last pair for THRESHOLD.
@@ -53,15 +55,17 @@ class Selector(wiring.Component):
     Parameters
     ----------
     config
-        ``max_tokens`` and ``columns`` are used.
+        ``max_tokens``, ``pass_rows``, ``residual_rows``, ``images`` and ``columns`` are used.
 
     Members
     -------
-    init, start, apply : In; busy : Out
-        Pulses; high from the cycle after ``start``.
-    select, tokens : In
-        Instruction, tokens before the selector.
-    attention_busy, score_en, score_row, score : In
+    init, init_image, start, apply : In; busy : Out
+        Pulses, the image that begins; high from the cycle after ``start``.
+    select, segment : In
+        Instruction, the segment that it is about.
+    kept_base, dropped_base : In; append, image, kept, dropped : Out
+        As of ``SegmentTable``.
+    attention_busy, score_en, score_segment, score_row, score : In
         From ``ClassAttention``.
     pair_valid, pair_row, pair_weighted, pair_importance : In
         A and B of a position.
@@ -69,9 +73,6 @@ class Selector(wiring.Component):
         Reciprocal unit, of ``RowSum``: ``Reciprocal.LATENCY`` cycles behind.
     scan_position : Out; scan_row : In; write_en, write_dropped, write_position, write_row : Out
         Of ``TokenList``.
-    tokens_after, dropped_rows : Out
-        Tokens after the selector, until the next start; rows of the dropped list, at least one,
-        from ``apply`` to the next one.
     share_row : In; share : Out
         Place in the dropped list; its share, one cycle later.
     readback_at : In; readback : Out
@@ -89,24 +90,28 @@ class Selector(wiring.Component):
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        index = range(config.max_tokens)
+        index, image = range(config.max_tokens), range(isa.SEGMENTS)
+        position, row = range(config.pass_rows), range(config.residual_rows)
+        segment = segment_layout(config)
+        base = segment["start"].shape
         super().__init__({
-            "init": In(1), "start": In(1), "apply": In(1), "busy": Out(1),
-            "select": In(isa.select_layout), "tokens": In(16),
-            "attention_busy": In(1), "score_en": In(1), "score_row": In(index),
-            "score": In(isa.SCORE_BITS),
-            "pair_valid": In(1), "pair_row": In(index), "pair_weighted": In(isa.WEIGHTED_BITS),
+            "init": In(1), "init_image": In(image), "start": In(1), "apply": In(1), "busy": Out(1),
+            "select": In(isa.select_layout), "segment": In(segment),
+            "kept_base": In(base), "dropped_base": In(base),
+            "append": Out(1), "image": Out(image), "kept": Out(base), "dropped": Out(base),
+            "attention_busy": In(1), "score_en": In(1), "score_segment": In(image),
+            "score_row": In(index), "score": In(isa.SCORE_BITS),
+            "pair_valid": In(1), "pair_row": In(position), "pair_weighted": In(isa.WEIGHTED_BITS),
             "pair_importance": In(isa.IMPORTANCE_BITS),
             "request": Out(1), "request_sum": Out(isa.SUM_BITS),
             "request_scale_m": Out(isa.MANTISSA_BITS), "request_scale_s": Out(isa.SHIFT_BITS),
             "reciprocal": In(isa.RowScale),
-            "scan_position": Out(index), "scan_row": In(index),
-            "write_en": Out(1), "write_dropped": Out(1), "write_position": Out(index),
-            "write_row": Out(index),
-            "tokens_after": Out(16), "dropped_rows": Out(11),
-            "share_row": In(index), "share": Out(isa.SHARE_BITS),
+            "scan_position": Out(position), "scan_row": In(row),
+            "write_en": Out(1), "write_dropped": Out(1), "write_position": Out(position),
+            "write_row": Out(row),
+            "share_row": In(position), "share": Out(isa.SHARE_BITS),
             "readback_at": In(WORD_ADDRESS_BITS), "readback": Out(32),
-            "scan_valid": Out(1), "scan_physical": Out(index), "scan_keep": Out(1),
+            "scan_valid": Out(1), "scan_physical": Out(row), "scan_keep": Out(1),
             "weight_valid": Out(1), "weight": Out(isa.WEIGHT_BITS),
             "share_valid": Out(1), "share_index": Out(index), "share_value": Out(isa.SHARE_BITS),
             "phase": Out(SelectorPhase),
@@ -127,11 +132,12 @@ class Selector(wiring.Component):
 
         # What lasts from one selector to the next; then what is so for one.
         index = Signal(range(isa.SELECTORS + 1))
-        packages = Signal(range(isa.SELECTORS + 1))
+        packages = Signal(data.ArrayLayout(range(isa.SELECTORS + 1), isa.SEGMENTS))
         select = Signal(isa.select_layout, reset_less=True)
+        segment = Signal.like(self.segment, reset_less=True)
         patch_end = Signal(size, reset_less=True)
-        kept, patches, ties, dropped = (Signal(size, name=n) for n in (
-            "kept", "patches", "ties", "dropped"))
+        patches, ties = Signal(size), Signal(size)
+        kept, dropped = self.kept, self.dropped
         by_score = Signal()
         pairs_here = Signal(size)
 
@@ -144,8 +150,10 @@ class Selector(wiring.Component):
                 with m.If(self.start):
                     m.d.comb += shares.start.eq(1)
                     m.d.sync += [self.busy.eq(1), select.eq(self.select), position.eq(0),
-                                 patch_end.eq(self.tokens - packages), pairs_here.eq(0),
-                                 kept.eq(0), patches.eq(0), ties.eq(0), dropped.eq(0)]
+                                 segment.eq(self.segment),
+                                 patch_end.eq(self.segment.count - packages[self.select.image]),
+                                 pairs_here.eq(0), kept.eq(0), patches.eq(0), ties.eq(0),
+                                 dropped.eq(0)]
                     m.next = "SCORES"
             with m.State("SCORES"):
                 m.d.comb += self.phase.eq(SelectorPhase.SCORES)
@@ -161,13 +169,14 @@ class Selector(wiring.Component):
             with m.State("SCAN"):
                 m.d.comb += self.phase.eq(SelectorPhase.SCAN)
                 with m.If(by_score | (position < pairs_here)):
-                    m.d.comb += [scanning.eq(1), last.eq(position + 1 == self.tokens)]
+                    m.d.comb += [scanning.eq(1), last.eq(position + 1 == segment.count)]
                     m.d.sync += position.eq(position + 1)
                 with m.If(last):
                     m.next = "SHARES"
             with m.State("SHARES"):
                 m.d.comb += self.phase.eq(SelectorPhase.SHARES)
                 with m.If(~shares.busy):
+                    m.d.comb += self.append.eq(1)
                     m.d.sync += self.busy.eq(0)
                     m.next = "IDLE"
         m.d.comb += by_score.eq(select.kind == isa.SelectorKind.TOPK)
@@ -175,7 +184,7 @@ class Selector(wiring.Component):
         # The scan reads the scores of the search, the pairs, and the rows.
         pairs = Memory(shape=data.StructLayout({"weighted": isa.WEIGHTED_BITS,
                                                 "importance": isa.IMPORTANCE_BITS}),
-                       depth=config.max_tokens, init=[], attrs={"ram_style": "block"})
+                       depth=config.pass_rows, init=[], attrs={"ram_style": "block"})
         m.submodules.pairs = pairs
         read, write = pairs.read_port(), pairs.write_port()
         m.d.comb += [
@@ -183,8 +192,10 @@ class Selector(wiring.Component):
             write.addr.eq(self.pair_row),
             write.data.weighted.eq(self.pair_weighted),
             write.data.importance.eq(self.pair_importance),
-            read.addr.eq(position),
-            self.scan_position.eq(position),
+            read.addr.eq(self.scan_position),
+            self.scan_position.eq(segment.start + position),
+            self.image.eq(select.image),
+            search.segment.eq(select.segment),
             search.read_row.eq(position),
             search.keep.eq(select.keep),
             search.first.eq(select.special),
@@ -226,7 +237,8 @@ class Selector(wiring.Component):
             self.scan_valid.eq(valid),
             self.write_en.eq(valid | append),
             self.write_dropped.eq(~keep),
-            self.write_position.eq(Mux(keep, kept, dropped)),
+            self.write_position.eq(Mux(keep, self.kept_base + kept,
+                                       self.dropped_base + dropped)),
             row_out.eq(Mux(append, last_row, row)),
             patch_out.eq(patch),
             shares.dropped.eq(valid & ~keep),
@@ -240,26 +252,32 @@ class Selector(wiring.Component):
                 m.d.sync += dropped.eq(dropped + 1)
         with m.If(valid & patch & keep):
             m.d.sync += [patches.eq(patches + 1), ties.eq(ties + equal)]
-        with m.If(append & any_dropped):
-            m.d.sync += packages.eq(Mux(select.merged, 1, packages + 1))
         with m.If(self.apply):
-            m.d.sync += [index.eq(index + 1), self.dropped_rows.eq(dropped)]
-        with m.If(self.init):
-            m.d.sync += [index.eq(0), packages.eq(0)]
+            m.d.sync += index.eq(index + 1)
+        with m.If(self.init & (self.init_image == 0)):
+            m.d.sync += index.eq(0)
+        for i in range(isa.SEGMENTS):
+            with m.If(append & any_dropped & (select.image == i)):
+                m.d.sync += packages[i].eq(Mux(select.merged, 1, packages[i] + 1))
+            with m.If(self.init & (self.init_image == i)):
+                m.d.sync += packages[i].eq(0)
 
         m.d.comb += [
             self.write_row.eq(row_out),
             self.scan_physical.eq(row_out),
             self.scan_keep.eq(~self.write_dropped),
-            self.tokens_after.eq(kept),
             shares.quotient.eq(~by_score),
             shares.package.eq(delay(m, package, 1, name="package_out")),
             shares.score.eq(delay(m, score, 2, name="score_out")),
             shares.importance.eq(delay(m, pair.importance, 3, name="importance_out")),
             shares.finish.eq(append),
             shares.init.eq(self.init),
-            kept_map.init.eq(self.init),
+            shares.init_image.eq(self.init_image),
+            shares.image.eq(select.image),
+            shares.base.eq(self.dropped_base),
+            kept_map.init.eq(self.init & (self.init_image == 0)),
             kept_map.index.eq(index),
+            kept_map.image.eq(select.image),
             kept_map.drop.eq(shares.dropped & patch_out),
             kept_map.drop_row.eq(row_out),
             kept_map.count.eq(delay(m, append, 1, name="append_out", reset=True)),
@@ -268,7 +286,7 @@ class Selector(wiring.Component):
             kept_map.at.eq(self.readback_at),
             self.readback.eq(kept_map.word),
         ]
-        for name in ("score_en", "score_row", "score"):
+        for name in ("score_en", "score_segment", "score_row", "score"):
             m.d.comb += getattr(search, name).eq(getattr(self, name))
         for name in ("reciprocal", "share_row"):
             m.d.comb += getattr(shares, name).eq(getattr(self, name))

@@ -2,9 +2,10 @@
 """What a selector drops becomes one package token: the weights of the rows, and their shares."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import bits_for
 
 from rtl import isa
 from rtl.arith import delay
@@ -40,12 +41,15 @@ class Shares(wiring.Component):
     Parameters
     ----------
     config
-        ``max_tokens`` is used.
+        ``max_tokens`` and ``pass_rows`` are used.
 
     Members
     -------
-    init : In
-        Pulse: there is no package yet.
+    init, init_image : In
+        Pulse: there is no package of this image yet.
+    image, base : In
+        From ``start`` on: image of the rows; place of the first of them in the list of dropped
+        rows.
     start, finish : In; busy : Out
         Pulses; high from the cycle after ``start`` until all shares are there.
     quotient : In
@@ -68,15 +72,18 @@ class Shares(wiring.Component):
 
     def __init__(self, config: Config) -> None:
         self.max_tokens = config.max_tokens
-        index = range(config.max_tokens)
+        self.pass_rows = config.pass_rows
+        index, place = range(config.max_tokens), range(config.pass_rows)
         super().__init__({
-            "init": In(1), "start": In(1), "finish": In(1), "busy": Out(1), "quotient": In(1),
+            "init": In(1), "init_image": In(range(isa.SEGMENTS)),
+            "image": In(range(isa.SEGMENTS)), "base": In(bits_for(config.pass_rows)),
+            "start": In(1), "finish": In(1), "busy": Out(1), "quotient": In(1),
             "dropped": In(1), "package": In(1), "score": In(isa.WEIGHTED_BITS),
             "importance": In(isa.IMPORTANCE_BITS),
             "request": Out(1), "request_sum": Out(isa.SUM_BITS),
             "request_scale_m": Out(isa.MANTISSA_BITS), "request_scale_s": Out(isa.SHIFT_BITS),
             "reciprocal": In(isa.RowScale),
-            "share_row": In(index), "share": Out(isa.SHARE_BITS),
+            "share_row": In(place), "share": Out(isa.SHARE_BITS),
             "weight_valid": Out(1), "weight": Out(isa.WEIGHT_BITS),
             "share_valid": Out(1), "share_index": Out(index), "share_value": Out(isa.SHARE_BITS),
         })
@@ -95,11 +102,12 @@ class Shares(wiring.Component):
         read_index = Signal(range(self.max_tokens + 1))  # weight that becomes a share
         take = Signal()                                  # it is read
         sums = Signal(isa.WEIGHT_BITS)      # sum of the weights; what the shares leave of one
-        carried = Signal(isa.WEIGHT_BITS)   # weight of the package there is
+        # Weight of the package there is, of each image
+        carried = Signal(data.ArrayLayout(isa.WEIGHT_BITS, isa.SEGMENTS))
         shifted = Signal(isa.WEIGHT_BITS, reset_less=True)
         scale_s = Signal(isa.SHIFT_BITS, reset_less=True)
 
-        weights = Memory(shape=isa.WEIGHT_BITS, depth=self.max_tokens, init=[],
+        weights = Memory(shape=isa.WEIGHT_BITS, depth=self.pass_rows, init=[],
                          attrs={"ram_style": "block"})
         m.submodules.weights = weights
         read, write = weights.read_port(), weights.write_port()
@@ -113,7 +121,7 @@ class Shares(wiring.Component):
         value = Signal(isa.WEIGHT_BITS)
         plain = Signal()
         m.d.comb += [
-            value.eq(Mux(sharing, read.data, Mux(package, carried, score))),
+            value.eq(Mux(sharing, read.data, Mux(package, carried[self.image], score))),
             plain.eq(~sharing & (package | ~self.quotient)),
         ]
         result = self._multiply(m, value, plain)
@@ -128,9 +136,9 @@ class Shares(wiring.Component):
             self.share_index.eq(Mux(last_share, 0, count)),
             self.share_value.eq(write.data),
             write.en.eq(result_valid | last_share),
-            write.addr.eq(self.share_index),
+            write.addr.eq(self.base + self.share_index),
             write.data.eq(Mux(last_share, sums, self.weight)),
-            read.addr.eq(Mux(self.busy, read_index, self.share_row)),
+            read.addr.eq(Mux(self.busy, self.base + read_index, self.share_row)),
             self.share.eq(read.data),
             self.request_sum.eq(shifted),
             self.request_scale_m.eq(Mux(sharing, _SHARE_M, _QUOTIENT_M)),
@@ -167,7 +175,7 @@ class Shares(wiring.Component):
                     with m.If(count == 0):
                         m.next = "FIRST"
                     with m.Else():
-                        m.d.sync += carried.eq(sums)
+                        m.d.sync += carried[self.image].eq(sums)
             with m.State("NORMALISE"):
                 with m.If(shifted[isa.SUM_BITS:].any()):
                     m.d.sync += [shifted.eq(shifted >> 1), scale_s.eq(scale_s + 1)]
@@ -192,7 +200,7 @@ class Shares(wiring.Component):
                 m.d.sync += [self.busy.eq(0), sharing.eq(0)]
                 m.next = "IDLE"
         with m.If(self.init):
-            m.d.sync += carried.eq(0)
+            m.d.sync += carried[self.init_image].eq(0)
         return m
 
     def _multiply(self, m: Module, value: Signal, plain: Signal) -> Signal:

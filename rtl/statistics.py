@@ -32,7 +32,8 @@ SQUARE_BITS = 2 * WIDE_BITS - 1
 
 _SUMS = data.StructLayout({"sum": signed(NORM_SUM_BITS), "sumsq": unsigned(NORM_SUMSQ_BITS)})
 _NORM = data.StructLayout({"mean": signed(MEAN_BITS), "scale": RowScale})
-_DISTRIBUTED = {"ram_style": "distributed"}
+#: Deepest memory that is distributed: one of 64 rows is a LUT a bit.
+_DISTRIBUTED_DEPTH = 256
 #: LayerNorms that are kept of a row.
 _NORM_SLOTS = 4
 _FACTOR = signed(SHARE_BITS + 1)
@@ -40,6 +41,10 @@ _FACTOR = signed(SHARE_BITS + 1)
 _PACKAGE_SUM = signed(WIDE_BITS + SHARE_BITS)
 _ONE_HALF = SHARE_BITS - 2
 _STEP = data.StructLayout({"enable": 1, "accumulate": 1, "half": 1})
+
+
+def _style(depth: int) -> dict[str, str]:
+    return {"ram_style": "distributed" if depth <= _DISTRIBUTED_DEPTH else "block"}
 
 
 class Square(Component):
@@ -198,14 +203,14 @@ class Statistics(Component):
     Latency: ``latency`` cycles until a read sees mean and scale: block sums, adder tree, running
     sums, NormScale, write. The outputs for tracing come one cycle earlier. Sums of pairs come after
     ``pair_latency`` cycles, a package ``PACKAGE_LATENCY`` cycles after its last row, for one cycle.
-    Resources: ``columns`` DSPs and those of :class:`NormScale`, ``113 * max_tokens`` bits of
-    distributed memory; with ``pruning`` ``66 * max_tokens`` and 47 of four times as many rows of
+    Resources: ``columns`` DSPs and those of :class:`NormScale`, ``113 * residual_rows`` bits of
+    distributed memory; with ``pruning`` ``66 * residual_rows`` and 47 of four times as many rows of
     block RAM, and 66 LUTs a package lane.
 
     Parameters
     ----------
     config
-        Configuration; ``columns``, ``max_tokens`` and ``pruning`` are used.
+        Configuration; ``columns``, ``residual_rows`` and ``pruning`` are used.
 
     Members
     -------
@@ -215,13 +220,13 @@ class Statistics(Component):
         Blocks that count.
     valid : In(1)
         A row of the residual enters.
-    row : In(range(max_tokens))
+    row : In(range(residual_rows))
         Which one, physically.
     first, last : In(1)
         Its first and its last column tile.
     channels, mean_m, mean_s, scale_m, scale_s, epsilon : In
         As of :class:`NormScale`; with ``data``.
-    read_row : In(range(max_tokens))
+    read_row : In(range(residual_rows))
         Row to be read.
     read_mean, read_scale : Out
         Its mean and scale, one cycle later.
@@ -251,12 +256,12 @@ class Statistics(Component):
         self.block = config.block
         self.blocks = [BlockSums(size=self.block, package=c < self.package_lanes)
                        for c in range(0, config.columns, self.block)]
-        self.max_tokens = config.max_tokens
+        self.residual_rows = config.residual_rows
         #: Cycles until the running sums are there.
         self._sum_latency = self.blocks[0].latency + tree_latency(len(self.blocks)) + 1
         self.latency = self._sum_latency + NormScale.LATENCY + 1
         self.pair_latency = self._sum_latency
-        row = range(self.max_tokens)
+        row = range(self.residual_rows)
         ports = {
             "data": In(data.ArrayLayout(signed(WIDE_BITS), config.columns)),
             "enable": In(len(self.blocks)),
@@ -322,8 +327,8 @@ class Statistics(Component):
 
         # Running sums
         first = self.first | self.pairs if self.pruning else self.first
-        m.submodules.sums = sums = Memory(shape=_SUMS, depth=self.max_tokens, init=[],
-                                          attrs=_DISTRIBUTED)
+        m.submodules.sums = sums = Memory(shape=_SUMS, depth=self.residual_rows, init=[],
+                                          attrs=_style(self.residual_rows))
         read, write = sums.read_port(), sums.write_port()
         cycles = self._sum_latency
         read_row = delay(m, self.row, cycles - 2, name="row")
@@ -400,15 +405,14 @@ class Statistics(Component):
         finished = Signal()
         m.d.comb += finished.eq(valid & delay(m, self.last, cycles, name="last"))
 
-        depth, attrs = self.max_tokens, _DISTRIBUTED
+        depth = self.residual_rows
         write_slot, read_slot = Const(0, 0), Const(0, 0)
         if self.pruning:
             # The slot is the upper part of the address: rows of a slot begin at a power of two.
-            depth = ((_NORM_SLOTS - 1) << len(self.row)) + self.max_tokens
-            attrs = {"ram_style": "block"}
+            depth = ((_NORM_SLOTS - 1) << len(self.row)) + self.residual_rows
             write_slot = delay(m, self.norm_slot, self.latency - 1, name="slot")
             read_slot = self.read_slot
-        m.submodules.norms = norms = Memory(shape=_NORM, depth=depth, init=[], attrs=attrs)
+        m.submodules.norms = norms = Memory(shape=_NORM, depth=depth, init=[], attrs=_style(depth))
         read_norm, write_norm = norms.read_port(), norms.write_port()
         late_total = _SUMS(delay(m, total, NormScale.LATENCY, name="total"))
         m.d.comb += [

@@ -44,12 +44,12 @@ class Taps(wiring.Signature):
     """
 
     def __init__(self, config: Config):
-        index = range(config.max_tokens)
+        index, row = range(config.max_tokens), range(config.residual_rows)
         selector = {
             "score_valid": Out(1), "score_row": Out(index), "score": Out(isa.SCORE_BITS),
             "pair_valid": Out(1), "pair_weighted": Out(isa.WEIGHTED_BITS),
             "pair_importance": Out(isa.IMPORTANCE_BITS),
-            "scan_valid": Out(1), "scan_row": Out(index), "scan_keep": Out(1),
+            "scan_valid": Out(1), "scan_row": Out(row), "scan_keep": Out(1),
             "weight_valid": Out(1), "weight": Out(isa.WEIGHT_BITS),
             "share_valid": Out(1), "share_index": Out(index), "share": Out(isa.SHARE_BITS),
         } if config.pruning else {}

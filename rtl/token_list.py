@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The token list: at which row of the residual a token is."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -14,14 +14,14 @@ __all__ = ["TokenList"]
 class TokenList(wiring.Component):
     """``row = list[position]``, of the tokens that are left or of those that were dropped last.
 
-    Rows stay where they are for the whole of a run; what is pruned is this list of them. There are
-    two lists of tokens, so that a selector writes one while passes read the other, and one of
+    Rows stay where they are for the whole of a round; what is pruned is this list of them. There
+    are two lists of tokens, so that selectors write one while passes read the other, and one of
     dropped tokens, which nothing reads while it is written.
 
-    There is no flow control. After ``init`` the list is the identity, when ``busy`` has fallen;
-    nothing else may happen before. ``flip`` exchanges the lists, from the next cycle on.
+    There is no flow control. With ``image`` the list is ``position + first_row``, from the next
+    cycle on; ``flip`` exchanges the lists.
 
-    Latency: ``LATENCY`` cycle of a read; ``config.max_tokens`` cycles of ``init``.
+    Latency: ``LATENCY`` cycle of a read.
 
     Resources: the three lists in distributed memory, as the row is multiplied in the next cycle; a
     copy of the first two for the selector, which need not be quick, in block RAM.
@@ -29,12 +29,12 @@ class TokenList(wiring.Component):
     Parameters
     ----------
     config
-        ``max_tokens`` is used.
+        ``pass_rows`` and ``residual_rows`` are used.
 
     Members
     -------
-    init : In; busy : Out
-        Pulse; from the next cycle on high until the list is the identity.
+    image, first_row : In
+        Pulse; with it the row of the first token.
     flip : In
         Pulse: the list that was written is the one that is read.
     position, dropped : In; row : Out
@@ -48,20 +48,20 @@ class TokenList(wiring.Component):
     LATENCY = 1
 
     def __init__(self, config: Config) -> None:
-        self.max_tokens = config.max_tokens
-        index = range(config.max_tokens)
+        self.pass_rows = config.pass_rows
+        position, row = range(config.pass_rows), range(config.residual_rows)
         super().__init__({
-            "init": In(1), "busy": Out(1), "flip": In(1),
-            "position": In(index), "dropped": In(1), "row": Out(index),
-            "scan_position": In(index), "scan_row": Out(index),
-            "write_en": In(1), "write_dropped": In(1), "write_position": In(index),
-            "write_row": In(index),
+            "image": In(1), "first_row": In(row), "flip": In(1),
+            "position": In(position), "dropped": In(1), "row": Out(row),
+            "scan_position": In(position), "scan_row": Out(row),
+            "write_en": In(1), "write_dropped": In(1), "write_position": In(position),
+            "write_row": In(row),
         })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         # The upper two bits of the address: lists 0 and 1 of tokens, and that of dropped tokens.
-        depth = (2 << len(self.position)) + self.max_tokens
+        depth = (2 << len(self.position)) + self.pass_rows
         m.submodules.lists = lists = Memory(shape=len(self.row), depth=depth, init=[],
                                             attrs={"ram_style": "distributed"})
         m.submodules.copy = copy = Memory(shape=len(self.row), depth=2 << len(self.position),
@@ -69,25 +69,29 @@ class TokenList(wiring.Component):
         read, scan = lists.read_port(), copy.read_port()
         write, write_copy = lists.write_port(), copy.write_port()
         current = Signal()
-        count = Signal(range(self.max_tokens))
+        # Until the first flip the rows are in order: nothing is read.
+        in_order = Signal()
+        first_row = Signal.like(self.first_row)
         with m.If(self.flip):
-            m.d.sync += current.eq(~current)
-        with m.If(self.init):
-            m.d.sync += [self.busy.eq(1), count.eq(0), current.eq(0)]
-        with m.Elif(self.busy):
-            m.d.sync += count.eq(count + 1)
-            with m.If(count == self.max_tokens - 1):
-                m.d.sync += self.busy.eq(0)
+            m.d.sync += [current.eq(~current), in_order.eq(0)]
+        with m.If(self.image):
+            m.d.sync += [in_order.eq(1), first_row.eq(self.first_row)]
+
+        def chosen(position: Value, stored: Value, dropped: Value, name: str) -> Value:
+            ordered = Signal.like(self.row, name=f"{name}_ordered", reset_less=True)
+            is_ordered = Signal(name=f"{name}_is_ordered", reset_less=True)
+            m.d.sync += [ordered.eq(position + first_row), is_ordered.eq(in_order & ~dropped)]
+            return Mux(is_ordered, ordered, stored)
+
         m.d.comb += [
             read.addr.eq(Cat(self.position, current & ~self.dropped, self.dropped)),
             scan.addr.eq(Cat(self.scan_position, current)),
-            self.row.eq(read.data),
-            self.scan_row.eq(scan.data),
-            write.en.eq(self.busy | self.write_en),
-            write.addr.eq(Mux(self.busy, count, Cat(self.write_position,
-                                                    ~current & ~self.write_dropped,
-                                                    self.write_dropped))),
-            write.data.eq(Mux(self.busy, count, self.write_row)),
+            self.row.eq(chosen(self.position, read.data, self.dropped, "row")),
+            self.scan_row.eq(chosen(self.scan_position, scan.data, Const(0), "scan")),
+            write.en.eq(self.write_en),
+            write.addr.eq(Cat(self.write_position, ~current & ~self.write_dropped,
+                              self.write_dropped)),
+            write.data.eq(self.write_row),
             write_copy.en.eq(write.en & ~write.addr[-1]),
             write_copy.addr.eq(write.addr),
             write_copy.data.eq(write.data),

@@ -35,7 +35,7 @@ from rtl.control import Control
 from rtl.core import Core
 from rtl.emit import emit
 from rtl.isa import ISA_VERSION
-from rtl.registers import ADDRESS_BITS, REGISTERS
+from rtl.registers import ADDRESS_BITS, ARGUMENTS, REGISTERS
 from rtl.taps import Taps
 
 __all__ = ["HeatViT", "emit_verilog", "main"]
@@ -105,6 +105,7 @@ class HeatViT(wiring.Component):
         for p, reader in enumerate(readers):
             connect_flat(m, self, f"m_axi_gmem{p}", reader.axi)
             weight = len(reader.request) - 1
+            m.d.comb += reader.hold[weight].eq(core.weight_hold)
             wiring.connect(m, core.weight_request[p], reader.request[weight])
             wiring.connect(m, reader.data[weight], core.weight[p])
         connect_flat(m, self, "m_axi_gmem0", writer.axi)
@@ -124,6 +125,7 @@ class HeatViT(wiring.Component):
             control.core_error_index.eq(core.error_index),
             control.core_top_class.eq(core.top_class),
             control.core_tokens.eq(core.tokens),
+            control.core_images_done.eq(core.images_done),
             control.stall.eq(core.stall),
             control.masters_idle.eq(Cat(r.idle for r in readers).all() & writer.idle),
             control.read_error.eq(Cat(r.error for r in readers).any()),
@@ -132,9 +134,8 @@ class HeatViT(wiring.Component):
             control.write_beat.eq(writer.beat),
             *(r.stop.eq(control.stop) for r in (*readers, writer)),
         ]
-        for name in ("model_addr", "frame_addr", "output_addr", "model_bytes", "frame_bytes",
-                     "output_bytes"):
-            m.d.comb += getattr(core, name).eq(getattr(control, name))
+        for register in ARGUMENTS:
+            m.d.comb += getattr(core, register.port).eq(getattr(control, register.port))
         if config.pruning:
             m.d.comb += [core.readback_at.eq(control.readback_at),
                          control.readback.eq(core.readback)]

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The control side of the core, wired: sequencer, segments, loads, logits, and the host."""
+
+from typing import TYPE_CHECKING
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import wiring
+
+from rtl import isa
+from rtl.dispatch import Activity
+from rtl.segments import segment_layout
+from rtl.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from rtl.core import Core
+
+__all__ = ["connect_host", "connect_sequencer"]
+
+
+def connect_sequencer(m: Module, core: "Core") -> None:
+    """Dispatcher, segments, tile loader and issue stage; what the issue stage waits for."""
+    dispatcher, segments, loader, issue = core.dispatcher, core.segments, core.loader, core.issue
+    wiring.connect(m, core.weights.o, loader.weight)
+    wiring.connect(m, loader.tile, issue.tile)
+    # Position of the residual row of an image's first token
+    first_row = Signal.like(core.first_row)
+    image = dispatcher.image
+    segment = Signal(segment_layout(core.config), name="loader_segment")
+    whole = ~loader.descriptor.of_segment
+    m.d.comb += [
+        first_row.eq(image.first_row + Mux(image.alternate & dispatcher.odd,
+                                           dispatcher.begin.row_step, 0)),
+        core.first_row.eq(first_row),
+        segments.image.eq(dispatcher.image_start),
+        segments.first_image.eq(image.image == 0),
+        segments.image_tokens.eq(dispatcher.begin.tokens),
+        segments.prune.eq(dispatcher.prune),
+        dispatcher.tokens.eq(segments.tokens),
+        loader.weight_level.eq(core.weights.level),
+        loader.queued.eq(dispatcher.queued),
+        loader.descriptor.eq(dispatcher.descriptors[loader.slot]),
+        segment.eq(segments.current[loader.descriptor.segment]),
+        loader.tokens.eq(Mux(whole, segments.tokens, segment.count)),
+        loader.first.eq(Mux(whole, 0, segment.start)),
+        issue.descriptors.eq(dispatcher.descriptors),
+        issue.tokens.eq(segments.tokens),
+        issue.images.eq(dispatcher.begin.images),
+        issue.current.eq(segments.current),
+        issue.gone.eq(segments.gone),
+        core.tokens.eq(segments.tokens),
+    ]
+    state, cause = issue.state, core.stall
+    with m.If(state.busy):
+        m.d.comb += cause.eq(isa.Stall.BUSY)
+    with m.Elif(state.waits_row):
+        m.d.comb += cause.eq(isa.Stall.ROW)
+    with m.Elif(state.pads):
+        m.d.comb += cause.eq(isa.Stall.TILE)
+    with m.Elif(loader.active):
+        with m.Switch(loader.descriptor.stationary):
+            with m.Case(isa.Stationary.WEIGHT):
+                m.d.comb += cause.eq(isa.Stall.WEIGHT)
+            with m.Case(isa.Stationary.NONE):
+                m.d.comb += cause.eq(isa.Stall.TILE)
+            with m.Default():
+                m.d.comb += cause.eq(isa.Stall.OPERAND)
+    with m.Else():
+        with m.Switch(dispatcher.activity):
+            for activity, waits_for in ((Activity.PROGRAM, isa.Stall.PROGRAM),
+                                        (Activity.LOAD, isa.Stall.LOAD),
+                                        (Activity.DRAIN, isa.Stall.DRAIN),
+                                        (Activity.SELECTOR, isa.Stall.SELECTOR)):
+                with m.Case(activity):
+                    m.d.comb += cause.eq(waits_for)
+
+
+def connect_host(m: Module, core: "Core") -> None:
+    """Loads and logits, the arguments of the host, streams to the masters, and status."""
+    dispatcher, frame, logits = core.dispatcher, core.frame, core.logits
+    m.submodules.watchdog = watchdog = Watchdog()
+    moving = (core.program, core.load, core.output, *core.weight)
+    flipped = wiring.flipped(core)
+    wiring.connect(m, flipped.program_request, dispatcher.program_request)
+    wiring.connect(m, flipped.program, dispatcher.program)
+    wiring.connect(m, flipped.load_request, frame.request)
+    wiring.connect(m, flipped.load, frame.data)
+    wiring.connect(m, flipped.output_request, logits.request)
+    wiring.connect(m, flipped.output, logits.data)
+    for p in range(core.config.ports):
+        wiring.connect(m, wiring.flipped(core.weight_request[p]), dispatcher.weight_request[p])
+        wiring.connect(m, wiring.flipped(core.weight[p]), core.weights.i[p])
+    for unit, arguments in ((dispatcher, ("model_addr", "model_bytes", "rounds")),
+                            (frame, ("model_addr", "model_bytes", "frame_addr", "frame_bytes",
+                                     "frame_stride")),
+                            (logits, ("output_addr", "output_bytes", "output_stride"))):
+        m.d.comb += [getattr(unit, name).eq(getattr(core, name)) for name in arguments]
+    cycle = Signal(32)
+    with m.If(core.start):
+        m.d.sync += cycle.eq(0)
+    with m.Else():
+        m.d.sync += cycle.eq(cycle + 1)
+    m.d.comb += [
+        dispatcher.start.eq(core.start),
+        # What the first passes wait for comes before the weights of later ones.
+        core.weight_hold.eq(frame.urgent & (core.weights.level >= 2 * core.config.rows)),
+        frame.start.eq(dispatcher.load_start),
+        frame.load.eq(dispatcher.load),
+        frame.images.eq(dispatcher.begin.images),
+        frame.row_step.eq(dispatcher.begin.row_step),
+        frame.odd.eq(dispatcher.odd),
+        frame.next_round.eq(dispatcher.next_round),
+        dispatcher.load_busy.eq(frame.busy),
+        dispatcher.load_error.eq(frame.error),
+        logits.start.eq(dispatcher.end_start),
+        logits.classes.eq(dispatcher.classes),
+        logits.images.eq(dispatcher.begin.images),
+        logits.cycle.eq(cycle),
+        logits.written.eq(core.written),
+        dispatcher.end_busy.eq(logits.busy),
+        dispatcher.end_error.eq(logits.error),
+        core.done.eq(dispatcher.done & core.written),
+        watchdog.start.eq(core.start),
+        watchdog.moves.eq(Cat(s.valid & s.ready for s in moving).any() | core.issue.state.busy),
+        watchdog.ends.eq(core.done),
+        core.error.eq(Mux(watchdog.hung, isa.Error.HANG, dispatcher.error)),
+        core.error_index.eq(dispatcher.error_index),
+        core.top_class.eq(logits.top_class),
+        core.images_done.eq(logits.images_done),
+    ]
+    for i in range(isa.SEGMENTS):
+        m.d.comb += logits.tokens[i].eq(core.segments.current[i].count)
