@@ -86,12 +86,15 @@ class PassLabel:
         The attention head, of SCORE and ATTENTION, and of what a classifier does head by head.
     norm
         Name of the row statistics that it takes (``block0.norm1``), of passes to the residual.
+    image
+        Image of the round that it is of, None if it is of all.
     """
 
     kind: PassKind
     stage: str
     head: int | None = None
     norm: str | None = None
+    image: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
