@@ -10,8 +10,8 @@ Order of the passes of an image::
     head (CLS row), second head (distillation row)
 
 All passes of a block are over all tokens; of the last block, if so asked, only K and V. The images
-of a batch are computed one after another up to the first selector, then together, but for scores and
-attention.
+of a batch are computed one after another up to the first selector, then together, but for scores
+and attention.
 
 Buffers: Q is at the start of ACT and the attention output behind it; the hidden layer overlays
 both, as passes are issued in order and rows are read when they are issued.
@@ -228,8 +228,9 @@ class _Network(Lowering):
         last = len(self.qvit.heads) - 1
         for row, head in enumerate(self.qvit.heads):
             label = PassLabel(kind=PassKind.HEAD, stage="logits" if row == last else "logits.cls")
-            each = {"rows_from": Rows.COUNT, "row_count": 1} if self.batch == 1 else {
-                "rows_from": Rows.EACH, "destination_stride": self.config.class_tiles}
+            each: dict[str, Any] = (
+                {"rows_from": Rows.COUNT, "row_count": 1} if self.batch == 1 else
+                {"rows_from": Rows.EACH, "destination_stride": self.config.class_tiles})
             self.out.add_pass(label, writes="logits", layer=head, destination=Destination.LOGIT,
                               row_first=row, accumulate=int(row > 0), **each,
                               **self.from_residual())
