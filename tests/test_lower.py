@@ -92,7 +92,7 @@ def check_stages(program: Program, result: Execution, logits: Int, top1: int,
     assert result.outputs[0].tokens == tokens_of(program, stages)[-1]
 
 
-class _Late(_Machine):
+class LateMachine(_Machine):
     """Loads as late as the hardware may: not before the next LOAD, or what streams patches."""
 
     pending: data.Const | None = None
@@ -123,7 +123,7 @@ def test_consecutive_images(name: str, late: bool, images: int) -> None:
     model = net.qvit.model
     program = lower(net.qvit, replace(named("zcu104"), images=images, max_tokens=model.tokens))
     frames = [noise(model, seed) for seed in (3, 11, 12, 13)]
-    machine = (_Late if late else _Machine)(
+    machine = (LateMachine if late else _Machine)(
         program.image, program.config, [frame.tobytes() for frame in frames], 5)
     results = machine.run()
     assert [program.first_row(i) for i in range(4)] == [0, model.tokens * (images - 1)] * 2
