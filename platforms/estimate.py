@@ -180,7 +180,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m platforms.estimate", description="Estimate the cycles of an image from the"
         " program and its numbers of tokens, without weights and without a simulation.")
     parser.add_argument("--model", default="deit_tiny", help=f"one of {', '.join(MODELS)}")
-    parser.add_argument("--config", default="zcu102", help=f"one of {', '.join(CONFIGS)}")
+    parser.add_argument("--config", default="zcu102",
+                        help=f"one of {', '.join(CONFIGS)}, or of them with another array, as in"
+                        " zcu102-32x64")
     add_selector_options(parser, "none")
     add_last_block_option(parser)
     parser.add_argument("--tokens", type=numbers(int, "whole numbers"), metavar="COUNTS",

@@ -177,7 +177,10 @@ class RowIssue(wiring.Component):
             found.dropped.eq(fields.rows_from == isa.Rows.DROPPED),
             found.waits.eq(tile.first_column & tile.first_k & (fields.row_dependency != 0)),
             found.earlier.eq(number - fields.row_dependency),
-            found.whole.eq(earlier.rows_from == isa.Rows.DROPPED),
+            # What a pass leaves in one row that is none of the residual is read by all rows.
+            found.whole.eq((earlier.rows_from == isa.Rows.DROPPED)
+                           | ((earlier.rows_from == isa.Rows.LAST)
+                              & (earlier.destination != isa.Destination.RESIDUAL))),
             found.of_last.eq((earlier.rows_from == isa.Rows.LAST) & ~earlier.of_segment
                              & (earlier.destination == isa.Destination.RESIDUAL)),
             found.made_first.eq(made_first),

@@ -34,7 +34,7 @@ _LIGHT, _STRONG = (137, 96, 67), (88, 45, 32)
 #: Networks on other arrays.
 _SHAPES = (("deit_tiny", "zcu102"), ("deit_tiny", "zcu102-64x32"), ("deit_tiny", "zcu102-32x64"),
            ("deit_tiny", "zcu102-32x32"), ("deit_base", "zcu102-128x64"), ("scenes", "tiny"),
-           ("scenes", "nano"))
+           ("scenes", "tiny-8x8"))
 #: What the tables of the steady state are called on the page.
 _STEADY, _SHAPES_TABLE = "steady", "shapes"
 
