@@ -197,8 +197,8 @@ then only a reset of the whole bus helps.
 image of it. DROPPED has four bits for each row of the residual at the start of the round, the first
 row in the lowest bits of the first word: of each image special tokens, then patches in its order.
 Where the images of a program take turns, those of odd rounds, counted from 0, begin at row
-`BEGIN.row_step`, else at row 0; image b of a batch begins at the `first_row` of its IMAGE. Both hold
-until the next round begins, and read as 0 in hardware without a token selector.
+`BEGIN.row_step`, else at row 0; image b of a batch begins at the `first_row` of its IMAGE. Both
+hold until the next round begins, and read as 0 in hardware without a token selector.
 """
 
 
