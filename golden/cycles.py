@@ -23,6 +23,7 @@ from rtl.isa import (
     Rows,
     ScaleSource,
     SelectorKind,
+    Source,
     Stationary,
 )
 from rtl.search import TopKSearch
@@ -40,12 +41,13 @@ _CONTROL = 4
 _INTERRUPT = 4
 
 #: Registers and states of the dispatcher: from the end of the reset to the request of BEGIN (the
-#: pulse, Idle), from BEGIN to the first request of weights (Begin, Window) and, beside one for each
-#: port, to that of the rest (Begin, Window, Default); from an instruction to the request of the
-#: state that follows (Next), until a pass that is queued is seen by the loader.
+#: pulse, Idle), from BEGIN to the requests of the first port and of the program (checks of two
+#: cycles, the state Begin, RoundRequests of two), until an instruction that is there is checked,
+#: from an instruction to the first beat of the next, until a pass that is queued is seen by the
+#: loader.
 _START = 2
-_WINDOW = 2
-_REST = 3
+_REQUEST = 5
+_CHECK = 1
 _FOLLOW = 1
 _QUEUE = 1
 
@@ -54,11 +56,15 @@ _QUEUE = 1
 _LIST = 2
 _NEXT = 2
 
-#: States of a LOAD before its request.
-_LOAD_STATES = 3
+#: States of a LOAD before its request, and registers behind its last unit.
+_LOAD_STATES = 4
+_LOADED = 1
 
-#: States of the logit unit before its first word.
+#: States of the logit unit before the first tile of an image, and the words behind the logits of
+#: which the third says in which cycle it is made.
 _LOGITS = 3
+_RESULTS = 4
+_CYCLE = 2
 
 #: Cycles of a write beside the latency of the memory: it is taken, its answer registered.
 _ANSWER = 2
@@ -72,7 +78,8 @@ class _Step:
     """What the model takes from an instruction.
 
     Tiles are 0 where they follow the tokens. ``count`` are rows of a table or classes, ``size``
-    and ``units`` the bytes of a LOAD and the cycles that it takes to write them.
+    and ``units`` the bytes of a LOAD and the cycles that it takes to write them. ``segment`` is
+    None where all segments are meant.
     """
 
     opcode: Opcode
@@ -80,18 +87,22 @@ class _Step:
     count: int = 0
     size: int = 0
     units: int = 0
+    ahead: bool = False
     by_score: bool = False
+    segment: int | None = None
     rows_from: Any = Rows.TOKENS
     row_first: int = 0
     row_count: int = 0
     column_tiles: int = 0
     k_tiles: int = 0
     stationary: Any = Stationary.WEIGHT
+    of_patches: bool = False
     own_scales: bool = False
     row_dependency: int = 0
     operand_dependency: int = 0
     to_residual: bool = False
     to_selector: bool = False
+    to_logits: bool = False
     class_attention: bool = False
 
     @classmethod
@@ -102,7 +113,8 @@ class _Step:
             return cls(opcode=opcode, under_way=fields.under_way, count=fields.count)
         if opcode == Opcode.LOAD:
             rows = fields.count * fields.lines * fields.patch_rows
-            return cls(opcode=opcode, size=rows * fields.row_bytes,
+            return cls(opcode=opcode, under_way=fields.under_way, ahead=bool(fields.ahead),
+                       size=rows * fields.row_bytes,
                        units=rows * -(-fields.row_bytes // config.block))
         if opcode == Opcode.SELECT:
             return cls(opcode=opcode, under_way=fields.under_way,
@@ -116,11 +128,13 @@ class _Step:
             row_count=fields.row_count,
             column_tiles=0 if fields.columns_from_tokens else fields.column_tiles,
             k_tiles=0 if fields.k_from_tokens else fields.k_tiles,
-            stationary=fields.stationary,
+            segment=fields.segment if fields.of_segment else None,
+            stationary=fields.stationary, of_patches=Source(fields.source) == Source.PATCH,
             own_scales=ScaleSource(fields.scale_source) == ScaleSource.COLUMN,
             row_dependency=fields.row_dependency, operand_dependency=fields.operand_dependency,
             to_residual=Destination(fields.destination) == Destination.RESIDUAL,
             to_selector=Destination(fields.destination) == Destination.SELECTOR,
+            to_logits=Destination(fields.destination) == Destination.LOGIT,
             class_attention=bool(fields.class_attention))
 
 
@@ -139,7 +153,7 @@ class _Issued:
 
 
 class CycleModel:
-    """Cycles of an image from the start to the interrupt, without running it.
+    """Cycles of a run from the start to the interrupt, without running it.
 
     Follows the units that decide when what happens: the dispatcher, which hands over
     instructions; the tile loader, which fills a tile while the one before is streamed; the issue
@@ -174,86 +188,139 @@ class CycleModel:
             (Stationary.VALUE, 3 + core.values.LATENCY))}
         self.memory = Memory(config, bytes_per_cycle, latency)
         self.step_cycles = TopKSearch(config).step_cycles if config.pruning else 0
+        begin = program.instructions[0]
+        #: Instruction at which further rounds begin, and images of a round.
+        self.loop, self.images = begin.loop, begin.images
         self.steps = [_Step.of(fields, program.config) for fields in program.instructions]
 
     def cycles(self, tokens: Sequence[int]) -> int:
-        """Return the cycles of an image with so many tokens at the start, after each selector."""
+        """Return the cycles of a run of one round, with so many tokens of each image at the start
+        and after each selector."""
+        return self._run(tokens, 1).end
+
+    def steady(self, tokens: Sequence[int], rounds: int = 4) -> float:
+        """Return the cycles of an image in the middle of a run: from the end of the round before
+        the last but one to that of the last but one, which has one behind it, over its images."""
+        ends = self._run(tokens, rounds).ends
+        return (ends[-2] - ends[-3]) / self.images
+
+    def _run(self, tokens: Sequence[int], rounds: int) -> "_Run":
         if len(tokens) != self.program.selectors + 1 or tokens[0] != self.program.tokens:
             raise ValueError(f"the numbers of tokens are {', '.join(map(str, tokens))}, must be"
                              f" {self.program.tokens} and one for each of"
                              f" {self.program.selectors} selectors")
-        return _Run(self, tokens).end
+        return _Run(self, tokens, rounds)
 
 
 class _Run:
-    """One image: the state of all units, and when it ends."""
+    """A run: the state of all units, and when its rounds and all of it end."""
 
-    def __init__(self, model: CycleModel, tokens: Sequence[int]) -> None:
+    def __init__(self, model: CycleModel, tokens: Sequence[int], rounds: int) -> None:
         self.m, self.config = model, model.config
-        self.left = list(tokens)
-        self.tokens, self.dropped = self.left.pop(0), 1
+        self.counts = list(tokens)
+        self.selectors = 0   # lists before this one, of the same image
+        self.segments = 1    # images in the list
+        self.selecting = 0   # images in the next one
+        self.dropped = 1     # rows that the last selector drops, of one image
         self.passes: list[_Issued] = []
         self.free = 0        # cycle in which the issue stage takes the next tile
         self.swapped = 0     # cycle of the last swap
         self.loader = 0      # cycle in which the loader takes the next pass
         self.scores = 0      # cycle of the last score, or pair
         self.selected = 0    # cycle in which the selector has ended
-        self.end = self._run()
+        self.written = 0     # cycle in which the logits of the last round are in memory
+        #: Cycle in which the logits of the last image of each round are there.
+        self.ends: list[int] = []
+        self._run(rounds)
+        #: Cycle of the interrupt.
+        self.end = self.written + _INTERRUPT + RunControl.SETTLE_CYCLES
 
-    def _run(self) -> int:
+    @property
+    def tokens(self) -> int:
+        """Tokens of an image."""
+        return self.counts[self.selectors]
+
+    def _run(self, rounds: int) -> None:
         memory = self.m.memory
-        start = _CONTROL + RunControl.RESET_CYCLES + RunControl.SETTLE_CYCLES + _START
-        # BEGIN is there; its fields are checked, and the streams of weights asked for.
-        begun = start + memory.read_delay + memory.instruction_beats
-        self.weights = Weights(memory, begun + _WINDOW + memory.read_delay + Fifo.LATENCY
-                               + round(memory.row_interval))
-        fetch = Fetch(memory, self.weights, begun + _REST + self.config.ports)
-        now = fetch.next(begun)
-        listed = begun + self.config.max_tokens  # the list of tokens is there
-        for index, step in enumerate(self.m.steps[1:], 1):
-            if step.opcode == Opcode.TABLE:
-                now = self._under_way(step.under_way, now) + step.count
-            elif step.opcode == Opcode.LOAD:
-                now = self._load(max(self._under_way(0, now), listed), step)
-            elif step.opcode == Opcode.PASS:
-                now = self._under_way(PASS_SLOTS - 1, max(now, listed))
-                self._issue(step, now + _QUEUE)
-            elif step.opcode == Opcode.SELECT:
-                now = self._under_way(step.under_way, now)
-                self._select(step, now)
-            elif step.opcode == Opcode.PRUNE:
-                now = max(self._under_way(0, now), self.selected)
-                self.tokens = self.left.pop(0)
-            elif step.opcode == Opcode.END:
-                return self._finish(self._under_way(0, now), step.count)
+        # BEGIN is there; its fields are checked, and weights and program asked for.
+        begun = (_CONTROL + RunControl.RESET_CYCLES + RunControl.SETTLE_CYCLES + _START
+                 + memory.read_delay + memory.instruction_beats)
+        self.weights = Weights(memory, begun + _REQUEST + self.config.ports - 1 + memory.read_delay
+                               + Fifo.LATENCY + round(memory.row_interval))
+        fetch = Fetch(memory, self.weights, begun + _REQUEST)
+        steps = list(enumerate(self.m.steps))[1:]
+        now = fetch.next(begun) + _CHECK
+        for left in reversed(range(rounds)):
+            for index, step in steps:
+                if step.opcode == Opcode.END:
+                    now = max(self._under_way(0, now), self.written)
+                    self._end(now, step.count)
+                    break
+                now = self._step(index, step, now, last=not left)
+                now = fetch.next(now + _FOLLOW) + _CHECK
             else:
-                raise ValueError(f"instruction {index} is {step.opcode.name}, must be one that the"
-                                 " cycle model knows behind BEGIN")
-            now = fetch.next(now + _FOLLOW)
-        raise ValueError(f"the last of {len(self.m.steps)} instructions is"
-                         f" {self.m.steps[-1].opcode.name}, must be END")
+                raise ValueError(f"the last of {len(self.m.steps)} instructions is"
+                                 f" {self.m.steps[-1].opcode.name}, must be END")
+            steps = steps[-(len(self.m.steps) - self.m.loop):]
+            fetch.again(self.m.loop)
+            now = fetch.next(now + _FOLLOW) + _CHECK
+
+    def _step(self, index: int, step: _Step, now: int, last: bool) -> int:
+        """Return when an instruction has been handed over that is there ``now``."""
+        if step.opcode == Opcode.TABLE:
+            return self._under_way(step.under_way, now) + step.count
+        if step.opcode == Opcode.LOAD:
+            if step.ahead and last:
+                return now
+            now = max(self._under_way(step.under_way, now), self._loaded())
+            beats = -(-8 * step.size // self.config.port_bits)
+            self.weights.load(now + _LOAD_STATES + self.m.memory.read_delay, beats, step.units,
+                              urgent=not step.ahead)
+        elif step.opcode == Opcode.IMAGE:
+            now = max(self._under_way(0, now), self.selected)
+            self.selectors, self.segments = 0, 1
+        elif step.opcode == Opcode.PASS:
+            if step.of_patches:
+                now = max(now, self._loaded())
+            if step.to_logits:
+                now = max(now, self.written)
+            now = self._under_way(PASS_SLOTS - 1, now)
+            self._issue(step, now + _QUEUE)
+        elif step.opcode == Opcode.SELECT:
+            now = max(self._under_way(step.under_way, now), self.selected)
+            self._select(step, now)
+        elif step.opcode == Opcode.PRUNE:
+            now = max(self._under_way(0, now), self.selected)
+            self.selectors += 1
+            self.segments, self.selecting = self.selecting, 0
+        else:
+            raise ValueError(f"instruction {index} is {step.opcode.name}, must be one that the"
+                             " cycle model knows behind BEGIN")
+        return now
 
     def _under_way(self, most: int, now: int) -> int:
         """Return when there are at most so many passes under way."""
         return max(now, self.passes[-1 - most].retired) if len(self.passes) > most else now
 
-    def _load(self, now: int, step: _Step) -> int:
-        begin = now + _LOAD_STATES + self.m.memory.read_delay
-        beats = -(-8 * step.size // self.config.port_bits)
-        self.weights.load(begin, beats, step.units)
-        return round(self.weights.loaded())
+    def _loaded(self) -> int:
+        """Return when all loads have ended."""
+        return round(self.weights.loaded()) + _LOADED
 
-    def _finish(self, now: int, classes: int) -> int:
-        """Return when the logits are in memory, a word a cycle, and the interrupt is there."""
+    def _end(self, now: int, classes: int) -> None:
+        """Write the logits of a round, a word a cycle; each image is in memory before the next."""
         padded = -(-classes // 4) * 4
-        words = padded + 4 + -(-classes // self.config.columns)
-        written = now + _LOGITS + words + self.m.memory.latency + _ANSWER
-        return written + _INTERRUPT + RunControl.SETTLE_CYCLES
+        self.written = now
+        for _ in range(self.m.images):
+            first = self.written + _LOGITS - (-classes // self.config.columns)
+            end = first + padded + _CYCLE
+            self.written = first + padded + _RESULTS + self.m.memory.latency + _ANSWER
+        self.ends.append(end)
 
     # Selectors
 
     def _select(self, step: _Step, now: int) -> None:
-        before, after = self.tokens, self.left[0]
+        before, after = self.counts[self.selectors:self.selectors + 2]
+        self.selecting += 1
         self.dropped = max(1, before - after + 1)
         if step.by_score:
             words = -(-before // self.config.comparators)
@@ -266,35 +333,40 @@ class _Run:
 
     # Passes
 
-    def _rows(self, step: _Step) -> tuple[int, int]:
-        """Return the first position and the number of rows."""
-        if step.rows_from == Rows.COUNT:
-            return step.row_first, step.row_count
-        if step.rows_from == Rows.TOKENS:
-            return 0, self.tokens
-        if step.rows_from == Rows.DROPPED:
-            return 0, self.dropped
-        return self.tokens - 1, 1
+    def _positions(self, step: _Step) -> NDArray[np.int64]:
+        """Return the positions of the rows."""
+        first, tokens = 0, self.tokens * self.segments
+        if step.segment is not None:
+            first, tokens = step.segment * self.tokens, self.tokens
+        if step.rows_from == Rows.EACH:
+            return step.row_first + self.tokens * np.arange(self.segments)
+        rows = {Rows.COUNT: (step.row_first, step.row_count), Rows.TOKENS: (0, tokens),
+                Rows.DROPPED: (0, self.dropped), Rows.LAST: (tokens - 1, 1)}
+        start, count = rows[step.rows_from]
+        return first + start + np.arange(count)
 
-    def _first_rows(self, step: _Step, first: int, rows: int, now: int) -> NDArray[np.int64]:
+    def _first_rows(self, step: _Step, positions: NDArray[np.int64], now: int) -> NDArray[np.int64]:
         """Return when the rows of the first tile are issued, the first not before ``now``."""
-        steady = np.arange(rows)
+        steady = np.arange(len(positions))
         if not step.row_dependency:
             return now + steady
         made = self.passes[-step.row_dependency]
-        ready = np.full(rows, made.retired)
-        if made.step.rows_from != Rows.DROPPED:
-            at = first + steady - made.first
+        ready = np.full(len(positions), made.retired)
+        if made.step.rows_from not in (Rows.DROPPED, Rows.EACH):
+            at = positions - made.first
             known = (at >= 0) & (at < len(made.last))
             ready[known] = np.minimum(made.retired, made.last[at[known]] + self.m.to_retire)
+            # Another image: its rows are there when the pass is the next to retire.
+            ready[at < 0] = self._under_way(step.row_dependency, 0)
         if made.step.rows_from == Rows.LAST and made.step.to_residual:
-            ready[first + steady + 1 != self.tokens] = 0
+            ready[positions != made.first] = 0
         return np.maximum.accumulate(np.maximum(ready, now) - steady) + steady
 
     def _issue(self, step: _Step, queued: int) -> None:
         """Stream a pass tile after tile; it is queued from this cycle on."""
         rows_of_tile, to_array = self.config.rows, self.m.to_array
-        first, rows = self._rows(step)
+        positions = self._positions(step)
+        rows = len(positions)
         columns = step.column_tiles or -(-self.tokens // self.config.columns)
         depth = step.k_tiles or -(-self.tokens // self.config.rows)
         padding = max(0, MIN_TILE_CYCLES - rows)
@@ -317,7 +389,7 @@ class _Run:
                     filled, offered = begin + rows_of_tile, begin + early + 1
                 taken = max(offered, self.free)
                 if column == k == 0:
-                    issued = self._first_rows(step, first, rows, taken + 1)
+                    issued = self._first_rows(step, positions, taken + 1)
                     start, end = int(issued[0]), int(issued[-1])
                 else:
                     start, end = taken + 1, taken + rows
@@ -329,6 +401,6 @@ class _Run:
         if columns * depth > 1:
             issued = start + np.arange(rows)
         self.loader = at
-        self.passes.append(_Issued(step, first, issued, end + self.m.to_retire))
+        self.passes.append(_Issued(step, int(positions[0]), issued, end + self.m.to_retire))
         if step.to_selector:
             self._pairs(end)

@@ -47,6 +47,10 @@ class Memory:
         self.instruction_beats = 8 * INSTRUCTION_BYTES // config.port_bits
         self.capacity = config.weight_depth + WEIGHT_BEATS * config.bus_bytes // config.columns
         self._ports = config.ports
+        #: Rows in the FIFO with which an urgent load holds weights back, and those on their way.
+        self.hold = 2 * config.rows
+        self.on_their_way = reader.outstanding * reader.max_beats // 2 * config.bus_bytes // (
+            config.columns)
         # Beats of a row on each port, and a cycle: of the memory, and of a port, which has so many
         # bursts under way and no more.
         self._row_beats = config.columns / config.bus_bytes
@@ -74,11 +78,13 @@ class Memory:
 
 @dataclass
 class _Load:
-    """A load: when its first data come, how many beats are left, and how many it takes a cycle."""
+    """A load: when its first data come, how many beats are left, how many it takes a cycle, and
+    whether weights are held back meanwhile."""
 
     start: float
     beats: float
     most: float
+    urgent: bool
 
 
 @dataclass
@@ -86,7 +92,8 @@ class Weights:
     """Rows of weights on their way from memory, through the FIFO, to the loader.
 
     Rows come at a constant rate, unless the FIFO is full: then each is asked for when there is the
-    place of another one that was read. Loads slow them down, and take what they leave.
+    place of another one that was read. Loads slow them down, and take what they leave; urgent ones
+    hold them back where there are some.
 
     Parameters
     ----------
@@ -121,22 +128,24 @@ class Weights:
         if filling:
             self._full += cycles
 
-    def load(self, start: float, beats: float, units: int) -> None:
+    def load(self, start: float, beats: float, units: int, urgent: bool = False) -> None:
         """Begin a load of so many beats, written as so many units, one a cycle."""
-        self._loads.append(_Load(start, beats, min(1, beats / units)))
+        self._loads.append(_Load(start, beats, min(1, beats / units), urgent))
 
     def loaded(self) -> float:
         """Return when all loads have ended, if no row of weights is read until then."""
-        now, room = self.arrived, float(self.memory.capacity)
+        memory = self.memory
+        now, rows = self.arrived, 0.0
         for load in self._loads:
             if now < load.start:
-                room -= min(room, (load.start - now) / self.memory.row_interval)
+                rows += min(memory.capacity - rows, (load.start - now) / memory.row_interval)
                 now = load.start
-            beats, interval = self.memory.shared(load.most)
-            shared = min(load.beats / beats, room * interval)
-            room -= shared / interval
-            now += shared + (load.beats - shared * beats) / self.memory.alone(load.most)
-            self._full = max(self._full, now + room * self.memory.row_interval)
+            beats, interval = memory.shared(load.most)
+            most = memory.hold + memory.on_their_way if load.urgent else memory.capacity
+            shared = min(load.beats / beats, max(0, most - rows) * interval)
+            rows += shared / interval
+            now += shared + (load.beats - shared * beats) / memory.alone(load.most)
+            self._full = max(self._full, now + (memory.capacity - rows) * memory.row_interval)
         return max(self._loaded, now) if self._loads else self._loaded
 
     def _arrive(self, rows: float) -> None:
@@ -149,6 +158,13 @@ class Weights:
             if before > 0:
                 rows -= before
                 self.arrived = load.start
+            if load.urgent:
+                # Until fewer rows are left: those that were on their way had come before.
+                held = self._row - int(rows) - self.memory.hold - self.memory.on_their_way
+                if held > 0 and self._when_read(held) > self.arrived:
+                    self._wait(min(self._when_read(held),
+                                   self.arrived + load.beats / self.memory.alone(load.most)))
+                    continue
             beats, interval = self.memory.shared(load.most)
             with_it = min(rows, load.beats / beats / interval)
             self.arrived += with_it * interval
@@ -157,6 +173,11 @@ class Weights:
             if rows <= 0:
                 return
         self.arrived += rows * self.memory.row_interval
+
+    def _when_read(self, row: int) -> float:
+        """Return when so many rows have been read, if that is known."""
+        at = bisect_left(self._rows, row)
+        return self._read[at] if at < len(self._rows) else float("inf")
 
     def _progress(self, beats: float) -> None:
         """Take beats from the first load."""
@@ -215,16 +236,28 @@ class Fetch:
 
     def next(self, after: int) -> int:
         """Return when the next instruction is there, if its first beat is taken from ``after``."""
-        memory = self.memory
-        for _ in range(memory.instruction_beats):
-            burst, beat = divmod(self.at, memory.burst)
+        for _ in range(self.memory.instruction_beats):
+            burst, beat = divmod(self.at, self.memory.burst)
             after = max(after, self.arrives[burst] + beat) + 1
             self.at += 1
-            if self.at % memory.burst == 0:
-                # While weights fill the FIFO, a burst waits for the end of one of theirs.
-                filling = self.weights.filling(after)
-                wait = memory.burst if filling else 0
-                self.arrives.append(max(after + wait + memory.read_delay,
-                                        self.arrives[-1] + memory.burst))
-                self.weights.hold(memory.burst * memory.beat_cycles, filling)
+            if self.at % self.memory.burst == 0:
+                self._following(after)
         return after
+
+    def again(self, instruction: int) -> None:
+        """Go on with this instruction: it begins a burst, as the last one has ended one."""
+        memory = self.memory
+        if self.at % memory.burst:
+            self._following(self.arrives[self.at // memory.burst] + self.at % memory.burst)
+        burst, beat = -(-self.at // memory.burst), instruction * memory.instruction_beats
+        self.at = burst * memory.burst + beat % memory.burst
+        self.arrives[burst] -= beat % memory.burst
+
+    def _following(self, now: int) -> None:
+        """Ask for a burst, as the beats of one have been taken."""
+        memory = self.memory
+        # While weights fill the FIFO, a burst waits for the end of one of theirs.
+        filling = self.weights.filling(now)
+        wait = memory.burst if filling else 0
+        self.arrives.append(max(now + wait + memory.read_delay, self.arrives[-1] + memory.burst))
+        self.weights.hold(memory.burst * memory.beat_cycles, filling)

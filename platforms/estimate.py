@@ -22,7 +22,7 @@ from golden.files import check_output
 from golden.lower import check_sizes, lower
 from golden.model import MODELS, ModelConfig, model_named
 from golden.pages import check_section, write_section
-from golden.pruning import BLOCKS, PruningConfig, segment_tokens
+from golden.pruning import BLOCKS, PruningConfig, segment_macs, segment_tokens
 from platforms.hollow import hollow
 from rtl.config import CONFIGS, Config, named
 
@@ -86,22 +86,26 @@ def _estimate(options: argparse.Namespace, console: Console) -> None:
     pruning.check(model)
     tokens = _tokens(options, model, pruning)
     check_tokens(model, pruning, tokens)
-    cycles = cycle_model(model, config, pruning, bytes_per_cycle=options.bytes_per_cycle,
-                         latency=options.latency, last_block=options.last_block).cycles(tokens)
+    cycles_of = cycle_model(model, config, pruning, bytes_per_cycle=options.bytes_per_cycle,
+                            latency=options.latency, last_block=options.last_block)
+    cycles, steady = cycles_of.cycles(tokens), cycles_of.steady(tokens)
+    least = sum(segment_macs(model, pruning, tokens, options.last_block)) / config.macs_per_cycle
     result = {
         "model": model.name, "config": config.name, "clock_mhz": config.clock_mhz,
         "bytes_per_cycle": options.bytes_per_cycle, "latency": options.latency,
         "selector": pruning.selector, "blocks": list(pruning.active), "tokens": list(tokens),
         "last_block": options.last_block, "cycles": cycles,
-        "milliseconds": cycles / config.clock_mhz / 1e3,
-        "images_per_second": config.clock_mhz * 1e6 / cycles}
+        "milliseconds": cycles / config.clock_mhz / 1e3, "mac_utilization": least / cycles,
+        "steady_cycles": steady, "steady_mac_utilization": least / steady,
+        "images_per_second": config.clock_mhz * 1e6 / steady}
     last = "" if options.last_block == "all" else f", last block: {options.last_block}"
     console.print(f"{model.name} on {config.name}, {pruning}{last}\n"
                   f"tokens {', '.join(map(str, tokens))}\n"
                   f"cycles {cycles:,} (estimated; memory of {options.bytes_per_cycle:g} bytes per"
-                  f" cycle, latency {options.latency})\n"
-                  f"speed {result['images_per_second']:,.1f} images/s,"
-                  f" {result['milliseconds']:.3f} ms at {config.clock_mhz} MHz",
+                  f" cycle, latency {options.latency}), {result['milliseconds']:.3f} ms at"
+                  f" {config.clock_mhz} MHz, utilisation {least / cycles:.2%}\n"
+                  f"the next {steady:,.0f}, {result['images_per_second']:,.1f} images/s,"
+                  f" utilisation {least / steady:.2%}",
                   highlight=False, soft_wrap=True)
     if options.json is not None:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
@@ -176,7 +180,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m platforms.estimate", description="Estimate the cycles of an image from the"
         " program and its numbers of tokens, without weights and without a simulation.")
     parser.add_argument("--model", default="deit_tiny", help=f"one of {', '.join(MODELS)}")
-    parser.add_argument("--config", default="zcu102", help=f"one of {', '.join(CONFIGS)}")
+    parser.add_argument("--config", default="zcu102",
+                        help=f"one of {', '.join(CONFIGS)}, or of them with another array, as in"
+                        " zcu102-32x64")
     add_selector_options(parser, "none")
     add_last_block_option(parser)
     parser.add_argument("--tokens", type=numbers(int, "whole numbers"), metavar="COUNTS",

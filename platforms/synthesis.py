@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 __all__ = ["Block", "Cells", "SynthesisError", "blocks", "check", "synthesise", "synthesise_blocks",
-           "totals"]
+           "totals", "without_zeros"]
 
 #: LUTs of a SLICEM that each memory primitive of UltraScale+ takes.
 _LUTRAM = {"RAM32M16": 8, "RAM32M": 4, "RAM32X1D": 2, "RAM64M8": 8, "RAM64M": 4, "RAM64X1D": 2,
@@ -146,13 +146,13 @@ def check(verilog: str, *, top: str) -> None:
     The design is not mapped to cells, which takes seconds instead of minutes.
     """
     _yosys(["read_verilog design.v", f"hierarchy -check -top {top}", "proc", "check -assert"],
-           {"design.v": _without_zeros(verilog)})
+           {"design.v": without_zeros(verilog)})
 
 
 def synthesise(verilog: str, *, top: str, family: str = "xcup") -> Cells:
     """Return what ``top`` takes, synthesised as one piece; raise as :func:`check` does."""
     types = _yosys(["read_verilog design.v", *_synthesis(top, family, "-flatten")],
-                   {"design.v": _without_zeros(verilog)})
+                   {"design.v": without_zeros(verilog)})
     return Cells.counted(types[top])
 
 
@@ -161,7 +161,7 @@ def synthesise_blocks(verilog: str, *, family: str = "xcup") -> dict[str, Cells]
 
     A module is synthesised once, however often it is used.
     """
-    found = blocks(_without_zeros(verilog))
+    found = blocks(without_zeros(verilog))
     pending = list(found)
     cells: dict[str, Cells] = {}
     while pending:
@@ -226,5 +226,6 @@ def _yosys(commands: Sequence[str], files: Mapping[str, str]) -> dict[str, dict[
             for name, module in modules.items()}
 
 
-def _without_zeros(verilog: str) -> str:
+def without_zeros(verilog: str) -> str:
+    """Return ``verilog`` without the loops that set memories to zero."""
     return _ZEROS.sub("", verilog)

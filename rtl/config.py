@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Configuration of the accelerator: every size is given here or derived from what is given here."""
 
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rtl.isa import SEGMENTS, ListEntry, pass_layout
@@ -303,8 +304,22 @@ CONFIGS: dict[str, Config] = {c.name: c for c in (
 )}
 
 
+def _with_array(config: Config, rows: int, columns: int) -> Config:
+    """Return ``config`` with another array, and as many of its ports as a row is wide."""
+    ports = min(config.ports, max(1, 8 * columns // config.port_bits))
+    return replace(config, name=f"{config.name}-{rows}x{columns}", rows=rows, columns=columns,
+                   ports=ports, port_bits=min(config.port_bits, 8 * columns))
+
+
 def named(name: str) -> Config:
-    """Return the configuration called ``name``."""
-    if name not in CONFIGS:
-        raise ConfigError(f"no configuration is called {name!r}, there are {', '.join(CONFIGS)}")
-    return CONFIGS[name]
+    """Return the configuration called ``name``.
+
+    A name such as ``zcu102-32x64`` is that of ``zcu102`` with an array of 32 rows by 64 columns.
+    """
+    shape = re.fullmatch(r"(.+)-(\d+)x(\d+)", name)
+    base = name if shape is None else shape[1]
+    if base not in CONFIGS:
+        raise ConfigError(f"no configuration is called {name!r}, there are {', '.join(CONFIGS)},"
+                          " and each with another array as in zcu102-32x64")
+    config = CONFIGS[base]
+    return config if shape is None else _with_array(config, int(shape[2]), int(shape[3]))

@@ -215,7 +215,7 @@ class RunControl(wiring.Component):
     Contract: the core, masters included, is reset before every run, and only while the masters are
     idle. The run ends when the core is done, or with the first error; a bus error wins over one of
     the core in the same cycle, as it explains it. ``core_reset``, ``stop`` and ``masters_idle`` may
-    each pass through registers, ``SETTLE_CYCLES - 1`` at most for the way there and back.
+    each pass through registers, ``SETTLE_CYCLES - 2`` at most for the way there and back.
 
     Latency: ``RESET_CYCLES + SETTLE_CYCLES + 1`` cycles from ``start`` to ``core_start``.
 
@@ -288,13 +288,22 @@ class RunControl(wiring.Component):
         failure = Signal(Error)
         core_failure = Signal()
         drained = Signal()
+        quiet, core_done = Signal(), Signal()
+        core_error, core_index = Signal(Error), Signal(32)
 
         m.d.comb += [
             self.stop.eq(~running),
-            drained.eq((timer == self.SETTLE_CYCLES - 1) & self.masters_idle),
-            core_failure.eq(self.core_error != Error.NONE),
+            drained.eq((timer == self.SETTLE_CYCLES - 1) & quiet),
+            core_failure.eq(core_error != Error.NONE),
             failure.eq(Mux(self.read_error, Error.BUS_READ,
-                           Mux(self.write_error, Error.BUS_WRITE, self.core_error))),
+                           Mux(self.write_error, Error.BUS_WRITE, core_error))),
+        ]
+        # Nothing that comes from far is looked at in the cycle in which it comes.
+        m.d.sync += [
+            quiet.eq(self.masters_idle),
+            core_done.eq(self.core_done),
+            core_error.eq(self.core_error),
+            core_index.eq(self.core_error_index),
         ]
         m.d.sync += self.core_start.eq(0)
         with m.If(self.soft_reset):
@@ -322,9 +331,9 @@ class RunControl(wiring.Component):
             with m.State("RUN"):
                 m.d.comb += [self.status.eq(RunState.RUN.value), running.eq(1)]
                 with m.If(self.read_error | self.write_error | core_failure):
-                    m.d.sync += [self.error.eq(failure), self.error_index.eq(self.core_error_index)]
+                    m.d.sync += [self.error.eq(failure), self.error_index.eq(core_index)]
                     m.next = "DRAIN"
-                with m.Elif(self.core_done):
+                with m.Elif(core_done):
                     m.d.sync += [self.top_class.eq(self.core_top_class),
                                  self.tokens.eq(self.core_tokens)]
                     m.next = "DRAIN"
@@ -336,7 +345,7 @@ class RunControl(wiring.Component):
                     m.d.sync += timer.eq(timer + 1)
                 # Answers that are still to come may be errors
                 with m.If((self.error == Error.NONE.value) & (self.read_error | self.write_error)):
-                    m.d.sync += [self.error.eq(failure), self.error_index.eq(self.core_error_index)]
+                    m.d.sync += [self.error.eq(failure), self.error_index.eq(core_index)]
                 with m.If(drained):
                     m.d.sync += timer.eq(0)
                     with m.If(self.aborting):

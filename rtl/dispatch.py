@@ -102,13 +102,13 @@ class Dispatcher(wiring.Component):
         selectors = Signal(range(isa.SELECTORS + 1))
         selected = Signal()  # there was a SELECT, and no PRUNE since
         dropped = Signal()   # there is a list of what was dropped
+        # A cycle late: no instruction follows a PASS so soon, and it falls meanwhile.
         under_way = Signal(8)
         # What goes on behind the instructions may fail at any time.
         behind_error, behind_index = Signal(isa.Error), Signal.like(self.error_index)
         # The checks of an instruction are registered: it is looked at a cycle after it is there.
         checked, bad = Signal(), Signal()
         m.d.comb += [
-            under_way.eq(self.queued - self.retired),
             behind_error.eq(Mux(self.load_error != isa.Error.NONE, self.load_error,
                                 self.end_error)),
             behind_index.eq(Mux(self.load_error != isa.Error.NONE, load_index,
@@ -122,6 +122,7 @@ class Dispatcher(wiring.Component):
             self.table_data.eq(table.rows.as_value().word_select(row, 64)),
         ]
         m.d.sync += [
+            under_way.eq(self.queued - self.retired),
             checked.eq(word_valid & ~take),
             bad.eq(self._bad(m, word, passes, selectors, selected, dropped)),
         ]

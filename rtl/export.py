@@ -172,9 +172,16 @@ Vitis HLS. `python -m rtl.export DIRECTORY` writes this page, `heatvit_regs.h` f
 `heatvit.rdl` in SystemRDL.
 
 **A run.** Write the arguments, then 1 to `ap_start`. The core is reset, then runs the program at
-MODEL_ADDR. The run ends with `ap_done`, with or without error: read ERROR first. TOP_CLASS and
-the output are valid if it is NONE. Reading CTRL clears `ap_done` and `ap_ready`. Writes to
+MODEL_ADDR, as many rounds as ROUNDS says: in each one image, or a batch of as many as the program
+is for. Frame i is at FRAME_ADDR + i * FRAME_STRIDE, its output at OUTPUT_ADDR + i * OUTPUT_STRIDE;
+the strides have no effect on a run of one image. IMAGES_DONE counts the outputs that are in memory.
+The run ends with `ap_done`, with or without error: read ERROR first. TOP_CLASS, of the last image,
+and the outputs are valid if it is NONE. Reading CTRL clears `ap_done` and `ap_ready`. Writes to
 arguments and to `ap_start` during a run have no effect.
+
+**An output.** The logits, int32, as many zeros as make it a multiple of 16 bytes, and four words:
+the top class, its logit, the cycle since the start of the run in which that image was done, and the
+tokens that were left of it.
 
 **Interrupt.** The output `interrupt` is high while GIE is set and a bit is set in both IER and
 ISR. The end of a run sets those bits of ISR that are enabled in IER. Writing 1 to a bit of ISR
@@ -186,10 +193,12 @@ it has asked for, and is reset. SOFT_RESET reads 0 when that is complete. The co
 the next run and tell what the run waited for. If the memory does not answer, STATUS stays DRAIN:
 then only a reset of the whole bus helps.
 
-**Selectors.** SELECTOR_0 and up count what each selector of the last run left. DROPPED has four
-bits for each row of the residual at the start of the run, the first row in the lowest bits of the
-first word: special tokens, then patches in the order of the image. Both hold until the next run
-begins, and read as 0 in hardware without a token selector.
+**Selectors.** SELECTOR_0 and up count what each selector of the last round left, a word for each
+image of it. DROPPED has four bits for each row of the residual at the start of the round, the first
+row in the lowest bits of the first word: of each image special tokens, then patches in its order.
+Where the images of a program take turns, those of odd rounds, counted from 0, begin at row
+`BEGIN.row_step`, else at row 0; image b of a batch begins at the `first_row` of its IMAGE. Both
+hold until the next round begins, and read as 0 in hardware without a token selector.
 """
 
 

@@ -9,6 +9,7 @@ from amaranth.utils import bits_for, ceil_log2, exact_log2
 from rtl import isa
 from rtl.axi import request_layout
 from rtl.config import BLOCK, Config
+from rtl.fifo import Fifo
 
 __all__ = ["LoadUnit"]
 
@@ -170,92 +171,113 @@ class LoadUnit(wiring.Component):
         """
         config = self.config
         beat_bytes, width = config.port_bits // 8, config.block
+        # So that nothing is asked of the master in the cycle in which it is decided.
+        m.submodules.beats = beats = Fifo(config.port_bits, depth=2)
+        wiring.connect(m, wiring.flipped(self.data), beats.i)
 
         # A queue of bytes, aligned so that the next unit is at its low end.
+        bits = range(2 * width + 1)
         queue = Signal(8 * 2 * width, reset_less=True)
-        held = Signal(range(2 * width + 1))
-        left = Signal(16)      # bytes of this row that are not yet written
-        size = Signal(range(width + 1))
+        held = Signal(bits)
+        left = Signal(16)          # bytes of this row that are not yet written
+        size = Signal(range(width + 1))  # of the next unit
         emit, accept = Signal(), Signal()
-        waits = Signal()       # what was written last has not yet been taken
-        kept = Signal(range(2 * width + 1))
-        shifted = Signal(8 * 2 * width)
+        kept = Signal(range(-2 * width, 2 * width + 1))  # what is held behind the next unit
+        is_frame, waits = Signal(), Signal()
+        residual_waits = Signal()  # what was written last has not yet been taken
         m.d.comb += [
-            size.eq(Mux(left < width, left, width)),
+            is_frame.eq(load.kind == isa.LoadKind.FRAME),
+            kept.eq(held - size),
             emit.eq(running & (held >= size) & ~waits),
-            kept.eq(Mux(emit, held - size, held)),
-            shifted.eq(Mux(emit, queue >> (size << 3), queue)),
-            accept.eq(running & self.data.valid & (kept <= 2 * width - beat_bytes)),
-            self.data.ready.eq(running & (kept <= 2 * width - beat_bytes)),
+            accept.eq(running & beats.o.valid
+                      & Mux(emit, kept <= 2 * width - beat_bytes, held <= 2 * width - beat_bytes)),
+            beats.o.ready.eq(accept),
         ]
-        m.d.sync += [queue.eq(shifted), held.eq(kept)]
-        with m.If(accept):
-            m.d.sync += [
-                queue.eq(shifted | (self.data.payload << (kept << 3))),
-                held.eq(kept + beat_bytes),
-            ]
+        # Both shifts are made in parallel with the decision between them.
+        moved = Mux(emit, queue >> (size << 3), queue)
+        added = Mux(emit, beats.o.payload << (kept[:len(held)] << 3),
+                    beats.o.payload << (held << 3))
+        m.d.sync += [
+            queue.eq(moved | Mux(accept, added, 0)),
+            held.eq(Mux(accept, Mux(emit, kept + beat_bytes, held + beat_bytes),
+                        Mux(emit, kept, held))),
+        ]
 
-        # for line: for pixel row: for column: for unit
+        # for line: for pixel row: for column: for unit. Flags say which step is the last one.
         line, pixel_row, column = Signal(16), Signal(16), Signal(16)
         unit, row_block = Signal(12), Signal(12)
         line_addr, column_addr, line_step = Signal(16), Signal(16), Signal(16)
         last_unit, last_column, last_row, last_line, last = (Signal(name=n) for n in (
             "last_unit", "last_column", "last_row", "last_line", "last"))
-        m.d.comb += [
-            last_unit.eq(left <= width),
-            last_column.eq(column + 1 == load.count),
-            last_row.eq(pixel_row + 1 == load.patch_rows),
-            last_line.eq(line + 1 == load.lines),
-            last.eq(emit & last_unit & last_column & last_row & last_line),
-        ]
+        m.d.comb += last.eq(emit & last_unit & last_column & last_row & last_line)
+
+        def begin_row() -> None:
+            m.d.sync += [
+                left.eq(load.row_bytes), size.eq(Mux(load.row_bytes < width, load.row_bytes,
+                                                     width)),
+                last_unit.eq(load.row_bytes <= width),
+            ]
+
         # The next pixel row begins at a block of the network.
         following = (unit | (BLOCK // width - 1)) + 1
         m.d.sync += line_step.eq(load.count * load.stride)
         with m.If(~running):
             start = first * load.stride
+            begin_row()
             m.d.sync += [
-                queue.eq(0), held.eq(0), left.eq(load.row_bytes), line.eq(0), pixel_row.eq(0),
-                column.eq(0), unit.eq(0), row_block.eq(0), line_addr.eq(start),
-                column_addr.eq(start),
+                queue.eq(0), held.eq(0), line.eq(0), pixel_row.eq(0), column.eq(0), unit.eq(0),
+                row_block.eq(0), line_addr.eq(start), column_addr.eq(start),
+                last_column.eq(load.count == 1), last_row.eq(load.patch_rows == 1),
+                last_line.eq(load.lines == 1),
             ]
         with m.Elif(emit):
-            m.d.sync += [left.eq(left - width), unit.eq(unit + 1)]
+            m.d.sync += [
+                left.eq(left - width), unit.eq(unit + 1), last_unit.eq(left <= 2 * width),
+                size.eq(Mux(left < 2 * width, left - width, width)),
+            ]
             with m.If(last_unit):
+                begin_row()
                 m.d.sync += [
-                    left.eq(load.row_bytes), unit.eq(row_block),
+                    unit.eq(row_block),
                     column.eq(column + 1), column_addr.eq(column_addr + load.stride),
+                    last_column.eq(column + 2 == load.count),
                 ]
                 with m.If(last_column):
                     m.d.sync += [
                         column.eq(0), column_addr.eq(line_addr), pixel_row.eq(pixel_row + 1),
                         unit.eq(following), row_block.eq(following),
+                        last_column.eq(load.count == 1),
+                        last_row.eq(pixel_row + 2 == load.patch_rows),
                     ]
                     with m.If(last_row):
                         m.d.sync += [
                             pixel_row.eq(0), line.eq(line + 1), unit.eq(0), row_block.eq(0),
                             line_addr.eq(line_addr + line_step),
                             column_addr.eq(line_addr + line_step),
+                            last_row.eq(load.patch_rows == 1),
+                            last_line.eq(line + 2 == load.lines),
                         ]
 
         # Write: a unit is a block of bytes, two units are a block of the residual.
-        is_frame = Signal()
         previous = Signal(8 * width, reset_less=True)
         block = Signal(12)
         bank_bits = ceil_log2(config.banks)
         bank = Signal(config.banks)
         m.d.comb += [
-            is_frame.eq(load.kind == isa.LoadKind.FRAME),
             block.eq(Mux(is_frame, unit, unit >> 1)),
             bank.eq(1 << block[:bank_bits] if bank_bits else 1),
-            waits.eq((self.residual_en != 0) & ~self.residual_ready),
+            residual_waits.eq(self.residual_en != 0),
+            waits.eq(residual_waits & ~is_frame & unit[0]),
         ]
-        with m.If(~waits):
-            m.d.sync += [
-                self.patch_en.eq(Mux(emit & is_frame, bank, 0)),
-                self.residual_en.eq(Mux(emit & ~is_frame & unit[0], bank, 0)),
-                self.write_addr.eq(column_addr + (block >> bank_bits)),
-                self.write_data.eq(Cat(previous, queue[:8 * width])),
-            ]
+        m.d.sync += self.patch_en.eq(Mux(emit & is_frame, bank, 0))
+        with m.If(self.residual_ready):
+            m.d.sync += self.residual_en.eq(0)
         with m.If(emit):
             m.d.sync += previous.eq(queue[:8 * width])
+            with m.If(is_frame | unit[0]):
+                m.d.sync += [
+                    self.residual_en.eq(Mux(is_frame, 0, bank)),
+                    self.write_addr.eq(column_addr + (block >> bank_bits)),
+                    self.write_data.eq(Cat(previous, queue[:8 * width])),
+                ]
         return last

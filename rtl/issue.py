@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The streaming side of the sequencer: issues rows, the only place where the datapath waits."""
 
-from amaranth.hdl import Module, Mux, Signal, unsigned
+from amaranth.hdl import Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2, exact_log2
@@ -9,10 +9,10 @@ from amaranth.utils import ceil_log2, exact_log2
 from rtl import isa
 from rtl.arith import delay
 from rtl.config import MIN_TILE_CYCLES, PASS_SLOTS, Config
-from rtl.loader import pass_behind, tile_layout
+from rtl.loader import tile_layout
 from rtl.segments import segment_layout
 
-__all__ = ["IssueState", "RowIssue", "row_layout"]
+__all__ = ["RowIssue", "issue_state", "row_layout"]
 
 
 def row_layout(config: Config) -> data.StructLayout:
@@ -30,12 +30,33 @@ def row_layout(config: Config) -> data.StructLayout:
     })
 
 
-class IssueState(data.Struct):
-    """What the issue stage does in a cycle, for the stall counters."""
+def issue_state(config: Config) -> data.StructLayout:
+    """Return the layout of what the issue stage does in a cycle, for the counters and traces."""
+    return data.StructLayout({
+        "busy": unsigned(1),       # issues a row
+        "waits_row": unsigned(1),  # waits for one
+        "pads": unsigned(1),       # waits until rows may return
+        "accepts": unsigned(1),    # begins a tile in the next cycle
+        "tile": tile_layout(config),
+    })
 
-    busy: 1
-    waits_row: 1
-    pads: 1
+
+def _step_layout(config: Config) -> data.StructLayout:
+    """Return the layout of what a tile is issued by: its rows, and what they wait for."""
+    return data.StructLayout({
+        "tile": tile_layout(config),
+        "first": unsigned(11),       # position
+        "rows": unsigned(11),
+        "each": unsigned(1),         # rows are token ``token`` of every segment
+        "token": unsigned(10),
+        "zero_rows": unsigned(2),
+        "dropped": unsigned(1),      # positions are of the dropped list
+        "waits": unsigned(1),        # for rows of the pass ``earlier``
+        "earlier": unsigned(8),
+        "whole": unsigned(1),        # for all of them
+        "of_last": unsigned(1),      # which writes the last row of the residual, no other
+        "made_first": unsigned(11),  # position of its first row
+    })
 
 
 class RowIssue(wiring.Component):
@@ -47,8 +68,8 @@ class RowIssue(wiring.Component):
     residual that a pass over the last one does not write need no waiting for; a pass over dropped
     rows must have ended, as its rows are counted in another list. A row returns in the
     next tile no sooner than ``MIN_TILE_CYCLES`` cycles later, as the accumulators are
-    read-modify-write: shorter tiles are padded. A tile is accepted while the last row of the one
-    before is issued, so tiles follow without a gap.
+    read-modify-write: shorter tiles are padded. The next tile is accepted while rows of this one
+    are issued, so tiles follow without a gap.
 
     The token list, beside this stage, maps a position to a row of the residual buffer. A row of
     ``DROPPED`` is a position in the list of what the last selector dropped.
@@ -73,7 +94,7 @@ class RowIssue(wiring.Component):
     state : Out
     """
 
-    LATENCY = 5
+    LATENCY = 7
 
     def __init__(self, config: Config):
         self.config = config
@@ -88,7 +109,7 @@ class RowIssue(wiring.Component):
             "retired": In(8), "retired_rows": In(11),
             "valid": Out(1), "row": Out(row_layout(config)),
             "read_addr": Out(addresses), "residual_addr": Out(addresses),
-            "state": Out(IssueState),
+            "state": Out(issue_state(config)),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -122,91 +143,126 @@ class RowIssue(wiring.Component):
                 m.d.comb += rows.eq(self.images)
         return first, rows
 
-    def _rows(self, m: Module) -> tuple[Signal, data.View]:
-        """Issue rows; return the issued row and its valid bit."""
-        config = self.config
-        tile = Signal(tile_layout(config))
-        active, issued_all = Signal(), Signal()
-        i, first, rows = Signal(11), Signal(11), Signal(11)
-        # Rows issued, and cycles since the last one: a wait does not count, as the rows after it
-        # are issued so much later.
-        elapsed = Signal(range(MIN_TILE_CYCLES))
-        number = Signal(8)  # pass of the current tile
-        fields = Signal(isa.pass_layout)
-        m.d.comb += fields.eq(self.descriptors[tile.slot])
-
-        # What a tile needs to know of the pass that it waits for
-        waits = Signal()         # for rows of it
-        whole = Signal()         # for all of them
-        of_last = Signal()       # it writes the last row of the residual, no other
-        made_first = Signal(11)  # position of its first row
-        position = Signal(11)
-        behind = Signal(8)
-        written, ready, issue, last, finish = (Signal(name=n) for n in (
-            "written", "ready", "issue", "last", "finish"))
-        m.d.comb += [
-            position.eq(first + i),
-            behind.eq(pass_behind(self.retired, number, fields.row_dependency)),
-            written.eq((behind.as_signed() > 0)
-                       | ((behind == 0) & ~whole & ((made_first + self.retired_rows > position)
-                                                    | (position < made_first)))
-                       | (of_last & (position + 1 != self.tokens))),
-            ready.eq(~waits | written),
-            issue.eq(active & ~issued_all & ready),
-            last.eq(i + 1 == rows),
-            finish.eq(active & ((issue & last) | issued_all) & (elapsed == MIN_TILE_CYCLES - 1)),
-            self.tile.ready.eq(~active | finish),
-            self.state.busy.eq(issue),
-            self.state.waits_row.eq(active & ~issued_all & ~ready),
-            self.state.pads.eq(active & issued_all),
-        ]
-        with m.If(fields.rows_from == isa.Rows.EACH):
-            m.d.comb += position.eq(self.current[i[:exact_log2(isa.SEGMENTS)]].start
-                                    + fields.row_first)
-        with m.If((issue | (active & issued_all)) & (elapsed != MIN_TILE_CYCLES - 1)):
-            m.d.sync += elapsed.eq(elapsed + 1)
-        with m.If(issue):
-            m.d.sync += [i.eq(i + 1), issued_all.eq(last)]
-        with m.If(finish):
-            m.d.sync += active.eq(0)
+    def _next(self, m: Module, taken: Signal) -> tuple[Signal, data.View]:
+        """Take the next tile and find what its rows are and wait for, in two cycles; return
+        whether that is done, and what it is."""
+        tile, number = Signal(tile_layout(self.config)), Signal(8)
+        held, valid = Signal(), Signal()
+        found = Signal(_step_layout(self.config))
+        m.d.comb += self.tile.ready.eq(~held)
+        with m.If(self.tile.valid & self.tile.ready):
+            m.d.sync += [held.eq(1), tile.eq(self.tile.payload)]
+        m.d.sync += valid.eq(held & ~taken)
+        with m.If(taken):
+            m.d.sync += held.eq(0)
             with m.If(tile.last_column & tile.last_k):
                 m.d.sync += number.eq(number + 1)
 
-        following, earlier = Signal(isa.pass_layout), Signal(isa.pass_layout)
+        fields, earlier = Signal(isa.pass_layout), Signal(isa.pass_layout, name="earlier")
+        slot = Signal(range(PASS_SLOTS))
         m.d.comb += [
-            following.eq(self.descriptors[self.tile.payload.slot]),
-            earlier.eq(self.descriptors[(self.tile.payload.slot - following.row_dependency)
-                                        [:exact_log2(PASS_SLOTS)]]),
+            fields.eq(self.descriptors[tile.slot]),
+            slot.eq(tile.slot - fields.row_dependency),
+            earlier.eq(self.descriptors[slot]),
         ]
-        next_first, next_rows = self._range(m, following, "next")
-        next_made_first, _ = self._range(m, earlier, "made")
-        with m.If(self.tile.valid & self.tile.ready):
+        first, rows = self._range(m, fields, "next")
+        made_first, _ = self._range(m, earlier, "made")
+        m.d.sync += [
+            found.tile.eq(tile),
+            found.first.eq(first),
+            found.rows.eq(rows),
+            found.each.eq(fields.rows_from == isa.Rows.EACH),
+            found.token.eq(fields.row_first),
+            found.zero_rows.eq(Mux(fields.prologue == isa.Prologue.EXP, 0, fields.zero_rows)),
+            found.dropped.eq(fields.rows_from == isa.Rows.DROPPED),
+            found.waits.eq(tile.first_column & tile.first_k & (fields.row_dependency != 0)),
+            found.earlier.eq(number - fields.row_dependency),
+            # What a pass leaves in one row that is none of the residual is read by all rows.
+            found.whole.eq((earlier.rows_from == isa.Rows.DROPPED)
+                           | ((earlier.rows_from == isa.Rows.LAST)
+                              & (earlier.destination != isa.Destination.RESIDUAL))),
+            found.of_last.eq((earlier.rows_from == isa.Rows.LAST) & ~earlier.of_segment
+                             & (earlier.destination == isa.Destination.RESIDUAL)),
+            found.made_first.eq(made_first),
+        ]
+        return valid, found
+
+    def _ready_before(self, m: Module, step: data.View, name: str) -> Value:
+        """Return the position before which rows of the pass that is waited for are written.
+
+        Rows before its first one are those of passes before it, which have ended when it retires.
+        """
+        behind = Signal(8, name=f"{name}_behind")
+        before = Signal(12, name=f"{name}_before")
+        m.d.comb += behind.eq(self.retired - step.earlier)
+        with m.If(behind.as_signed() > 0):
+            m.d.comb += before.eq(~0)
+        with m.Elif((behind == 0) & ~step.whole):
+            m.d.comb += before.eq(step.made_first + self.retired_rows)
+        return before
+
+    def _rows(self, m: Module) -> tuple[Signal, data.View]:
+        """Issue rows; return the issued row and its valid bit."""
+        config = self.config
+        step = Signal(_step_layout(config))
+        active, issued_all, last = Signal(), Signal(), Signal()
+        i, position = Signal(11), Signal(11)
+        # Rows issued, and cycles since the last one: a wait does not count, as the rows after it
+        # are issued so much later.
+        elapsed = Signal(range(MIN_TILE_CYCLES))
+        before = Signal(12)
+        ready, issue, finish, take = (Signal(name=n) for n in ("ready", "issue", "finish", "take"))
+        found_valid, found = self._next(m, take)
+        m.d.comb += [
+            ready.eq(~step.waits | (position < before)
+                     | (step.of_last & (position + 1 != self.tokens))),
+            issue.eq(active & ~issued_all & ready),
+            finish.eq(active & ((issue & last) | issued_all) & (elapsed == MIN_TILE_CYCLES - 1)),
+            take.eq(found_valid & (~active | finish)),
+            self.state.busy.eq(issue),
+            self.state.waits_row.eq(active & ~issued_all & ~ready),
+            self.state.pads.eq(active & issued_all),
+            self.state.accepts.eq(take),
+            self.state.tile.eq(found.tile),
+        ]
+        m.d.sync += before.eq(Mux(take, self._ready_before(m, found, "next"),
+                                  self._ready_before(m, step, "this")))
+        with m.If((issue | (active & issued_all)) & (elapsed != MIN_TILE_CYCLES - 1)):
+            m.d.sync += elapsed.eq(elapsed + 1)
+        following = Signal(11)
+        m.d.comb += following.eq(i + 1)
+        with m.If(issue):
             m.d.sync += [
-                tile.eq(self.tile.payload),
-                active.eq(1), issued_all.eq(0), i.eq(0), elapsed.eq(0),
-                first.eq(next_first), rows.eq(next_rows),
-                waits.eq(self.tile.payload.first_column & self.tile.payload.first_k
-                         & (following.row_dependency != 0)),
-                whole.eq(earlier.rows_from == isa.Rows.DROPPED),
-                of_last.eq((earlier.rows_from == isa.Rows.LAST) & ~earlier.of_segment
-                           & (earlier.destination == isa.Destination.RESIDUAL)),
-                made_first.eq(next_made_first),
+                i.eq(following), issued_all.eq(last), last.eq(i + 2 == step.rows),
+                position.eq(Mux(step.each, self._token_of(following, step.token), position + 1)),
+            ]
+        with m.If(finish):
+            m.d.sync += active.eq(0)
+        with m.If(take):
+            m.d.sync += [
+                step.eq(found), active.eq(1), issued_all.eq(0), i.eq(0), elapsed.eq(0),
+                last.eq(found.rows == 1),
+                position.eq(Mux(found.each, self._token_of(Const(0), found.token), found.first)),
             ]
 
         row = Signal(row_layout(config), reset_less=True)
         valid, dropped = Signal(), Signal(reset_less=True)
         m.d.comb += [self.list_position.eq(row.position), self.list_dropped.eq(dropped)]
         m.d.sync += [
-            dropped.eq(fields.rows_from == isa.Rows.DROPPED),
+            dropped.eq(step.dropped),
             valid.eq(issue),
             row.swap.eq(i == 0),
             row.last_row.eq(last),
-            row.zero.eq((position < fields.zero_rows) & (fields.prologue != isa.Prologue.EXP)),
+            row.zero.eq(position < step.zero_rows),
             row.index.eq(i),
             row.position.eq(position),
-            row.tile.eq(tile),
+            row.tile.eq(step.tile),
         ]
         return valid, row
+
+    def _token_of(self, segment: Value, token: Value) -> Value:
+        """Return the position of a token of a segment."""
+        return self.current[segment[:exact_log2(isa.SEGMENTS)]].start + token
 
     def _addresses(self, m: Module, valid: Signal, row: data.View) -> None:
         """Turn rows into buffer addresses: row times stride, plus base and block, in two steps."""

@@ -14,7 +14,7 @@ from rtl.registers import DROPPED_BITS, DROPPED_ROWS, WORD_ADDRESS_BITS, WORD_BY
 
 __all__ = ["KeptMap"]
 
-#: Bit of the word address that tells the map from the counts.
+#: From this bit of the word address on, any tells the map from the counts.
 _MAP_BIT = exact_log2(register("DROPPED").offset // WORD_BYTES)
 
 
@@ -97,7 +97,7 @@ class KeptMap(wiring.Component):
         ]
         for i in range(DROPPED_ROWS):
             m.d.comb += row_write.data[i].eq(self.index | filling.replicate(DROPPED_BITS))
-        in_map = delay(m, self.at[_MAP_BIT], self.LATENCY, name="in_map")
+        in_map = delay(m, self.at[_MAP_BIT:] != 0, self.LATENCY, name="in_map")
         count_word = Signal(data.StructLayout({"patches": 16, "tokens": 16}))
         m.d.comb += [
             count_word.patches.eq(count_read.data.patches),

@@ -26,8 +26,8 @@ WORD_ADDRESS_BITS = ADDRESS_BITS - exact_log2(WORD_BYTES)
 #: Rows of the residual in a word of the register DROPPED, and bits of each.
 DROPPED_ROWS = 8
 DROPPED_BITS = 8 * WORD_BYTES // DROPPED_ROWS
-#: Tokens of the largest configuration.
-_MAX_TOKENS = 1024
+#: Rows of the residual of the largest configuration.
+_MAX_ROWS = SEGMENTS * 1024
 
 
 class Access(Enum):
@@ -212,7 +212,7 @@ def _registers() -> Iterator[Register]:
             fields=_fields(ro, ("patches", 0, 16, "Patches that it kept."),
                            ("tokens", 16, 16, "Tokens that were left, of all kinds.")))
     what = f"Four bits for each of {DROPPED_ROWS} rows: selector that dropped it, or {SELECTORS}."
-    yield Register(name="DROPPED", offset=0x400, count=_MAX_TOKENS // DROPPED_ROWS,
+    yield Register(name="DROPPED", offset=0x400, count=_MAX_ROWS // DROPPED_ROWS,
                    description=what, fields=_fields(ro, ("value", 0, 32, what)))
 
 

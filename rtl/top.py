@@ -178,7 +178,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m rtl.top", description=__doc__)
     parser.add_argument("--emit", choices=["verilog"], required=True, help="what to write")
     parser.add_argument("--config", default="zcu102",
-                        help=f"configuration: {', '.join(CONFIGS)} (default: %(default)s)")
+                        help=f"configuration: {', '.join(CONFIGS)}, or one of them with another"
+                        " array, as in zcu102-32x64 (default: %(default)s)")
     parser.add_argument("--multiplier", choices=MULTIPLIERS, default=MULTIPLIERS[0],
                         help="form of the multipliers of the array (default: %(default)s)")
     parser.add_argument("--output", type=Path,

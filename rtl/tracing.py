@@ -17,7 +17,7 @@ __all__ = ["connect_trace"]
 def connect_trace(m: Module, core: "Core", pipeline: RowPipeline) -> None:
     """Connect the taps of a trace, see ``rtl.taps.trace_members``."""
     dispatcher, loader, issue, frame = core.dispatcher, core.loader, core.issue, core.frame
-    tile, state, taps = issue.tile, issue.state, core.taps
+    state, taps = issue.state, core.taps
     loading, kind = Signal(), Signal(isa.LoadKind)
     m.d.sync += loading.eq(frame.busy)
     with m.If(frame.start):
@@ -28,9 +28,9 @@ def connect_trace(m: Module, core: "Core", pipeline: RowPipeline) -> None:
         taps.stall.eq(core.stall),
         # A tile is there as long as its rows are issued, waited for, or padded.
         taps.tile_active.eq(state.busy | state.waits_row | state.pads),
-        taps.tile_accepted.eq(tile.valid & tile.ready),
-        taps.tile_slot.eq(tile.payload.slot),
-        *(getattr(taps, f"tile_{name}").eq(getattr(tile.payload, name))
+        taps.tile_accepted.eq(state.accepts),
+        taps.tile_slot.eq(state.tile.slot),
+        *(getattr(taps, f"tile_{name}").eq(getattr(state.tile, name))
           for name in ("first_column", "last_column", "first_k", "last_k")),
         taps.loader.eq(loader.activity),
         taps.weight_level.eq(core.weights.level),

@@ -33,7 +33,9 @@ class Watchdog(wiring.Component):
         still = Signal(range(self.CYCLES))
         with m.If(self.start):
             m.d.sync += running.eq(1)
-        with m.If(self.moves | self.ends | ~running):
+        moves = Signal()
+        m.d.sync += moves.eq(self.moves | self.ends)
+        with m.If(moves | ~running):
             m.d.sync += still.eq(0)
         with m.Elif(still == self.CYCLES - 1):
             m.d.sync += self.hung.eq(1)

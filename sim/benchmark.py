@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Tables of measured cycles beside ideal ones for docs/: ``python -m sim.benchmark``."""
+"""Tables of measured cycles for docs/: ``python -m sim.benchmark``."""
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -15,207 +15,114 @@ from golden.files import check_output
 from golden.lower import check_sizes
 from golden.model import model_named
 from golden.pages import check_section, write_section
-from golden.pruning import BLOCKS, PACKAGES, PruningConfig, cumulative_rates
+from golden.pruning import BLOCKS, PACKAGES
 from rtl.config import CONFIGS, Config, named
-from sim.command import (
-    add_bus_options,
-    bus_of,
-    command,
-    prepare,
-    progress_bar,
-    step,
-)
-from sim.report import Report
-from sim.simulate import Bus, simulate
-from sim.workload import Workload
+from sim import pruning_tables
+from sim.command import add_bus_options, command
+from sim.pruning_tables import PAGE, markdown
+from sim.simulate import Bus
+from sim.steady import COLUMNS, Point, bandwidths, measure
 
-__all__ = ["Row", "main"]
+__all__ = ["main", "networks"]
 
-#: The page that ``--update`` writes to, and what the tables of pruning are called in it.
-_PAGE = Path(__file__).parent.parent / "docs" / "benchmark.md"
-_PRUNING, _COST = "pruning", "selector"
-
-_MODELS = ("deit_tiny", "deit_small")
+_MODELS = ("deit_tiny", "deit_small", "deit_base")
+_PRUNING_MODELS = ("deit_tiny", "deit_small")
 _KEEP = (0.9, 0.7, 0.5)
+_BANDWIDTHS = (64.0, 48.0, 32.0)
+#: Patches that stay, of networks with 139, 98, 69 and with 90, 47, 34 tokens behind the selectors.
+_LIGHT, _STRONG = (137, 96, 67), (88, 45, 32)
+#: Networks on other arrays.
+_SHAPES = (("deit_tiny", "zcu102"), ("deit_tiny", "zcu102-64x32"), ("deit_tiny", "zcu102-32x64"),
+           ("deit_tiny", "zcu102-32x32"), ("deit_base", "zcu102-128x64"), ("scenes", "tiny"),
+           ("scenes", "tiny-8x8"))
+#: What the tables of the steady state are called on the page.
+_STEADY, _SHAPES_TABLE = "steady", "shapes"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One measured network: its selectors by name, the run, and the ideal cycles of its passes."""
-
-    name: str
-    report: Report
-    ideal: int
-
-    @property
-    def tokens(self) -> list[int]:
-        """Tokens at the start and after each selector."""
-        return [self.report.workload.qvit.model.tokens,
-                *(step.tokens_out for step in self.report.steps)]
-
-    def to_dict(self, dense: "Row") -> dict[str, object]:
-        """Return the row as plain data, compared with the ``dense`` network."""
-        report = self.report
-        measured, ideal = report.cycles / dense.report.cycles, self.ideal / dense.ideal
-        return {
-            "model": report.workload.qvit.model.name, "selector": self.name,
-            "tokens": self.tokens, "macs": report.macs, "cycles": report.cycles,
-            "images_per_second": report.images_per_second,
-            "mac_utilization": report.utilization, "ideal_cycles": self.ideal,
-            "cycles_over_ideal": report.cycles / self.ideal, "ratio_to_dense": measured,
-            "ideal_ratio_to_dense": ideal, "ratio_over_ideal_ratio": measured / ideal,
-            "bit_exact": report.comparison.exact}
+def networks(models: Sequence[str]) -> list[dict]:
+    """Return the networks of the table of the steady state, as fields of ``sim.steady.Point``."""
+    listed = [{"model": model} for model in models]
+    if "deit_tiny" in models:
+        tiny = {"model": "deit_tiny"}
+        listed += [tiny | {"counts": _LIGHT}, tiny | {"counts": _STRONG},
+                   tiny | {"counts": _STRONG, "batch": 4}, tiny | {"last_block": "cls"}]
+    return listed
 
 
-#: Column, key of :meth:`Row.to_dict`, and how it is printed.
-_COLUMNS: tuple[tuple[str, str, Callable], ...] = (
-    ("model", "model", str),
-    ("selectors", "selector", str),
-    ("tokens", "tokens", lambda tokens: ", ".join(map(str, tokens))),
-    ("GMAC", "macs", lambda n: f"{n / 1e9:.3f}"),
-    ("cycles", "cycles", "{:,}".format),
-    ("images/s", "images_per_second", "{:,.1f}".format),
-    ("ideal", "ideal_cycles", "{:,}".format),
-    ("cycles / ideal", "cycles_over_ideal", "{:.3f}".format),
-    ("to dense", "ratio_to_dense", "{:.3f}".format),
-    ("ideal to dense", "ideal_ratio_to_dense", "{:.3f}".format),
-    ("quotient", "ratio_over_ideal_ratio", "{:.3f}".format),
-    ("bit exact", "bit_exact", lambda exact: "yes" if exact else "NO"),
-)
-
-#: Columns of the cost of one selector.
-_COST_COLUMNS: tuple[tuple[str, str, Callable], ...] = (
-    ("model", "model", str),
-    ("selector", "selector", str),
-    ("tokens", "tokens", str),
-    ("cycles", "cycles", "{:,}".format),
-    ("of the dense network", "of_dense", "{:.2%}".format),
-)
+def _points(options: argparse.Namespace, config: Config) -> list[Point]:
+    models = options.models or _MODELS
+    for model in models:
+        check_sizes(model_named(model), config)
+    return list(bandwidths(networks(models), config, options.bandwidths, options.latency,
+                           options.rounds))
 
 
-class _Runs:
-    """Simulations of one configuration, each shown as it ends."""
-
-    def __init__(self, config: Config, bus: Bus, console: Console) -> None:
-        self.config, self.bus, self.console = config, bus, console
-        self.program = prepare(config, console)
-
-    def run(self, model: str, name: str, pruning: PruningConfig | None) -> Row:
-        with step(self.console, f"Golden model: {model}, {name}"):
-            workload = Workload.named(model, self.config, pruning=pruning)
-            cycles = self.bus.cycles(workload)
-        with progress_bar(self.console, f"{model}, {name}", cycles) as progress:
-            report = simulate(workload, self.program, self.bus, progress=progress)
-        row = Row(name=name, report=report,
-                  ideal=workload.ideal_cycles(self.bus.bytes_per_cycle))
-        exact = "bit exact" if report.comparison.exact else "NOT bit exact"
-        self.console.print(f"{model}, {name}: {report.cycles:,} cycles, ideal {row.ideal:,},"
-                           f" {exact}", highlight=False)
-        if not report.comparison.exact:
-            self.console.print(f"first mismatch: {report.comparison.first_mismatch}"
-                               f" {report.comparison.problems}", markup=False)
-        return row
+def _shapes(options: argparse.Namespace) -> list[Point]:
+    """Return points of other arrays: the network, the configuration."""
+    bus = Bus(bytes_per_cycle=max(options.bandwidths), latency=options.latency)
+    return [Point(model=model, config=named(name), bus=bus, rounds=options.rounds)
+            for model, name in _SHAPES]
 
 
-def _pruned(options: argparse.Namespace) -> Iterator[tuple[str, PruningConfig]]:
-    """Give name and settings of the pruned networks in the table."""
-    shared = PruningConfig(blocks=options.blocks, package=options.package)
-    for rate in options.keep:
-        yield f"topk {rate:g}", replace(shared, selector="topk",
-                                        rates=cumulative_rates(rate, len(options.blocks)))
-    yield "threshold", shared
-
-
-def _cost(runs: _Runs, model: str, dense: Row, options: argparse.Namespace) -> list[dict]:
-    """Measure one selector of each kind before the last block, where all tokens are still there.
-
-    ``topk`` keeps everything: what it adds to the dense network is its cost. What ``threshold``
-    adds to ``topk`` that keeps as many is the cost of its classifier.
-    """
-    depth = dense.report.workload.qvit.model.depth
-    patches = dense.report.workload.qvit.model.grid ** 2
-    shared = PruningConfig(blocks=(depth - 1,), package=options.package)
-    last = f"before block {depth - 1}"
-    everything = runs.run(model, f"topk {last}, all kept",
-                          replace(shared, selector="topk", counts=(patches,)))
-    threshold = runs.run(model, f"threshold {last}", shared)
-    kept = len(threshold.report.steps[0].kept)
-    same = runs.run(model, f"topk {last}, {kept} kept",
-                    replace(shared, selector="topk", counts=(kept,)))
-    base = everything.report.cycles - dense.report.cycles
-    costs = {"topk": base,
-             "threshold": base + threshold.report.cycles - same.report.cycles}
-    return [{"model": model, "selector": name, "tokens": dense.tokens[0], "cycles": cycles,
-             "of_dense": cycles / dense.report.cycles,
-             "bit_exact": all(row.report.comparison.exact for row in (everything, threshold, same))}
-            for name, cycles in costs.items()]
-
-
-def _markdown(rows: Sequence[dict], columns: Sequence[tuple[str, str, Callable]]) -> str:
-    lines = [[title for title, _, _ in columns], ["---"] * len(columns),
-             *([show(row[key]) for _, key, show in columns] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _run(options: argparse.Namespace, console: Console) -> bool:
+def _steady(options: argparse.Namespace, console: Console) -> bool:
+    """Measure the table of the steady state."""
     if options.json is not None:
         check_output(options.json)
-    config, bus = named(options.config), bus_of(options)
-    settings = list(_pruned(options))
-    # What is wrong is said before the long work.
+    name = _SHAPES_TABLE if options.shapes else _STEADY
     if options.update:
-        for name in (_PRUNING, _COST):
-            check_section(_PAGE, name)
-    for model in options.models:
-        check_sizes(model_named(model), config)
-        for _, pruning in settings:
-            pruning.check(model_named(model))
-    runs = _Runs(config, bus, console)
-    rows: list[dict] = []
-    costs: list[dict] = []
-    for model in options.models:
-        dense = runs.run(model, "none", None)
-        rows += [row.to_dict(dense) for row in (
-            dense, *(runs.run(model, name, pruning) for name, pruning in settings))]
-        costs += _cost(runs, model, dense, options)
-    tables = {_PRUNING: (rows, _COLUMNS), _COST: (costs, _COST_COLUMNS)}
-    for name, (lines, columns) in tables.items():
-        text = _markdown(lines, columns)
-        console.print(f"\n{text}", markup=False, highlight=False, soft_wrap=True)
-        if options.update:
-            write_section(_PAGE, name, text)
+        check_section(PAGE, name)
+    if not 2 <= options.rounds <= 64:
+        raise ValueError(f"the number of rounds is {options.rounds}, must be between 2 and 64")
+    points = _shapes(options) if options.shapes else _points(options, named(options.config))
+    rows = measure(points, console, options.jobs)
+    text = markdown(rows, COLUMNS)
+    console.print(f"\n{text}", markup=False, highlight=False, soft_wrap=True)
+    if options.update:
+        write_section(PAGE, name, text)
     if options.json is not None:
-        options.json.write_text(json.dumps({
-            "config": config.name, "clock_mhz": config.clock_mhz,
-            "bytes_per_cycle": bus.bytes_per_cycle, "latency": bus.latency,
-            "stalls": bus.stalls, "package": options.package, "blocks": list(options.blocks),
-            **{name: lines for name, (lines, _) in tables.items()}}, indent=2) + "\n")
-    return all(line["bit_exact"] for line in (*rows, *costs))
+        options.json.write_text(json.dumps({name: rows}, indent=2) + "\n")
+    return all(row["bit_exact"] and row["accounted"] for row in rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0 only if every run is bit exact."""
     parser = argparse.ArgumentParser(
-        prog="python -m sim.benchmark", description="Simulate networks for a table of measured"
-        " cycles beside ideal ones.")
-    parser.add_argument("--pruning", action="store_true", required=True,
-                        help="the tables of token pruning: topk at several rates and threshold,"
-                        " beside the dense network, and the cost of one selector")
-    parser.add_argument("--models", nargs="+", default=_MODELS, metavar="MODEL",
-                        help=f"without it {' '.join(_MODELS)}")
+        prog="python -m sim.benchmark", description="Simulate networks for tables of measured"
+        " cycles. Without options: utilisation in the steady state of consecutive frames, at"
+        " several memory bandwidths, and the latency of the first frame.")
+    parser.add_argument("--pruning", action="store_true",
+                        help="the tables of token pruning instead: topk at several rates and"
+                        " threshold, beside the dense network, and the cost of one selector; one"
+                        " frame at a time")
+    parser.add_argument("--shapes", action="store_true",
+                        help="arrays of other shapes instead, at the highest bandwidth")
+    parser.add_argument("--models", nargs="+", metavar="MODEL",
+                        help=f"without it {' '.join(_MODELS)}, with --pruning"
+                        f" {' '.join(_PRUNING_MODELS)}")
     parser.add_argument("--config", default="zcu102", help=f"one of {', '.join(CONFIGS)}")
+    parser.add_argument("--bandwidths", type=numbers(float, "numbers"), default=_BANDWIDTHS,
+                        metavar="BYTES", help="bytes per cycle of the memory, not with --pruning;"
+                        f" without it {','.join(f'{rate:g}' for rate in _BANDWIDTHS)}")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N",
+                        help="frames of a run, or batches of them (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N",
+                        help="simulations at a time (default: %(default)s)")
     parser.add_argument("--keep", type=numbers(float, "numbers"), default=_KEEP, metavar="RATES",
-                        help="for topk: what each selector keeps of its patches, a row each;"
-                        f" without it {','.join(map(str, _KEEP))}")
+                        help="with --pruning, topk: what each selector keeps of its patches, a row"
+                        f" each; without it {','.join(map(str, _KEEP))}")
     parser.add_argument("--blocks", type=numbers(int, "whole numbers"), default=BLOCKS,
-                        help="blocks before which there is a selector, counted from 0; without it"
-                        f" {','.join(map(str, BLOCKS))}")
-    parser.add_argument("--package", default="merged", help=f"one of {', '.join(PACKAGES)}")
+                        help="with --pruning: blocks before which there is a selector, counted"
+                        f" from 0; without it {','.join(map(str, BLOCKS))}")
+    parser.add_argument("--package", default="merged",
+                        help=f"with --pruning: one of {', '.join(PACKAGES)}")
     add_bus_options(parser)
-    parser.add_argument("--update", action="store_true", help=f"write the tables into {_PAGE.name}")
+    parser.add_argument("--update", action="store_true", help=f"write the tables into {PAGE.name}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the tables here, too")
     options = parser.parse_args(arguments)
-    return command("sim.benchmark", lambda: _run(options, Console()))
+    if options.pruning:
+        options.models = options.models or _PRUNING_MODELS
+        return command("sim.benchmark", lambda: pruning_tables.run(options, Console()))
+    return command("sim.benchmark", lambda: _steady(options, Console()))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,9 @@ __all__ = ["add_bus_options", "add_network_options", "bus_of", "command",
 def add_network_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--model``, ``--config`` and ``--checkpoint``."""
     parser.add_argument("--model", default="deit_tiny", help=f"one of {', '.join(MODELS)}")
-    parser.add_argument("--config", default="zcu102", help=f"one of {', '.join(CONFIGS)}")
+    parser.add_argument("--config", default="zcu102",
+                        help=f"one of {', '.join(CONFIGS)}, or of them with another array, as in"
+                        " zcu102-32x64")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE",
                         help="weights of the network (.safetensors, .pth); without it they are"
                         " synthetic; those of selectors always are")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from golden.model import model_named
-from sim import benchmark
+from sim import pruning_tables
 from sim.benchmark import main
 
 TINY = ["--pruning", "--models", "tiny_test", "--config", "tiny", "--blocks", "1"]
@@ -18,7 +18,7 @@ def test_pruning(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     page, path = tmp_path / "page.md", tmp_path / "result.json"
     page.write_text("text\n<!-- pruning: begin -->\nstale\n<!-- pruning: end -->\nmore\n"
                     "<!-- selector: begin -->\n<!-- selector: end -->\n")
-    monkeypatch.setattr(benchmark, "_PAGE", page)
+    monkeypatch.setattr(pruning_tables, "PAGE", page)
     assert main([*TINY, "--keep", "0.7,0.3", "--json", str(path), "--update"]) == 0
     result = json.loads(path.read_text())
     rows = result["pruning"]
@@ -48,7 +48,7 @@ def test_page_without_a_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]
                               monkeypatch: pytest.MonkeyPatch) -> None:
     page = tmp_path / "page.md"
     page.write_text("<!-- pruning: begin -->\n<!-- pruning: end -->\n")
-    monkeypatch.setattr(benchmark, "_PAGE", page)
+    monkeypatch.setattr(pruning_tables, "PAGE", page)
     assert main([*TINY, "--update"]) == 2
     assert f"{page} lacks the lines <!-- selector: begin -->" in capsys.readouterr().err
 

@@ -79,6 +79,17 @@ def test_random_network_on_tiny(seed: int) -> None:
     check(run(random_model(config, seed), config, list(BUSES.values())[seed % 3]))
 
 
+@pytest.mark.parametrize("seed", range(18, 22))
+def test_random_network_on_nano(seed: int) -> None:
+    config = named("nano")
+    check(run(random_model(config, seed), config, list(BUSES.values())[seed % 3]))
+
+
+@pytest.mark.parametrize("array", ["8x16", "16x8", "8x64", "64x8"])
+def test_arrays_of_eight_rows_or_columns(array: str) -> None:
+    check(run(model_named("tiny_test"), named(f"tiny-{array}"), BUSES["stalls"]))
+
+
 @pytest.mark.parametrize("seed", range(12, 18))
 def test_random_network_on_small(seed: int) -> None:
     config = named("small")

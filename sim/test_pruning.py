@@ -25,7 +25,7 @@ from sim.workload import Workload
 BUSES = {"fast": Bus(bytes_per_cycle=64, latency=20),
          "stalls": Bus(bytes_per_cycle=24, latency=60, stalls=1)}
 #: A network for each small configuration; classifiers take no heads of 48 channels.
-NETWORKS = {"tiny": model_named("tiny_test"),
+NETWORKS = {"nano": model_named("tiny_test"), "tiny": model_named("tiny_test"),
             "small": replace(model_named("small_test"), name="small", heads=3)}
 
 

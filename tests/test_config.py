@@ -50,6 +50,27 @@ def test_just_accepted(change: dict[str, int]) -> None:
     replace(TINY, **change)
 
 
+@pytest.mark.parametrize(("name", "ports", "port_bits"), [
+    ("zcu102-32x64", 4, 128), ("zcu102-64x32", 2, 128), ("zcu102-128x16", 1, 128),
+    ("kv260-64x8", 1, 64), ("nano-16x32", 1, 32)])
+def test_another_array(name: str, ports: int, port_bits: int) -> None:
+    config, base = named(name), named(name.partition("-")[0])
+    assert f"{base.name}-{config.rows}x{config.columns}" == config.name == name
+    assert (config.ports, config.port_bits) == (ports, port_bits)
+    array = ("name", "rows", "columns", "ports", "port_bits")
+    assert replace(config, **{field: getattr(base, field) for field in array}) == base
+
+
+@pytest.mark.parametrize(("name", "message"), [
+    ("zcu102-48x64", "rows is 48, must be 8, 16, 32, 64 or 128"),
+    ("zcu102-16x16", "max_hidden is 3072, must be at most 2048, which block lists reach"),
+    ("huge-8x8", "no configuration is called 'huge-8x8', there are nano, "),
+    ("zcu102-64", "no configuration is called 'zcu102-64', there are nano, ")])
+def test_no_such_array(name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        named(name)
+
+
 def test_unknown_name() -> None:
     with pytest.raises(ConfigError, match="no configuration is called 'huge', there are nano, "):
         named("huge")

@@ -122,8 +122,8 @@ def test_instruction_page_carries_the_comments(line):
 
 
 def test_register_page_has_arrays_in_one_line():
-    assert "| 0x400 .. 0x5fc | **DROPPED** |" in register_page()
-    assert "| 0x138 | **SELECTOR_14** | 15..0 | `patches` |" in register_page()
+    assert "| 0x400 .. 0xbfc | **DROPPED** |" in register_page()
+    assert "| 0x1e0 .. 0x1ec | **SELECTOR_14** | 15..0 | `patches` |" in register_page()
 
 
 def test_command_writes_what_is_asked_for(tmp_path, capsys):

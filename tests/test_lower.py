@@ -51,7 +51,7 @@ from rtl.isa import (
 #: Arrays of every proportion, banks of several column tiles and of several row tiles.
 _SKEWED = [replace(named("zcu104"), name=f"{rows}x{columns}", rows=rows, columns=columns, ports=1,
                    port_bits=32, max_hidden=1024)
-           for rows, columns in ((16, 64), (64, 16), (128, 32), (32, 128))]
+           for rows, columns in ((16, 64), (64, 16), (128, 32), (32, 128), (8, 64), (64, 8))]
 
 _CASES = [(name, config) for name in NETWORKS for config in CONFIGS.values()
           if NETWORKS[name].width <= config.max_width]

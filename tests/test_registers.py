@@ -100,14 +100,15 @@ def test_register_by_name():
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_words_from_the_core(config):
     selectors, rows = readback_words(replace(config, pruning=True))
-    assert [4 * at for at in selectors] == [register(f"SELECTOR_{s}").offset for s in range(15)]
+    assert [4 * at for at in selectors] == [
+        at for s in range(15) for at in register(f"SELECTOR_{s}").words]
     assert {4 * at for at in rows} <= set(register("DROPPED").words)
-    assert 8 * len(rows) - config.max_tokens in range(8)
+    assert 8 * len(rows) - config.residual_rows in range(8)
     assert readback_words(replace(config, pruning=False)) == ()
 
 
 def test_array_of_registers():
     """Large enough for every configuration."""
     dropped = register("DROPPED")
-    assert list(dropped.words) == [0x400 + 4 * i for i in range(128)]
-    assert DROPPED_ROWS * dropped.count == 1024
+    assert list(dropped.words) == [0x400 + 4 * i for i in range(512)]
+    assert DROPPED_ROWS * dropped.count == 4 * 1024

@@ -202,7 +202,7 @@ def test_unknown_cells_are_not_left_out():
 
 def test_zeros_at_the_start_are_left_out(verilog):
     """Yosys would take minutes for the loops over deep memories; other initial values stay."""
-    rest = synthesis._without_zeros(verilog)
+    rest = synthesis.without_zeros(verilog)
     assert len(re.findall(r"^ *for \(", verilog, re.M)) > 20
     assert not re.search(r"^ *for \(", rest, re.M)
     assert rest.count("initial begin") == verilog.count("initial begin") > 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""TokenList: identity after BEGIN, two lists that change places, the dropped tokens."""
+"""TokenList: rows in order, two lists that change places, the dropped tokens."""
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ from rtl.token_list import TokenList
 
 TINY = named("tiny")
 CONFIGS = [TINY, named("zcu102"), Config(**{**TINY.to_dict(), "max_tokens": 2}),
+           Config(**{**TINY.to_dict(), "max_rows": 200}),
            Config(**{**TINY.to_dict(), "rows": 32, "max_tokens": 1024})]
 
 
@@ -25,15 +26,12 @@ def _simulate(config, bench):
     sim.run()
 
 
-async def _init(ctx, dut):
-    ctx.set(dut.init, 1)
+async def _image(ctx, dut, first_row):
+    ctx.set(dut.image, 1)
+    ctx.set(dut.first_row, first_row)
     await ctx.tick()
-    ctx.set(dut.init, 0)
-    cycles = 0
-    while ctx.get(dut.busy):
-        cycles += 1
-        await ctx.tick()
-    assert cycles == dut.max_tokens, f"busy: expected {dut.max_tokens} cycles, got {cycles}"
+    ctx.set(dut.image, 0)
+    ctx.set(dut.first_row, 0)
 
 
 async def _flip(ctx, dut):
@@ -66,35 +64,40 @@ async def _check(ctx, dut, name, tokens, dropped=None):
     for position, expected in enumerate([] if dropped is None else dropped):
         ctx.set(dut.position, position)
         ctx.set(dut.dropped, 1)
-        ctx.set(dut.scan_position, position)
+        at = position % len(tokens)
+        ctx.set(dut.scan_position, at)
         for _ in range(TokenList.LATENCY):
             await ctx.tick()
         got = ctx.get(dut.row)
         assert got == expected, f"{name}, dropped {position}: expected {expected}, got {got}"
         got = ctx.get(dut.scan_row)
-        assert got == tokens[position], (
-            f"{name}, scan_row {position}: expected {tokens[position]}, got {got}")
+        assert got == tokens[at], f"{name}, scan_row {at}: expected {tokens[at]}, got {got}"
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: str(c.max_tokens))
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.pass_rows} of {c.residual_rows}")
 def test_lists(config):
     rng = np.random.default_rng(config.max_tokens)
-    size = config.max_tokens
+    size, image = config.pass_rows, config.max_tokens
 
     async def bench(ctx, dut):
-        await _init(ctx, dut)
-        await _check(ctx, dut, "identity", range(size))
-        lists = [list(range(size)), None]
+        last = config.residual_rows - image
+        await _image(ctx, dut, last)
+        in_order = range(last, last + image)
+        await _check(ctx, dut, "in order", in_order)
+        lists = [in_order, None]
         for turn in range(3):
-            new, dropped = rng.permutation(size), rng.permutation(size)
+            new, dropped = (rng.permutation(config.residual_rows)[:size] for _ in range(2))
             await _write(ctx, dut, new)
             await _write(ctx, dut, dropped, dropped=1)
             await _check(ctx, dut, f"before turn {turn}", lists[0], dropped)
             await _flip(ctx, dut)
             lists = [new, lists[0]]
             await _check(ctx, dut, f"after turn {turn}", lists[0], dropped)
-        # After an odd number of turns: the list begins anew, in either place.
-        await _init(ctx, dut)
-        await _check(ctx, dut, "identity again", range(size))
+        # An image in order, also where its list is written before it is read.
+        await _image(ctx, dut, 0)
+        await _write(ctx, dut, new)
+        await _check(ctx, dut, "in order again", range(image), dropped)
+        await _flip(ctx, dut)
+        await _check(ctx, dut, "what was written", new, dropped)
 
     _simulate(config, bench)

@@ -17,8 +17,8 @@ class Short(Watchdog):
 
 @pytest.mark.parametrize(("start", "move_at", "end_at", "fires_at"), [
     (True, None, None, CYCLES + 1),
-    (True, 5, None, 5 + CYCLES + 1),
-    (True, CYCLES - 1, None, 2 * CYCLES),
+    (True, 5, None, 5 + CYCLES + 2),
+    (True, CYCLES - 2, None, 2 * CYCLES),
     (True, None, 3, None),
     (False, None, None, None),
 ])
