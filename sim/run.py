@@ -23,6 +23,7 @@ from golden.model import ModelConfig, model_named
 from golden.panels import panels
 from golden.scene_set import scene_set
 from rtl.config import Config, named
+from rtl.isa import SEGMENTS
 from sim.command import (
     add_bus_options,
     add_network_options,
@@ -104,14 +105,14 @@ def _draw(options: argparse.Namespace, timelines: Sequence[Timeline]) -> None:
 
 
 def _works(options: argparse.Namespace, console: Console,
-           pixels: Sequence[tuple[str, NDArray[np.uint8], int | None]]
+           pixels: Sequence[tuple[str, NDArray[np.uint8], int | None]], batch: int = 1
            ) -> tuple[list[tuple[str, Workload]], int]:
     """Return the names and workloads of images, and about how many cycles the first one takes."""
     config, bus, pruning = named(options.config), bus_of(options), pruning_config(options)
     with step(console, f"Golden model: {options.model}, quantised and lowered to {config.name}"):
         workload = Workload.named(options.model, config, checkpoint=options.checkpoint,
                                   pruning=pruning if pruning.active else None,
-                                  last_block=options.last_block)
+                                  last_block=options.last_block, batch=batch)
         works = [(name, workload.with_frame(frame, label)) for name, frame, label in pixels]
         return works, bus.cycles(works[0][1])
 
@@ -158,12 +159,18 @@ def execute_frames(options: argparse.Namespace, images: Sequence[Path] | None, c
 
     The result is shown, JSON is written; there are no pictures.
     """
+    if not 1 <= options.batch <= SEGMENTS:
+        raise ValueError(f"the batch is {options.batch}, must be between 1 and {SEGMENTS}")
     if not 1 <= count <= _MOST_FRAMES:
         raise ValueError(f"the number of frames is {count}, must be between 1 and {_MOST_FRAMES}")
+    if count % options.batch:
+        raise ValueError(f"the number of frames is {count}, must be a multiple of the batch,"
+                         f" {options.batch}")
     if options.output is not None:
         raise ValueError("pictures are asked for with consecutive frames, must be without")
     config, model = _checked(options)
-    works, cycles = _works(options, console, different(_frames(images, scenes, model), count))
+    works, cycles = _works(options, console, different(_frames(images, scenes, model), count),
+                           options.batch)
     program = prepare(config, console)
     timelines, traced = _traced(options)
     with progress_bar(console, "Simulation", count * cycles) as progress:
@@ -188,12 +195,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--frames", type=int, metavar="N",
                         help="N consecutive frames in one run, without the host in between: the"
                         " images, moved and with noise if there are fewer")
+    parser.add_argument("--batch", type=int, default=1, metavar="B",
+                        help="images that share weights behind the first selector, which must be"
+                        " topk: of --frames, or as many (default: %(default)s)")
     options = parser.parse_args(arguments)
 
     def run() -> bool:
         inputs = (options, options.images, Console(), options.scenes)
-        if options.frames is not None:
-            return execute_frames(*inputs, options.frames).exact
+        if options.frames is not None or options.batch != 1:
+            count = options.batch if options.frames is None else options.frames
+            return execute_frames(*inputs, count).exact
         return execute(*inputs).exact
 
     return command("sim.run", run)
