@@ -2,6 +2,7 @@
 """A program under construction: instructions, block lists, and weights in their order of use."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -137,6 +138,8 @@ class Assembler:
         Rows of the list memory.
     weights
         Rows of the weight stream, [rows, columns] of each pass.
+    image
+        Image of the round that the passes to come are of, None: all images.
     """
 
     def __init__(self, config: Config) -> None:
@@ -145,6 +148,7 @@ class Assembler:
         self.labels: list[PassLabel] = []
         self.lists: list[int] = []
         self.weights: list[NDArray[np.uint8]] = []
+        self.image: int | None = None
         #: The pass that wrote a tensor last, None if it is certainly over.
         self._writers: dict[str, int | None] = {}
         self._waited: set[int] = set()
@@ -190,10 +194,15 @@ class Assembler:
         self.weights.append(stream.reshape(-1, columns))
         return tiles
 
-    def prune(self) -> None:
-        """Append PRUNE. It waits for all passes: none after it has one before it to wait for."""
-        self.body.append(instruction(prune_layout, Opcode.PRUNE))
+    def all_waited(self) -> None:
+        """Take note that what was appended waits for all passes: none after it need wait for them.
+        """
         self._writers = dict.fromkeys(self._writers)
+
+    def prune(self) -> None:
+        """Append PRUNE."""
+        self.body.append(instruction(prune_layout, Opcode.PRUNE))
+        self.all_waited()
 
     def _distance(self, tensor: str | None) -> int:
         """Return how many passes back ``tensor`` was written, 0 if that is certainly over.
@@ -213,7 +222,7 @@ class Assembler:
     def add_pass(self, label: PassLabel, *, reads: str | None, writes: str,
                  operand: str | None = None, entries: BlockList, broadcast: int = 0,
                  layer: Linear | None = None, scale: Scale = PAD_SCALE, list_stride: int = 0,
-                 **fields: Any) -> None:
+                 segment: int | None = None, **fields: Any) -> None:
         """Append a pass, over all tokens unless ``fields`` have other rows.
 
         Parameters
@@ -232,6 +241,8 @@ class Assembler:
             Scale in the instruction.
         list_stride
             Entries of the block list of one column tile, if each has its own.
+        segment
+            Segment of the token list that it is over, and whose operands it takes, if not over all.
         fields
             The other fields of the instruction, where they are not zero.
         """
@@ -244,7 +255,9 @@ class Assembler:
             "mean_m": PAD_SCALE.m, "mean_s": PAD_SCALE.s}
         if layer is not None:
             values["column_tiles"] = self._stream(layer, entries, list_stride)
+        if segment is not None:
+            values |= {"of_segment": 1, "segment": segment}
         values |= fields
         self._writers[writes] = len(self.labels)
-        self.labels.append(label)
+        self.labels.append(replace(label, image=self.image if segment is None else segment))
         self.body.append(instruction(pass_layout, Opcode.PASS, **values))

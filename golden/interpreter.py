@@ -38,6 +38,7 @@ from rtl.isa import (
     MAGIC,
     MEAN_FRAC,
     NO_BLOCK,
+    SEGMENTS,
     ColumnScale,
     Destination,
     ListEntry,
@@ -52,42 +53,56 @@ from rtl.isa import (
     Table,
 )
 
-__all__ = ["Execution", "ProgramError", "execute", "execute_run"]
+__all__ = ["Execution", "Output", "ProgramError", "execute", "execute_run"]
 
 
 class ProgramError(ValueError):
     """A program that the hardware would refuse."""
 
 
+@dataclass(frozen=True)
+class Output:
+    """The result of an image, and the tokens that were left of it."""
+
+    logits: Int
+    top1: int
+    tokens: int
+
+
 @dataclass(kw_only=True)
 class Execution:
-    """What a program did with one image.
+    """What a program did in one round.
 
     Members
     -------
-    logits, top1, tokens
-        The result, and the tokens that were left.
-    first_row
-        Row of the residual of the first token.
+    outputs
+        The results of its images.
     words
         For each pass int64 [column tiles, rows, columns]: the data of all writes in their order.
     rows
         For each pass its row statistics by their last name: ``rowmax``; ``rowsum``,
         ``rowscale.m``, ``rowscale.s``; or ``sum``, ``sumsq``, ``mean``, ``m``, ``s``.
     selections
-        What each selector did.
+        What each selector did, in their order.
     dropped_by
         For each physical row the selector that dropped the patch in it, 15 if none did.
     """
 
-    logits: Int = field(default_factory=lambda: np.zeros(0, np.int64))
-    top1: int = 0
-    tokens: int = 0
-    first_row: int = 0
+    outputs: list[Output] = field(default_factory=list)
     words: list[Int] = field(default_factory=list)
     rows: list[dict[str, Int]] = field(default_factory=list)
     selections: list[Selection] = field(default_factory=list)
     dropped_by: Int = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    @property
+    def logits(self) -> Int:
+        """Logits of the first image."""
+        return self.outputs[0].logits
+
+    @property
+    def top1(self) -> int:
+        """Top class of the first image."""
+        return self.outputs[0].top1
 
 
 def _unpack(word: int) -> tuple[int, int, int]:
@@ -108,7 +123,7 @@ class _Machine(Buffers):
         super().__init__(config, seed)
         self.image, self.frames = image, frames
         self.weight_row = self.round = 0
-        self.selector = TokenSelector(0, 0, config.residual_rows)
+        self.selector = TokenSelector(config.residual_rows)
         self.results: list[Execution] = []
         self.handlers: dict[Any, Callable[[data.Const], None]] = {
             Opcode.TABLE: self.table, Opcode.LOAD: self.load, Opcode.IMAGE: self.begin_image,
@@ -128,7 +143,7 @@ class _Machine(Buffers):
 
     @property
     def result(self) -> Execution:
-        """What the image did that is being run."""
+        """What is done in this round."""
         return self.results[-1]
 
     def run(self) -> list[Execution]:
@@ -138,20 +153,21 @@ class _Machine(Buffers):
         if begin.version != ISA_VERSION:
             raise ProgramError(f"the program is of version {begin.version} of the instruction set,"
                                f" must be {ISA_VERSION}")
-        if begin.images != 1:
-            raise ProgramError(f"the program is for {begin.images} images in a round, must be for"
-                               " 1")
+        if not 0 < begin.images <= SEGMENTS or len(self.frames) % begin.images:
+            raise ProgramError(f"the program is for {begin.images} images in a round, must be for 1"
+                               f" to {SEGMENTS} that divide the {len(self.frames)} frames")
         if not 0 < begin.loop < begin.instructions:
             raise ProgramError(f"the loop begins at instruction {begin.loop} of"
                                f" {begin.instructions}, must be behind BEGIN")
         self.weights = self._weights(begin)
-        for number in range(len(self.frames)):
+        for number in range(len(self.frames) // begin.images):
             self._round(number, begin.loop if number else 1)
         return self.results
 
     def _round(self, number: int, start: int) -> None:
         """Execute the instructions from ``start`` on."""
         self.round, self.weight_row, begun = number, 0, False
+        self.results.append(Execution())
         for index in range(start, self.begin.instructions):
             fields = self.instruction(index)
             is_last = index == self.begin.instructions - 1
@@ -201,36 +217,44 @@ class _Machine(Buffers):
                 self.tables[table][fields.first + i] = _unpack(fields.rows[i])
 
     def select(self, fields: data.Const) -> None:
-        try:
-            self.selector.select(fields)
-        except ValueError as error:
-            raise ProgramError(str(error)) from error
+        self._selector(lambda: self.selector.select(fields))
 
     def prune(self, fields: data.Const) -> None:
+        self._selector(self.selector.prune)
+
+    def _selector(self, begin: Callable[[], None]) -> None:
+        """Begin something once the selector has ended."""
         try:
-            self.result.selections.append(self.selector.prune(self.tables[Table.RECIPROCAL]))
+            self.selector.decide(self.tables[Table.RECIPROCAL])
+            begin()
         except ValueError as error:
             raise ProgramError(str(error)) from error
 
     def begin_image(self, fields: data.Const) -> None:
+        if fields.image == 0:
+            self.selector = TokenSelector(self.config.residual_rows)
+            self.result.selections = self.selector.selections
+            self.result.dropped_by = self.selector.dropped_by
         first = fields.first_row + self._step(fields, self.round)
-        self.selector = TokenSelector(first, self.begin.tokens, self.config.residual_rows)
-        self.results.append(Execution(first_row=first, dropped_by=self.selector.dropped_by))
+        self._selector(lambda: self.selector.image(fields.image, first, self.begin.tokens))
 
     def _step(self, fields: data.Const, number: int) -> int:
         """Return by how many rows of the residual a round lies further on."""
         return self.begin.row_step if fields.alternate and number % 2 else 0
 
     def end(self, fields: data.Const) -> None:
-        self.result.logits = self.logit.reshape(-1)[:fields.classes].copy()
-        self.result.top1 = int(self.result.logits.argmax())
-        self.result.tokens = self.selector.tokens
+        tiles = self.config.class_tiles
+        for image in range(self.begin.images):
+            logits = self.logit[image * tiles:(image + 1) * tiles].reshape(-1)[:fields.classes]
+            self.result.outputs.append(Output(logits.copy(), int(logits.argmax()),
+                                              self.selector.segments[image][1]))
 
     def load(self, fields: data.Const) -> None:
         frame, number = fields.kind == LoadKind.FRAME, self.round + fields.ahead
-        if number == len(self.frames):
+        image = number * self.begin.images + fields.image
+        if image >= len(self.frames):
             return
-        raw = np.frombuffer(self.frames[number] if frame else self.image, np.uint8)
+        raw = np.frombuffer(self.frames[image] if frame else self.image, np.uint8)
         first = fields.first + (0 if frame else self._step(fields, number))
         size = 1 if frame else 2
         # Each row of pixels is padded to whole blocks of the network.
@@ -255,20 +279,35 @@ class _Machine(Buffers):
 
     # Passes
 
+    def segment(self, f: data.Const) -> tuple[int, int]:
+        """Return first position and number of the tokens of a pass."""
+        if not f.of_segment:
+            return 0, self.selector.tokens
+        if f.segment not in self.selector.segments:
+            raise ProgramError(f"a pass is over segment {f.segment}, which the token list lacks")
+        return self.selector.segments[f.segment]
+
     def rows_of(self, f: data.Const) -> PassRows:
         if f.rows_from == Rows.DROPPED:
-            physical = self.selector.dropped
-            if physical is None:
+            if f.segment not in self.selector.dropped:
                 raise ProgramError("a pass is over dropped rows, there is no selector before it")
+            physical = self.selector.dropped[f.segment]
             return PassRows(np.arange(len(physical)), physical)
-        count, tokens = f.rows_from == Rows.COUNT, self.selector.tokens
-        position = f.row_first + np.arange(f.row_count) if count else np.arange(tokens)
-        if f.rows_from == Rows.LAST:
-            position = position[-1:]
+        start, count = self.segment(f)
+        if f.rows_from == Rows.EACH:
+            starts = [self.selector.segments[image][0] for image in range(self.begin.images)]
+            position = np.array(starts) + f.row_first
+        elif f.rows_from == Rows.COUNT:
+            position = start + f.row_first + np.arange(f.row_count)
+        elif f.rows_from == Rows.LAST:
+            position = np.array([start + count - 1])
+        else:
+            position = start + np.arange(count)
         return PassRows(position, self.selector.rows[position])
 
     def run_pass(self, f: data.Const) -> None:
-        c, tokens = self.config, self.selector.tokens
+        c = self.config
+        _, tokens = self.segment(f)
         rows = self.rows_of(f)
         column_tiles = -(-tokens // c.columns) if f.columns_from_tokens else f.column_tiles
         k_tiles = -(-tokens // c.rows) if f.k_from_tokens else f.k_tiles
@@ -311,14 +350,15 @@ class _Machine(Buffers):
             return self.take(count).view(np.int8).astype(np.float64)
         if f.stationary == Stationary.NONE:
             return np.zeros((count, c.columns), np.int64)
+        start, _ = self.segment(f)
+        # Behind the last token is what nothing reads.
         if f.stationary == Stationary.VALUE:
-            words = np.arange(count) * f.operand_stride + f.operand_base + ct
-            return self.value[words]
-        channel = self.channels(entries)
-        token = np.arange(c.columns)
-        base = (ct * f.operand_stride + channel // c.columns) * c.columns
-        bank = (channel[:, None] + token) % c.columns
-        return self.key[base[:, None] + token, bank]
+            words = (start + np.arange(count)) * f.operand_stride + f.operand_base + ct
+            return self.value[words % c.value_depth]
+        channel = self.channels(entries)[:, None]
+        group, token = np.divmod(start + ct * c.columns + np.arange(c.columns), c.columns)
+        words = (group * f.operand_stride + channel // c.columns) * c.columns + token
+        return self.key[words % c.key_depth, (channel + token) % c.columns]
 
     def channels(self, entries: Int) -> Int:
         """Return the channel of every array row of all K tiles (an invalid entry is channel 0)."""
@@ -350,7 +390,7 @@ class _Machine(Buffers):
         first, count = LANE_LAYOUT_ROWS["exp"]
         table = self.tables[Table.LANE][first:first + count]
         top = self.rowmax[f.source_slot, rows.position][:, None]
-        tokens = self.selector.tokens
+        _, tokens = self.segment(f)
         e = np.where((column < tokens) & (column >= f.zero_rows),
                      exponential(table, x, top, f.exp_m, f.exp_s), 0)
         total = e.sum(axis=1)
@@ -359,7 +399,7 @@ class _Machine(Buffers):
         if f.class_attention:
             e16, z = power(table, x[0, :tokens], top[0], f.exp_m, f.exp_s)
             r, n = inverse(self.tables[Table.RECIPROCAL], total[0])
-            self.selector.attend(e16, z, r, n, f.score_s, bool(f.first_head))
+            self.selector.attend(f.segment, e16, z, r, n, f.score_s, bool(f.first_head))
         return e
 
     def write(self, f: data.Const, rows: PassRows, ct: int, v: Int, mask: int) -> Int:
@@ -404,7 +444,7 @@ class _Machine(Buffers):
             old = self.memory(Source.RESIDUAL)[self.place(Source.RESIDUAL, *place, block)]
             v = saturate(old.reshape(v.shape) + saturate(v, LANE_X_BITS), 16)
             if f.package:
-                self._package(place, tile, part, v)
+                self._package(self.selector.share[f.segment], place, tile, part, v)
             else:
                 self.store(Source.RESIDUAL, *place, block[written], v[:, lanes])
             self.sums += v[:, lanes].sum(axis=1), np.square(v[:, lanes]).sum(axis=1)
@@ -419,7 +459,8 @@ class _Machine(Buffers):
             self.store(Source.ACT, *place, block[written], v[:, lanes])
         return v
 
-    def _package(self, place: tuple[int, int, PassRows], tile: int, part: int, v: Int) -> None:
+    def _package(self, share: Int, place: tuple[int, int, PassRows], tile: int, part: int,
+                 v: Int) -> None:
         """Write the package of some channels of all rows to the first of them."""
         base, stride, rows = place
         blocks = self.config.package_lanes // self.config.block
@@ -427,11 +468,11 @@ class _Machine(Buffers):
         first = PassRows(rows.position[:1], rows.physical[:1])
         block = tile * self.config.column_blocks + part * blocks + np.arange(blocks)
         self.store(Source.RESIDUAL, base, stride, first, block,
-                   package(self.selector.share, v[:, lanes]))
+                   package(share, v[:, lanes]))
 
     def _row_maximum(self, f: data.Const, rows: PassRows, ct: int, v: Int) -> None:
         columns = ct * self.config.columns + np.arange(self.config.columns)
-        top = np.where(columns < self.selector.tokens, v, -32768).max(axis=1)
+        top = np.where(columns < self.segment(f)[1], v, -32768).max(axis=1)
         slot = self.rowmax[f.destination_slot]
         slot[rows.position] = top if ct == 0 else np.maximum(slot[rows.position], top)
         self.result.rows[-1] = {"rowmax": slot[rows.position].copy()}
@@ -447,7 +488,7 @@ class _Machine(Buffers):
 
 def execute_run(image: bytes, config: Config, frames: Sequence[NDArray[np.uint8]], *,
                 seed: int = 0) -> list[Execution]:
-    """Run the program in ``image`` on frames, one after another.
+    """Run the program in ``image`` on frames, one after another; return what each round did.
 
     Parameters
     ----------
@@ -464,6 +505,6 @@ def execute_run(image: bytes, config: Config, frames: Sequence[NDArray[np.uint8]
 
 
 def execute(image: bytes, config: Config, frame: NDArray[np.uint8], *, seed: int = 0) -> Execution:
-    """Run the program in ``image`` on one frame, see :func:`execute_run`."""
+    """Run the program in ``image`` of single images on one frame, see :func:`execute_run`."""
     (result,) = execute_run(image, config, [frame], seed=seed)
     return result

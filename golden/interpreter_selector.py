@@ -24,6 +24,8 @@ class Selection:
 
     Members
     -------
+    image
+        Image of the round.
     rows
         Physical row of each position before it.
     keep, score
@@ -40,6 +42,7 @@ class Selection:
         ``threshold``: the sums A and B of all positions.
     """
 
+    image: int
     rows: Int
     keep: Int
     score: Int
@@ -52,71 +55,97 @@ class Selection:
     importance: Int = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
+@dataclass
+class _Image:
+    """What the selector remembers of an image: its packages, and selectors so far."""
+
+    packages: int = 0
+    weight: int = 0
+    index: int = 0
+
+
 class TokenSelector:
-    """State of the selector from IMAGE on.
+    """The token list, and what selectors make of it.
 
     Parameters
     ----------
-    first_row, tokens
-        Rows of the residual at the start.
     residual_rows
         Rows of the residual, of all images.
 
     Members
     -------
-    rows, dropped
-        Physical row of each position, and of each row of what the last selector dropped.
-    share
-        Shares of the latter.
+    rows
+        Physical row of each position of the list.
+    segments
+        First position and number of the tokens of each image in it.
+    dropped, share
+        For each image the physical rows of what the last selector dropped, and their shares.
     dropped_by
         For each physical row the selector that dropped the patch in it, ``NEVER`` if none did.
+    weighted, importance
+        Of all positions, what the next threshold selector decides by.
+    selections
+        What selectors have done.
     """
 
-    def __init__(self, first_row: int, tokens: int, residual_rows: int) -> None:
-        self.rows: Int = first_row + np.arange(tokens)
-        self.dropped: Int | None = None
-        self.share: Int = np.zeros(0, np.int64)
+    def __init__(self, residual_rows: int) -> None:
+        self.rows: Int = np.arange(0)
+        self.segments: dict[int, tuple[int, int]] = {}
+        self.dropped: dict[int, Int] = {}
+        self.share: dict[int, Int] = {}
         self.dropped_by: Int = np.full(residual_rows, NEVER, np.int64)
         self.weighted: Int = np.zeros(0, np.int64)
         self.importance: Int = np.zeros(0, np.int64)
-        self._attention: list[Int] = []
-        self._packages = self._weight = self._index = 0
+        self.selections: list[Selection] = []
+        self._attention: dict[int, list[Int]] = {}
+        self._images: dict[int, _Image] = {}
         self._select: data.Const | None = None
+        self._next: dict[int, Int] = {}
 
     @property
     def tokens(self) -> int:
         return len(self.rows)
 
-    def attend(self, e16: Int, z: Int, r: Int, n: Int, score_s: int, first_head: bool) -> None:
-        """Add the attention of the class token in one head, of exponentials ``e16 * 2**-z``."""
+    def image(self, image: int, first_row: int, tokens: int) -> None:
+        """Begin an image: the list is that of its rows."""
+        self.rows, self.segments = first_row + np.arange(tokens), {0: (0, tokens)}
+        self._images[image] = _Image()
+
+    def attend(self, segment: int, e16: Int, z: Int, r: Int, n: Int, score_s: int,
+               first_head: bool) -> None:
+        """Add the attention of a class token in one head, of exponentials ``e16 * 2**-z``."""
         part = np.minimum(cut(e16 * r, score_s + z - n), _SCORE_MAX)
-        if first_head:
-            self._attention = []
-        before = self._attention[-1] if self._attention else 0
-        self._attention.append(np.minimum(before + part, _SCORE_MAX))
+        heads = [] if first_head else self._attention[segment]
+        before = heads[-1] if heads else 0
+        self._attention[segment] = [*heads, np.minimum(before + part, _SCORE_MAX)]
 
     def select(self, f: data.Const) -> None:
-        """Begin; :meth:`prune` decides: scores may come until then."""
-        if self._index == SELECTORS or self._select is not None:
-            number = self._index + (self._select is not None)
-            raise ValueError(f"SELECT {number} has no PRUNE before it, or there are more than"
+        """Begin; :meth:`decide` ends it: scores may come until then."""
+        image = self._images[f.image]
+        if image.index == SELECTORS or f.image in self._next:
+            raise ValueError(f"SELECT {image.index} has no PRUNE before it, or there are more than"
                              f" {SELECTORS}")
-        if not 0 < f.special < self.tokens:
-            raise ValueError(f"SELECT {self._index} is for {f.special} special tokens, must be for"
-                             f" at least 1 and fewer than the {self.tokens} tokens")
+        _, count = self.segments[f.segment]
+        if not 0 < f.special < count:
+            raise ValueError(f"SELECT {image.index} is for {f.special} special tokens, must be for"
+                             f" at least 1 and fewer than the {count} tokens")
+        if not self._next:
+            self.dropped, self.share = {}, {}
         self._select = f
+        # What stays follows.
+        self._next[f.image] = np.arange(0)
 
-    def prune(self, reciprocal_table: Int) -> Selection:
-        """Decide, and give all that follows the new list."""
-        f = self._select
+    def decide(self, reciprocal_table: Int) -> None:
+        """End the selector that has begun, if any."""
+        f, self._select = self._select, None
         if f is None:
-            raise ValueError("PRUNE has no SELECT before it, must have one")
-        self._select = None
-        first, end = f.special, self.tokens - self._packages
+            return
+        image, (start, count) = self._images[f.image], self.segments[f.segment]
+        first, end = f.special, count - image.packages
         seen = {}
         if f.kind == SelectorKind.TOPK:
-            seen = {"attention": np.stack(self._attention)}
-            score = self._attention[-1][first:end]
+            seen = {"attention": np.stack(self._attention[f.segment])}
+            score = self._attention[f.segment][-1][first:end]
             keep = keep_largest(score, f.keep)
         else:
             seen = {"weighted": self.weighted, "importance": self.importance}
@@ -124,22 +153,35 @@ class TokenSelector:
             score = threshold_score(reciprocal_table, weighted, importance)
             keep = keep_threshold(weighted, importance)
 
-        rows = self.rows
+        rows = self.rows[start:start + count]
         patches, packages = rows[first:end], rows[end:]
         gone, weight = patches[~keep], np.maximum(score[~keep], 1)
-        self.dropped_by[gone] = self._index
+        self.dropped_by[gone] = image.index
         stay = [rows[:first], patches[keep], packages]
         share = np.array([ONE])
         if len(gone):
-            if f.merged and self._packages:
-                gone, weight = np.append(gone, packages), np.append(weight, self._weight)
-                stay, self._packages = stay[:2], 0
-            self._packages, self._weight = self._packages + 1, int(weight.sum())
+            if f.merged and image.packages:
+                gone, weight = np.append(gone, packages), np.append(weight, image.weight)
+                stay, image.packages = stay[:2], 0
+            image.packages, image.weight = image.packages + 1, int(weight.sum())
             share = shares(reciprocal_table, weight)
             stay.append(gone[:1])
         else:
             gone = rows[-1:]
-        self.rows, self.dropped, self.share = np.concatenate(stay), gone, share
-        self._index += 1
-        return Selection(rows=rows, keep=keep.astype(np.int64), score=score, weight=weight,
-                         share=share, dropped=gone, tokens=len(self.rows), **seen)
+        self._next[f.image] = left = np.concatenate(stay)
+        self.dropped[f.image], self.share[f.image] = gone, share
+        image.index += 1
+        self.selections.append(Selection(
+            image=f.image, rows=rows, keep=keep.astype(np.int64), score=score, weight=weight,
+            share=share, dropped=gone, tokens=len(left), **seen))
+
+    def prune(self) -> None:
+        """Give all that follows the lists that selectors have left, one behind the other."""
+        if not self._next:
+            raise ValueError("PRUNE has no SELECT before it, must have one")
+        start, self.segments = 0, {}
+        for image, rows in self._next.items():
+            self.segments[image] = start, len(rows)
+            start += len(rows)
+        self.rows = np.concatenate([*self._next.values()])
+        self._next = {}

@@ -31,8 +31,11 @@ class Lowering:
         Words of a row of each tensor; those of Q and of the attention output are the last.
     heads_tiles
         Column tiles of K and V.
-    attention_base
-        Word of the attention output, behind Q.
+    segments
+        Segments of the token list that are computed one after another where tokens meet: None alone
+        is the whole list, of one image.
+    rows
+        Positions of the token list, at most.
     """
 
     def __init__(self, qvit: QuantizedViT, config: Config, patch_channels: int) -> None:
@@ -48,7 +51,13 @@ class Lowering:
         self.patch_words = config.words(patch_channels)
         self.heads_words = config.words(model.heads * self.slot)
         self.heads_tiles = -(-model.heads * self.slot // config.columns)
-        self.attention_base = model.tokens * self.heads_words
+        self.segments: tuple[int | None, ...] = (None,)
+        self.rows = model.tokens
+
+    @property
+    def attention_base(self) -> int:
+        """Word of the attention output, behind Q."""
+        return self.rows * self.heads_words
 
     def dense(self, channels: int) -> BlockList:
         """Return the list of all blocks of ``channels``."""

@@ -119,12 +119,15 @@ def check_pruning(model: ModelConfig, pruning: PruningConfig, config: Config) ->
 
 
 def select(lowering: Lowering, kind: Any, *, keep: int = 0, under_way: int) -> None:
-    """Append SELECT, of a ``SelectorKind``."""
+    """Append SELECT, of a ``SelectorKind``: one for each image that the passes before are of."""
     pruning = lowering.qvit.pruning
     assert pruning is not None
-    lowering.out.body.append(instruction(
+    segments = [(0, lowering.out.image)] if lowering.segments == (None,) else [
+        (segment, segment) for segment in lowering.segments]
+    lowering.out.body += [instruction(
         select_layout, Opcode.SELECT, kind=kind, merged=int(pruning.package == "merged"),
-        special=lowering.model.special_tokens, keep=keep, under_way=under_way))
+        special=lowering.model.special_tokens, keep=keep, under_way=under_way, segment=segment or 0,
+        image=image or 0) for segment, image in segments]
 
 
 def _identity(lowering: Lowering) -> dict[str, Any]:
@@ -134,20 +137,22 @@ def _identity(lowering: Lowering) -> dict[str, Any]:
 
 
 def lower_package(lowering: Lowering, index: int, norm: Norm) -> None:
-    """Append what follows the selector of this index: its list of tokens, its package token."""
+    """Append what follows the selector of this index: its list of tokens, its package tokens."""
     config, width, stage = lowering.config, lowering.model.width, f"selector{index}"
     lowering.out.prune()
-    lowering.out.add_pass(
-        PassLabel(kind=PassKind.PACKAGE, stage=f"{stage}.dropped"), reads="residual",
-        writes="residual", destination=Destination.RESIDUAL,
-        destination_stride=lowering.residual_words, destination_mask=0, package=1,
-        rows_from=Rows.DROPPED, column_tiles=-(-width // config.package_lanes),
-        **_identity(lowering))
-    lowering.out.add_pass(
-        PassLabel(kind=PassKind.PACKAGE_NORM, stage=f"{stage}.package",
-                  norm=f"{stage}.package.norm"),
-        reads="residual", rows_from=Rows.LAST, column_tiles=-(-width // config.columns),
-        **_identity(lowering), **lowering.to_residual(norm))
+    for segment in lowering.segments:
+        lowering.out.add_pass(
+            PassLabel(kind=PassKind.PACKAGE, stage=f"{stage}.dropped"), reads=None,
+            writes="package", segment=segment, destination=Destination.RESIDUAL,
+            destination_stride=lowering.residual_words, destination_mask=0, package=1,
+            rows_from=Rows.DROPPED, column_tiles=-(-width // config.package_lanes),
+            **_identity(lowering))
+        lowering.out.add_pass(
+            PassLabel(kind=PassKind.PACKAGE_NORM, stage=f"{stage}.package",
+                      norm=f"{stage}.package.norm"),
+            reads="package", segment=segment, rows_from=Rows.LAST,
+            column_tiles=-(-width // config.columns), **_identity(lowering),
+            **lowering.to_residual(norm))
 
 
 def lower_classifier(lowering: Lowering, index: int, block: int) -> None:

@@ -33,6 +33,9 @@ from rtl.isa import (
 __all__ = ["LAYOUTS", "PassInfo", "PassKind", "PassLabel", "Program", "classifier_slots",
            "expected_rows", "expected_words", "head_slot", "tokens_of"]
 
+#: Named stages of an image, or numbers laid out like them.
+Stages = Mapping[str, Int]
+
 LAYOUTS = {Opcode.BEGIN: begin_layout, Opcode.TABLE: table_layout, Opcode.LOAD: load_layout,
            Opcode.PASS: pass_layout, Opcode.SELECT: select_layout, Opcode.PRUNE: prune_layout,
            Opcode.END: end_layout, Opcode.IMAGE: image_layout}
@@ -86,12 +89,15 @@ class PassLabel:
         The attention head, of SCORE and ATTENTION, and of what a classifier does head by head.
     norm
         Name of the row statistics that it takes (``block0.norm1``), of passes to the residual.
+    image
+        Image of the round that it is of, None if it is of all.
     """
 
     kind: PassKind
     stage: str
     head: int | None = None
     norm: str | None = None
+    image: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,9 +109,12 @@ class PassInfo(PassLabel):
     index, instruction
         Index among the passes, and among all instructions.
     tokens
-        Tokens that there are.
+        Tokens that there are of each image.
     rows, row_first
-        Number of rows, and the first: a position among the tokens, or in what was dropped.
+        Number of rows, and the first: a position among the tokens of an image, or in what was
+        dropped.
+    images
+        Images of the round whose rows they are, one behind the other; as many of each.
     column_tiles, k_tiles
         Tiles: ``rows * column_tiles * k_tiles`` rows enter the array. Of a package, parts of
         column tiles.
@@ -120,6 +129,7 @@ class PassInfo(PassLabel):
     tokens: int
     rows: int
     row_first: int
+    images: tuple[int, ...]
     column_tiles: int
     k_tiles: int
     column_first: int
@@ -175,7 +185,7 @@ class Program:
         Parameters
         ----------
         tokens
-            Tokens at the start, and after each selector, see :func:`tokens_of`.
+            Tokens of each image at the start, and after each selector, see :func:`tokens_of`.
         """
         if len(tokens) != self.selectors + 1 or tokens[0] != self.tokens:
             raise ValueError(f"the numbers of tokens are {', '.join(map(str, tokens))}, must be"
@@ -194,12 +204,14 @@ class Program:
               dropped: int) -> PassInfo:
         label, config = self.labels[index], self.config
         first, rows = {Rows.COUNT: (fields.row_first, fields.row_count), Rows.TOKENS: (0, tokens),
-                       Rows.DROPPED: (0, dropped), Rows.LAST: (tokens - 1, 1)}[
-                           Rows(fields.rows_from)]
+                       Rows.DROPPED: (0, dropped), Rows.LAST: (tokens - 1, 1),
+                       Rows.EACH: (fields.row_first, 1)}[Rows(fields.rows_from)]
+        images = tuple(range(self.batch)) if label.image is None else (label.image,)
         destination = Destination(fields.destination)
         return PassInfo(
-            kind=label.kind, stage=label.stage, head=label.head, norm=label.norm, index=index,
-            instruction=instruction, tokens=tokens, rows=rows, row_first=first,
+            kind=label.kind, stage=label.stage, head=label.head, norm=label.norm,
+            image=label.image, index=index, instruction=instruction, tokens=tokens,
+            rows=rows * len(images), row_first=first, images=images,
             column_tiles=(-(-tokens // config.columns) if fields.columns_from_tokens
                           else fields.column_tiles),
             k_tiles=-(-tokens // config.rows) if fields.k_from_tokens else fields.k_tiles,
@@ -211,6 +223,11 @@ class Program:
     @property
     def tokens(self) -> int:
         return self.instructions[0].tokens
+
+    @property
+    def batch(self) -> int:
+        """Images in a round."""
+        return self.instructions[0].images
 
     def first_row(self, image: int) -> int:
         """Return the row of the residual of the first token of an image of a run, from 0 on."""
@@ -313,7 +330,19 @@ def _channels(program: Program, info: PassInfo) -> Int:
     return np.where(written, channel, _UNDEFINED)
 
 
-def expected_words(program: Program, stages: Mapping[str, Int],
+def _of_images(stages: Stages | Sequence[Stages], info: PassInfo) -> list[Stages]:
+    """Return the stages of the images of a pass."""
+    images = [stages] if isinstance(stages, Mapping) else stages
+    return [images[image] for image in info.images]
+
+
+def _rows_of(stage: Int, info: PassInfo) -> Int:
+    """Return the rows of a stage of one image that a pass writes."""
+    rows = info.rows // len(info.images)
+    return stage[info.row_first:info.row_first + rows]
+
+
+def expected_words(program: Program, stages: Stages | Sequence[Stages],
                    info: PassInfo) -> tuple[Int, NDArray[np.bool_]]:
     """Return what a pass writes, and which lanes of it are defined.
 
@@ -322,7 +351,7 @@ def expected_words(program: Program, stages: Mapping[str, Int],
     program
         The program.
     stages
-        Named stages of ``golden.integer.run``.
+        Named stages of ``golden.integer.run``, of each image of the round if it is not of one.
     info
         The pass, one of ``program.passes_for(tokens_of(program, stages))``.
 
@@ -335,24 +364,33 @@ def expected_words(program: Program, stages: Mapping[str, Int],
         parts of a package), or hold what nothing reads (scores beyond the tokens, residual
         channels beyond the width).
     """
-    stage = np.asarray(stages[info.stage], np.int64)
-    if info.kind == PassKind.SCORE:
-        stage = stage[info.head]
-    stage = stage[info.row_first:info.row_first + info.rows] if stage.ndim > 1 else stage[None]
+    parts = []
+    for named in _of_images(stages, info):
+        stage = np.asarray(named[info.stage], np.int64)
+        if info.kind == PassKind.SCORE:
+            stage = stage[info.head]
+        parts.append(_rows_of(stage, info) if stage.ndim > 1 else stage[None])
     channel = _channels(program, info)
     # Zero and undefined lanes take the column of zeros behind the last channel.
-    words = np.pad(stage, ((0, 0), (0, 1)))[:, np.maximum(channel, _ZERO)]
+    words = np.pad(np.concatenate(parts), ((0, 0), (0, 1)))[:, np.maximum(channel, _ZERO)]
     shape = (info.column_tiles, program.config.columns)
     words = words.reshape(info.rows, *shape).transpose(1, 0, 2)
     return words, (channel != _UNDEFINED).reshape(shape)
 
 
-def expected_rows(program: Program, stages: Mapping[str, Int], info: PassInfo) -> dict[str, Int]:
+def expected_rows(program: Program, stages: Stages | Sequence[Stages],
+                  info: PassInfo) -> dict[str, Int]:
     """Return the row statistics of a pass under their stage names, each [rows].
 
     SCORE passes give the row maximum; ATTENTION and MEAN passes the row sum and the scale made of
     it; passes to the residual, but to package tokens, the statistics of the LayerNorm that follows.
     """
+    parts = [_row_statistics(named, info) for named in _of_images(stages, info)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _row_statistics(stages: Stages, info: PassInfo) -> dict[str, Int]:
+    """Return those of one image."""
     block = info.stage.split(".")[0]
     if info.kind == PassKind.SCORE:
         return {f"{block}.rowmax": stages[f"{block}.rowmax"][info.head]}
@@ -364,5 +402,7 @@ def expected_rows(program: Program, stages: Mapping[str, Int], info: PassInfo) -
         return {name: stages[name] for name in names}
     if info.norm is not None:
         names = [f"{info.norm}.{name}" for name in _STATISTICS]
-        return {name: stages[name] for name in names}
+        # The package token is the last of all, and the only one of its LayerNorm.
+        return {name: stages[name] if info.kind == PassKind.PACKAGE_NORM
+                else _rows_of(stages[name], info) for name in names}
     return {}

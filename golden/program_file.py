@@ -16,7 +16,7 @@ from rtl.isa import ISA_VERSION
 
 __all__ = ["FORMAT_VERSION", "ProgramFileError", "load", "save"]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 _MAGIC = b"HEATVIT\x1a"
 #: Magic, format version, header bytes, image bytes, SHA-256 of header and image, reserved.
@@ -40,7 +40,8 @@ def save(path: str | Path, program: Program) -> None:
         "tokens": program.tokens,
         "frame_bytes": program.frame_bytes,
         "pruning": None if program.pruning is None else asdict(program.pruning),
-        "passes": [[label.kind, label.stage, label.head, label.norm] for label in program.labels],
+        "passes": [[label.kind, label.stage, label.head, label.norm, label.image]
+                   for label in program.labels],
     }
     text = json.dumps(header, separators=(",", ":")).encode()
     text = text.ljust(-(-(_FIXED.size + len(text)) // _ALIGN) * _ALIGN - _FIXED.size)
@@ -88,8 +89,9 @@ def load(path: str | Path) -> Program:
             config=Config(**header["config"]), model=ModelConfig(**header["model"]),
             weights=header["weights"], logit_step=header["logit_step"],
             image=raw[_FIXED.size + header_bytes:], pruning=_pruning(header["pruning"]),
-            labels=tuple(PassLabel(kind=PassKind(kind), stage=stage, head=head, norm=norm)
-                         for kind, stage, head, norm in header["passes"]))
+            labels=tuple(
+                PassLabel(kind=PassKind(kind), stage=stage, head=head, norm=norm, image=image)
+                for kind, stage, head, norm, image in header["passes"]))
     # Written by a version with other sizes of configurations and models, or other passes.
     except (KeyError, TypeError, ValueError) as error:
         raise ProgramFileError(f"program file {path} has a header of another version of this"

@@ -3,6 +3,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from golden.program import PassInfo
 from sim.compare import Comparison, compare_output, compare_run, compare_selections
 from sim.device import Device, Result, Status
 from sim.session import Session
 from sim.simulate import PATIENCE, Bus, checked
 from sim.streams import streams
+from sim.timeline import Timeline
+from sim.trace_decode import read_timeline
 from sim.verdict import about_network, compared, show_verdict, stages_table, stalls_text
 from sim.workload import Workload
 
@@ -73,25 +77,36 @@ class FramesReport:
         return all(comparison.exact for comparison in self.comparisons)
 
     @property
+    def batch(self) -> int:
+        """Images in a round."""
+        return self.workloads[0].batch
+
+    @property
+    def _ends(self) -> list[int]:
+        """Cycles in which the logits of the rounds were complete."""
+        return [result.cycle for result in self.results[self.batch - 1::self.batch]]
+
+    @property
     def intervals(self) -> tuple[int, ...]:
-        """Cycles from the logits of each frame to those of the next."""
-        at = [result.cycle for result in self.results]
-        return tuple((b - a) % (1 << 32) for a, b in zip(at, at[1:], strict=False))
+        """Cycles from the logits of each round to those of the next."""
+        return tuple((b - a) % (1 << 32) for a, b in pairwise(self._ends))
 
     @property
     def latency(self) -> int:
-        """Cycles of the first frame, from the start to its logits."""
-        return self.results[0].cycle
+        """Cycles of the first round, from the start to its logits."""
+        return self._ends[0]
 
     @property
     def steady(self) -> int | None:
-        """Cycles of a frame that has others before and, from three frames on, behind it."""
+        """Cycles of a round that has others before and, from three rounds on, behind it."""
         return self.intervals[-2:][0] if self.intervals else None
 
     def utilization(self, cycles: int) -> float:
-        """Useful multiplications of a frame over what the array could have done in its cycles."""
-        measured = self.macs[-2] if len(self.macs) > 2 else self.macs[-1]
-        return measured / (cycles * self.workloads[0].config.macs_per_cycle)
+        """Useful multiplications of a round over what the array could have done in its cycles."""
+        rounds = len(self.macs) // self.batch
+        start = max(0, rounds - 2) * self.batch
+        macs = sum(self.macs[start:start + self.batch])
+        return macs / (cycles * self.workloads[0].config.macs_per_cycle)
 
     def to_dict(self) -> dict[str, object]:
         """Return the run as plain data."""
@@ -107,12 +122,14 @@ class FramesReport:
             "package": None if pruning is None else pruning.package,
             "last_block": first.last_block,
             "frames": len(self.names),
+            "batch": self.batch,
             "latency_cycles": self.latency,
             "latency_ms": self.latency / clock * 1e3,
             "latency_mac_utilization": self.utilization(self.latency),
-            "steady_cycles": steady,
+            "round_cycles": steady,
+            "steady_cycles": None if steady is None else round(steady / self.batch),
             "steady_mac_utilization": None if steady is None else self.utilization(steady),
-            "images_per_second": None if steady is None else clock / steady,
+            "images_per_second": None if steady is None else clock * self.batch / steady,
             "cycles": self.cycles,
             "macs": sum(self.macs),
             "macs_per_cycle": config.macs_per_cycle,
@@ -134,7 +151,7 @@ class FramesReport:
         """Print the tables and the numbers."""
         console.print(stages_table(self.comparisons))
         first = self.workloads[0]
-        clock = first.config.clock_mhz
+        clock, what = first.config.clock_mhz, "image" if self.batch == 1 else "batch"
 
         def time(cycles: int) -> str:
             return (f"{cycles:,} cycles, {cycles / clock / 1e3:.3f} ms at {clock} MHz,"
@@ -142,14 +159,15 @@ class FramesReport:
 
         rows = [
             *about_network(first),
-            ("images", f"{len(self.names)} in one run"),
+            ("images", f"{len(self.names)} in one run" + (
+                f", {self.batch} of a batch share weights" if self.batch > 1 else "")),
             ("host", f"{self.host_accesses} accesses between start and interrupt"),
             ("network", f"{sum(self.macs) / len(self.macs) / 1e9:.3f} GMAC an image"),
-            ("one image", f"{time(self.latency)}, from the start to its logits"),
+            (f"one {what}", f"{time(self.latency)}, from the start to its logits"),
         ]
         if self.steady is not None:
             rows += [("the next", f"{time(self.steady)}, from logits to logits"),
-                     ("speed", f"{clock * 1e6 / self.steady:,.1f} images/s")]
+                     ("speed", f"{clock * 1e6 * self.batch / self.steady:,.1f} images/s")]
         rows += [
             ("whole run", f"{self.cycles:,} cycles"),
             ("memory", f"{self.bytes_read:,} bytes read, {self.bytes_written:,} written"),
@@ -169,7 +187,8 @@ class FramesReport:
         for header in ("logits at cycle", "after the last", "tokens", "class"):
             table.add_column(header, justify="right")
         table.add_column("equal?")
-        before = ["", *(f"{cycles:,}" for cycles in self.intervals)]
+        at = [0, *(result.cycle for result in self.results)]
+        before = [f"{(b - a) % (1 << 32):,}" for a, b in pairwise(at)]
         for name, result, comparison, interval in zip(
                 self.names, self.results, self.comparisons, before, strict=True):
             table.add_row(escape(Path(name).name), f"{result.cycle:,}", interval,
@@ -179,33 +198,37 @@ class FramesReport:
 
 
 def simulate_frames(frames: Sequence[tuple[str, Workload]], program: Path, bus: Bus, *,
-                    progress: Callable[[int, int], None] = lambda done, cycles: None
-                    ) -> FramesReport:
+                    progress: Callable[[int, int], None] = lambda done, cycles: None,
+                    traced: Callable[[Timeline], None] | None = None) -> FramesReport:
     """Run frames of one network in one run on the executable ``program``; compare everything.
 
-    ``frames`` are their names and contents, made of one workload by ``with_frame``.
+    ``frames`` are their names and contents, made of one workload by ``with_frame``, whole rounds of
+    them; ``traced``, if any, is given the timeline of the run.
     """
     names, works = tuple(name for name, _ in frames), tuple(work for _, work in frames)
     first = works[0]
-    selectors, model = len(first.blocks), first.qvit.model
+    selectors, model, batch = len(first.blocks), first.qvit.model, first.batch
     with Session(program) as session:
         device = Device(session, model.classes, first.config.port_bits // 8)
         session.bus(bytes_per_cycle=bus.bytes_per_cycle, latency=bus.latency, stalls=bus.stalls)
-        device.place(first.program.image, *(work.frame.tobytes() for work in works))
-        folder = session.trace("frames")
+        device.place(first.program.image, *(work.frame.tobytes() for work in works),
+                     batch=batch)
+        folder = session.trace("frames", timed=traced is not None)
         device.start()
-        status, results = device.finish(PATIENCE * len(works) * bus.cycles(first))
+        status, results = device.finish(PATIENCE * len(works) // batch * bus.cycles(first))
         session.trace_off()
+        # The registers show the last image, those of the selectors the last round.
         last = len(works) - 1
-        selections = (device.selections(selectors, model.tokens,
-                                        first_row=first.program.first_row(last))
-                      if selectors else None)
+        selections = {i: device.selections(selectors, model.tokens, image=i % batch,
+                                           first_row=first.program.first_row(i))
+                      for i in range(len(works) - batch, len(works)) if selectors}
         session.run(lambda now: progress(0, now))
 
         registers = checked(status())
         recording = {stream.name: stream.read(folder) for stream in streams(first.config)}
         outputs = results()
         macs: list[int] = []
+        passes: list[tuple[str, Sequence[PassInfo]]] = []
         outside: list[list[Comparison]] = []
 
         def stages() -> Iterator[dict[str, NDArray[np.integer]]]:
@@ -215,14 +238,19 @@ def simulate_frames(frames: Sequence[tuple[str, Workload]], program: Path, bus: 
                 yield named
                 # Behind the comparison of the streams.
                 macs.append(work.macs)
+                if i % batch == 0:
+                    passes.append((", ".join(names[i:i + batch]), work.passes))
                 outside.append([compare_output(logits, top_class, work.tokens[-1], output,
                                              registers.top_class if i == last else None)])
-                if selections is not None and i == last:
+                if i in selections:
                     outside[-1].append(compare_selections(
-                        named, selections(), model.special_tokens, registers.tokens))
+                        named, selections[i](), model.special_tokens,
+                        registers.tokens if i == last else None))
                 work.forget()
 
         inside = compare_run(first.program, stages(), recording)
+        if traced is not None:
+            traced(read_timeline(folder, first.program, passes))
         counts = {key: session.values[f"run1.{key}"] for key in (
             "cycles", "bytes_read", "bytes_written", "host_accesses")}
     # The start is an access, the only one.

@@ -4,7 +4,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,8 @@ from golden.files import check_output, make_folder
 from golden.model import ModelConfig, model_named
 from golden.panels import panels
 from golden.scene_set import scene_set
-from rtl.config import named
+from rtl.config import Config, named
+from rtl.isa import SEGMENTS
 from sim.command import (
     add_bus_options,
     add_network_options,
@@ -79,15 +80,39 @@ def _frames(images: Sequence[Path] | None, scenes: int | None,
             for i, label in enumerate(test.labels)]
 
 
+def _checked(options: argparse.Namespace) -> tuple[Config, ModelConfig]:
+    """Return configuration and model, once it is known that files can be written."""
+    for path in (options.json, options.trace, options.plot):
+        if path is not None:
+            check_output(path)
+    config, model = named(options.config), model_named(options.model)
+    pruning_config(options).check(model)
+    return config, model
+
+
+def _traced(options: argparse.Namespace
+            ) -> tuple[list[Timeline], Callable[[Timeline], None] | None]:
+    """Return where the timelines of runs will be, and what takes them if they are asked for."""
+    timelines: list[Timeline] = []
+    return timelines, timelines.append if options.trace or options.plot else None
+
+
+def _draw(options: argparse.Namespace, timelines: Sequence[Timeline]) -> None:
+    if options.trace is not None:
+        write_trace(options.trace, timelines)
+    if options.plot is not None:
+        draw(options.plot, timelines)
+
+
 def _works(options: argparse.Namespace, console: Console,
-           pixels: Sequence[tuple[str, NDArray[np.uint8], int | None]]
+           pixels: Sequence[tuple[str, NDArray[np.uint8], int | None]], batch: int = 1
            ) -> tuple[list[tuple[str, Workload]], int]:
     """Return the names and workloads of images, and about how many cycles the first one takes."""
     config, bus, pruning = named(options.config), bus_of(options), pruning_config(options)
     with step(console, f"Golden model: {options.model}, quantised and lowered to {config.name}"):
         workload = Workload.named(options.model, config, checkpoint=options.checkpoint,
                                   pruning=pruning if pruning.active else None,
-                                  last_block=options.last_block)
+                                  last_block=options.last_block, batch=batch)
         works = [(name, workload.with_frame(frame, label)) for name, frame, label in pixels]
         return works, bus.cycles(works[0][1])
 
@@ -106,11 +131,7 @@ def execute(options: argparse.Namespace, images: Sequence[Path] | None, console:
 
     The result is shown, pictures and JSON are written.
     """
-    for path in (options.json, options.trace, options.plot):
-        if path is not None:
-            check_output(path)
-    config, model = named(options.config), model_named(options.model)
-    pruning_config(options).check(model)
+    config, model = _checked(options)
     if options.output is not None:
         make_folder(options.output)
     works, cycles = _works(options, console, _frames(images, scenes, model))
@@ -118,14 +139,10 @@ def execute(options: argparse.Namespace, images: Sequence[Path] | None, console:
     if output is not None:
         make_folder(output)
     program = prepare(config, console)
-    timelines: list[Timeline] = []
-    traced = timelines.append if options.trace or options.plot else None
+    timelines, traced = _traced(options)
     with progress_bar(console, "Simulation", cycles, len(works)) as progress:
         reports = simulate_images(works, program, bus_of(options), progress=progress, traced=traced)
-    if options.trace is not None:
-        write_trace(options.trace, timelines)
-    if options.plot is not None:
-        draw(options.plot, timelines)
+    _draw(options, timelines)
     pictures = []
     if output is not None:
         for number, report in enumerate(reports[:None if scenes is None else _DRAWN], 1):
@@ -142,18 +159,23 @@ def execute_frames(options: argparse.Namespace, images: Sequence[Path] | None, c
 
     The result is shown, JSON is written; there are no pictures.
     """
+    if not 1 <= options.batch <= SEGMENTS:
+        raise ValueError(f"the batch is {options.batch}, must be between 1 and {SEGMENTS}")
     if not 1 <= count <= _MOST_FRAMES:
         raise ValueError(f"the number of frames is {count}, must be between 1 and {_MOST_FRAMES}")
+    if count % options.batch:
+        raise ValueError(f"the number of frames is {count}, must be a multiple of the batch,"
+                         f" {options.batch}")
     if options.output is not None:
         raise ValueError("pictures are asked for with consecutive frames, must be without")
-    if options.json is not None:
-        check_output(options.json)
-    config, model = named(options.config), model_named(options.model)
-    pruning_config(options).check(model)
-    works, cycles = _works(options, console, different(_frames(images, scenes, model), count))
+    config, model = _checked(options)
+    works, cycles = _works(options, console, different(_frames(images, scenes, model), count),
+                           options.batch)
     program = prepare(config, console)
+    timelines, traced = _traced(options)
     with progress_bar(console, "Simulation", count * cycles) as progress:
-        report = simulate_frames(works, program, bus_of(options), progress=progress)
+        report = simulate_frames(works, program, bus_of(options), progress=progress, traced=traced)
+    _draw(options, timelines)
     _finish(report, options, console)
     return report
 
@@ -173,12 +195,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--frames", type=int, metavar="N",
                         help="N consecutive frames in one run, without the host in between: the"
                         " images, moved and with noise if there are fewer")
+    parser.add_argument("--batch", type=int, default=1, metavar="B",
+                        help="images that share weights behind the first selector, which must be"
+                        " topk: of --frames, or as many (default: %(default)s)")
     options = parser.parse_args(arguments)
 
     def run() -> bool:
         inputs = (options, options.images, Console(), options.scenes)
-        if options.frames is not None:
-            return execute_frames(*inputs, options.frames).exact
+        if options.frames is not None or options.batch != 1:
+            count = options.batch if options.frames is None else options.frames
+            return execute_frames(*inputs, count).exact
         return execute(*inputs).exact
 
     return command("sim.run", run)

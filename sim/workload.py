@@ -14,6 +14,7 @@ from golden.checkpoint import load_checkpoint
 from golden.fixed import Int
 from golden.images import calibration_frames, load_image
 from golden.lower import check_sizes, lower
+from golden.lower_batch import check_batch
 from golden.model import FloatViT, ModelConfig, model_named
 from golden.packed import SUFFIX, PackedError, load
 from golden.program import PassInfo, Program, tokens_of
@@ -97,8 +98,9 @@ class Workload:
         Class of the frame; None if nobody knows.
     selectors_synthetic
         Whether the classifiers of ``threshold`` selectors are.
-    last_block
-        Which rows of the last block are computed, as of :func:`golden.lower.lower`.
+    last_block, batch
+        Which rows of the last block are computed, and how many images share weights, as of
+        :func:`golden.lower.lower`.
     """
 
     qvit: QuantizedViT
@@ -107,11 +109,13 @@ class Workload:
     label: int | None = None
     selectors_synthetic: bool = True
     last_block: str = "all"
+    batch: int = 1
 
     @classmethod
     def named(cls, model: str, config: Config, *, image: Path | None = None,
               checkpoint: Path | None = None,
-              pruning: PruningConfig | None = None, last_block: str = "all") -> "Workload":
+              pruning: PruningConfig | None = None, last_block: str = "all",
+              batch: int = 1) -> "Workload":
         """Return the named model with the frame cut from ``image``, or from the sample.
 
         Bad input raises ValueError: ModelError, PruningError, ConfigError, ImageError,
@@ -122,13 +126,15 @@ class Workload:
         check_sizes(network, config)
         if pruning is not None:
             pruning.check(network)
-        frame = load_image(image, network.image_size)
-        qvit = quantized(network, checkpoint, pruning)
         # Only packed models bring selectors of their own.
         brought = checkpoint is not None and checkpoint.suffix == SUFFIX
+        if pruning is not None or not brought:
+            check_batch(network, pruning, config, batch)
+        frame = load_image(image, network.image_size)
+        qvit = quantized(network, checkpoint, pruning)
         return cls(qvit, config, frame,
                    selectors_synthetic=not brought or qvit.weights == "synthetic",
-                   last_block=last_block)
+                   last_block=last_block, batch=batch)
 
     def with_frame(self, frame: NDArray[np.uint8], label: int | None = None) -> "Workload":
         """Return the same program with another frame, of class ``label``."""
@@ -138,7 +144,7 @@ class Workload:
 
     @cached_property
     def program(self) -> Program:
-        return lower(self.qvit, self.config, last_block=self.last_block)
+        return lower(self.qvit, self.config, last_block=self.last_block, batch=self.batch)
 
     @cached_property
     def expected(self) -> tuple[Int, int, dict[str, NDArray[np.integer]]]:
@@ -156,7 +162,7 @@ class Workload:
 
     @cached_property
     def passes(self) -> tuple[PassInfo, ...]:
-        """The passes, with the rows and tiles that they have for this frame."""
+        """The passes of a round, with the rows and tiles that they have for such frames."""
         return self.program.passes_for(self.tokens)
 
     @property
@@ -177,11 +183,11 @@ class Workload:
 
     @property
     def array_cycles(self) -> int:
-        """Rows that enter the array: what the image takes if the array never waits."""
+        """Rows that enter the array: what a round takes if the array never waits."""
         return sum(info.rows * info.column_tiles * info.k_tiles for info in self.passes)
 
     def ideal_cycles(self, bytes_per_cycle: float) -> int:
-        """Return what the passes take one after another, each at its own limit.
+        """Return what the passes of a round take one after another, each at its own limit.
 
         A tile takes as many cycles as it has rows, or as its weights take to arrive, or as rows
         must be apart that meet in an accumulator.

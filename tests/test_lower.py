@@ -89,10 +89,10 @@ def check_stages(program: Program, result: Execution, logits: Int, top1: int,
             assert stage.endswith(f".{name}")
             assert np.array_equal(values, found), f"{stage} of pass {index}"
     assert np.array_equal(result.logits, logits) and result.top1 == top1
-    assert result.tokens == tokens_of(program, stages)[-1]
+    assert result.outputs[0].tokens == tokens_of(program, stages)[-1]
 
 
-class _Late(_Machine):
+class LateMachine(_Machine):
     """Loads as late as the hardware may: not before the next LOAD, or what streams patches."""
 
     pending: data.Const | None = None
@@ -123,10 +123,10 @@ def test_consecutive_images(name: str, late: bool, images: int) -> None:
     model = net.qvit.model
     program = lower(net.qvit, replace(named("zcu104"), images=images, max_tokens=model.tokens))
     frames = [noise(model, seed) for seed in (3, 11, 12, 13)]
-    machine = (_Late if late else _Machine)(
+    machine = (LateMachine if late else _Machine)(
         program.image, program.config, [frame.tobytes() for frame in frames], 5)
     results = machine.run()
-    assert [r.first_row for r in results] == [0, model.tokens * (images - 1)] * 2
+    assert [program.first_row(i) for i in range(4)] == [0, model.tokens * (images - 1)] * 2
     for frame, result in zip(frames, results, strict=True):
         check_stages(program, result, *run(net.qvit, frame))
     assert len({tuple(r.logits) for r in results}) == len(frames)
@@ -457,7 +457,7 @@ def test_interpreter_refuses_broken_programs() -> None:
         (0, 1, Opcode.END.value, "does not start with BEGIN"),
         (1, 1, 9, "version 9 of the instruction set, must be 3"),
         (64, 1, 0, "instruction 1 has no known opcode"),
-        (28, 1, 4, "the program is for 4 images in a round, must be for 1"),
+        (28, 1, 4, "is for 4 images in a round, must be for 1 to 4 that divide the 1 frames"),
         (14, 2, 0, r"the loop begins at instruction 0 of \d+, must be behind BEGIN"),
         (last, 1, Opcode.BEGIN.value, "is BEGIN"),
         (64 * 5, 1, Opcode.BEGIN.value, r"instruction 5 of \d+ is BEGIN"),

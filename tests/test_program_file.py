@@ -54,7 +54,7 @@ def test_layout_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "p"
     save(path, program)
     raw = path.read_bytes()
-    assert raw[:8] == b"HEATVIT\x1a" and int.from_bytes(raw[8:12], "little") == 2
+    assert raw[:8] == b"HEATVIT\x1a" and int.from_bytes(raw[8:12], "little") == 3
     header_bytes = int.from_bytes(raw[12:16], "little")
     start = 64 + header_bytes
     assert start % 4096 == 0 and raw[start:] == program.image
@@ -63,7 +63,7 @@ def test_layout_of_the_file(tmp_path: Path) -> None:
     header = json.loads(raw[64:start])
     assert header["frame_bytes"] == 96 * 96 * 3 and header["tokens"] == 38
     assert header["config"]["name"] == "zcu104" and header["model"]["name"] == "small_test"
-    assert header["passes"][0] == ["patch", "embed.residual", None, "block0.norm1"]
+    assert header["passes"][0] == ["patch", "embed.residual", None, "block0.norm1", None]
 
 
 def test_same_bytes_every_time(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_broken_files(tmp_path: Path) -> None:
         (raw[:7], "is no program file"),
         (b"PK" + raw, "is no program file"),
         (raw[:40], "is truncated: it has 40 bytes, must have at least 64"),
-        (version(1), "is of format 1, must be of format 2"),
+        (version(1), "is of format 1, must be of format 3"),
         (raw[:-1], f"is truncated: it has {size - 1} bytes, must have {size}"),
         (raw[:100], f"is truncated: it has 100 bytes, must have {size}"),
         (raw + b"x", f"is too long: it has {size + 1} bytes, must have {size}"),
