@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
+from amaranth.utils import exact_log2
 
 from rtl import isa
 from rtl.dispatch import Activity
@@ -47,7 +48,8 @@ def connect_sequencer(m: Module, core: "Core") -> None:
         issue.images.eq(dispatcher.begin.images),
         issue.current.eq(segments.current),
         issue.gone.eq(segments.gone),
-        core.tokens.eq(segments.tokens),
+        core.tokens.eq(segments.current[(dispatcher.begin.images - 1)
+                                        [:exact_log2(isa.SEGMENTS)]].count),
     ]
     state, cause = issue.state, core.stall
     with m.If(state.busy):
