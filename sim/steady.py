@@ -89,7 +89,7 @@ def _run(point: Point) -> dict:
     """Simulate a point and return its row."""
     model, config = model_named(point.model), point.config
     workload = Workload.named(point.model, config, pruning=point.pruning,
-                              last_block=point.last_block)
+                              last_block=point.last_block, batch=point.batch)
     sample = [("sample", load_image(None, model.image_size), None)]
     works = [(name, workload.with_frame(frame, label))
              for name, frame, label in different(sample, point.rounds * point.batch)]
