@@ -11,11 +11,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from golden.program import PassInfo
 from sim.compare import Comparison, compare_output, compare_run, compare_selections
 from sim.device import Device, Result, Status
 from sim.session import Session
 from sim.simulate import PATIENCE, Bus, checked
 from sim.streams import streams
+from sim.timeline import Timeline
+from sim.trace_decode import read_timeline
 from sim.verdict import about_network, compared, show_verdict, stages_table, stalls_text
 from sim.workload import Workload
 
@@ -179,11 +182,12 @@ class FramesReport:
 
 
 def simulate_frames(frames: Sequence[tuple[str, Workload]], program: Path, bus: Bus, *,
-                    progress: Callable[[int, int], None] = lambda done, cycles: None
-                    ) -> FramesReport:
+                    progress: Callable[[int, int], None] = lambda done, cycles: None,
+                    traced: Callable[[Timeline], None] | None = None) -> FramesReport:
     """Run frames of one network in one run on the executable ``program``; compare everything.
 
-    ``frames`` are their names and contents, made of one workload by ``with_frame``.
+    ``frames`` are their names and contents, made of one workload by ``with_frame``. ``traced``, if
+    any, is given the timeline of the run.
     """
     names, works = tuple(name for name, _ in frames), tuple(work for _, work in frames)
     first = works[0]
@@ -192,7 +196,7 @@ def simulate_frames(frames: Sequence[tuple[str, Workload]], program: Path, bus: 
         device = Device(session, model.classes, first.config.port_bits // 8)
         session.bus(bytes_per_cycle=bus.bytes_per_cycle, latency=bus.latency, stalls=bus.stalls)
         device.place(first.program.image, *(work.frame.tobytes() for work in works))
-        folder = session.trace("frames")
+        folder = session.trace("frames", timed=traced is not None)
         device.start()
         status, results = device.finish(PATIENCE * len(works) * bus.cycles(first))
         session.trace_off()
@@ -206,6 +210,7 @@ def simulate_frames(frames: Sequence[tuple[str, Workload]], program: Path, bus: 
         recording = {stream.name: stream.read(folder) for stream in streams(first.config)}
         outputs = results()
         macs: list[int] = []
+        passes: list[tuple[PassInfo, ...]] = []
         outside: list[list[Comparison]] = []
 
         def stages() -> Iterator[dict[str, NDArray[np.integer]]]:
@@ -215,6 +220,7 @@ def simulate_frames(frames: Sequence[tuple[str, Workload]], program: Path, bus: 
                 yield named
                 # Behind the comparison of the streams.
                 macs.append(work.macs)
+                passes.append(work.passes)
                 outside.append([compare_output(logits, top_class, work.tokens[-1], output,
                                              registers.top_class if i == last else None)])
                 if selections is not None and i == last:
@@ -223,6 +229,9 @@ def simulate_frames(frames: Sequence[tuple[str, Workload]], program: Path, bus: 
                 work.forget()
 
         inside = compare_run(first.program, stages(), recording)
+        if traced is not None:
+            traced(read_timeline(folder, first.program,
+                                 list(zip(names, passes, strict=True))))
         counts = {key: session.values[f"run1.{key}"] for key in (
             "cycles", "bytes_read", "bytes_written", "host_accesses")}
     # The start is an access, the only one.

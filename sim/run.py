@@ -4,7 +4,8 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from golden.files import check_output, make_folder
 from golden.model import ModelConfig, model_named
 from golden.panels import panels
 from golden.scene_set import scene_set
-from rtl.config import named
+from rtl.config import Config, named
 from sim.command import (
     add_bus_options,
     add_network_options,
@@ -100,17 +101,34 @@ def _finish(summary: Summary | FramesReport, options: argparse.Namespace,
         options.json.write_text(json.dumps(summary.to_dict(), indent=2) + "\n")
 
 
+def _checked(options: argparse.Namespace) -> tuple[Config, ModelConfig]:
+    """Return configuration and network; raise ValueError if an option is not as it must be."""
+    for path in (options.json, options.trace, options.plot):
+        if path is not None:
+            check_output(path)
+    config, model = named(options.config), model_named(options.model)
+    pruning_config(options).check(model)
+    return config, model
+
+
+@contextmanager
+def _traced(options: argparse.Namespace) -> Iterator[Callable[[Timeline], None] | None]:
+    """Give what takes the timelines of the runs, if they are asked for; write them at the end."""
+    timelines: list[Timeline] = []
+    yield timelines.append if options.trace or options.plot else None
+    if options.trace is not None:
+        write_trace(options.trace, timelines)
+    if options.plot is not None:
+        draw(options.plot, timelines)
+
+
 def execute(options: argparse.Namespace, images: Sequence[Path] | None, console: Console,
             scenes: int | None = None) -> Summary:
     """Run ``images``, files and folders, or the first ``scenes`` for testing, one after another.
 
     The result is shown, pictures and JSON are written.
     """
-    for path in (options.json, options.trace, options.plot):
-        if path is not None:
-            check_output(path)
-    config, model = named(options.config), model_named(options.model)
-    pruning_config(options).check(model)
+    config, model = _checked(options)
     if options.output is not None:
         make_folder(options.output)
     works, cycles = _works(options, console, _frames(images, scenes, model))
@@ -118,14 +136,9 @@ def execute(options: argparse.Namespace, images: Sequence[Path] | None, console:
     if output is not None:
         make_folder(output)
     program = prepare(config, console)
-    timelines: list[Timeline] = []
-    traced = timelines.append if options.trace or options.plot else None
-    with progress_bar(console, "Simulation", cycles, len(works)) as progress:
+    with (_traced(options) as traced,
+          progress_bar(console, "Simulation", cycles, len(works)) as progress):
         reports = simulate_images(works, program, bus_of(options), progress=progress, traced=traced)
-    if options.trace is not None:
-        write_trace(options.trace, timelines)
-    if options.plot is not None:
-        draw(options.plot, timelines)
     pictures = []
     if output is not None:
         for number, report in enumerate(reports[:None if scenes is None else _DRAWN], 1):
@@ -146,14 +159,12 @@ def execute_frames(options: argparse.Namespace, images: Sequence[Path] | None, c
         raise ValueError(f"the number of frames is {count}, must be between 1 and {_MOST_FRAMES}")
     if options.output is not None:
         raise ValueError("pictures are asked for with consecutive frames, must be without")
-    if options.json is not None:
-        check_output(options.json)
-    config, model = named(options.config), model_named(options.model)
-    pruning_config(options).check(model)
+    config, model = _checked(options)
     works, cycles = _works(options, console, different(_frames(images, scenes, model), count))
     program = prepare(config, console)
-    with progress_bar(console, "Simulation", count * cycles) as progress:
-        report = simulate_frames(works, program, bus_of(options), progress=progress)
+    with (_traced(options) as traced,
+          progress_bar(console, "Simulation", count * cycles) as progress):
+        report = simulate_frames(works, program, bus_of(options), progress=progress, traced=traced)
     _finish(report, options, console)
     return report
 
