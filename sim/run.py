@@ -81,16 +81,6 @@ def _frames(images: Sequence[Path] | None, scenes: int | None,
             for i, label in enumerate(test.labels)]
 
 
-def _checked(options: argparse.Namespace) -> tuple[Config, ModelConfig]:
-    """Return configuration and model, once it is known that files can be written."""
-    for path in (options.json, options.trace, options.plot):
-        if path is not None:
-            check_output(path)
-    config, model = named(options.config), model_named(options.model)
-    pruning_config(options).check(model)
-    return config, model
-
-
 def _works(options: argparse.Namespace, console: Console,
            pixels: Sequence[tuple[str, NDArray[np.uint8], int | None]], batch: int = 1
            ) -> tuple[list[tuple[str, Workload]], int]:
