@@ -196,6 +196,9 @@ class _Design:
         borders: list[tuple[int, int]] = []
         self._place(modules, "", modules[top], borders)
 
+        self.firsts = {what: np.array([getattr(i, what) for i in self.instances])
+                       for what in ("bit", "way", "end")}
+
         way = [np.array([w[:3] for w in i.module.ways], np.int64).reshape(-1, 3)
                + [i.bit, i.bit, 0] for i in self.instances]
         border = np.array([(*pair, 0) for pair in borders], np.int64).reshape(-1, 3)
@@ -313,8 +316,7 @@ class _Design:
 
     def _instance(self, number: int, what: str) -> _Instance:
         """Return the instance that a bit, a way or an end is in."""
-        firsts = [getattr(i, what) for i in self.instances]
-        return self.instances[int(np.searchsorted(firsts, number, side="right")) - 1]
+        return self.instances[int(np.searchsorted(self.firsts[what], number, side="right")) - 1]
 
 
 def _joined(path: str, name: str) -> str:
