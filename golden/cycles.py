@@ -51,10 +51,18 @@ _CHECK = 1
 _FOLLOW = 1
 _QUEUE = 1
 
-#: Cycles of the tile loader: from its state Tile to the first row, and from the last one, when the
-#: tile is taken, to the next state Tile, Column or Pass.
-_LIST = 2
-_NEXT = 2
+#: Cycles of the issue stage from the acceptance of a tile until it may begin.
+_ACCEPT = 2
+
+#: Registers between the counter of passes that have ended, or of their rows, and the dispatcher, or
+#: the issue stage.
+_ENDED = 1
+
+#: Cycles of the tile loader from its states Pass, Column and Tile until a tile is prepared; it does
+#: that while it loads the tile before.
+_PASS = 4
+_COLUMN = 3
+_TILE = 2
 
 #: States of a LOAD before its request, and registers behind its last unit.
 _LOAD_STATES = 4
@@ -178,14 +186,18 @@ class CycleModel:
         self.config = config = program.config
         core = Core(config)
         #: From a row's issue to its entry into the array, and until others may read it.
-        self.to_array = core.loader.lead - 1
+        self.to_array = core.loader.lead - _ACCEPT - 1
         self.to_sums = self.to_array + core.rowsum.latency
         self.to_pairs = self.to_array - core.at_array + core.at_write + core.statistics.pair_latency
         self.to_retire = self.to_array - core.at_array + core.at_retire + 1
-        #: How many rows of a tile may be missing when it is offered, by the source of its rows.
-        self.ahead = {kind: max(1, core.loader.lead + 2 - cycles) for kind, cycles in (
-            (Stationary.WEIGHT, 2), (Stationary.KEY, 2 + core.keys.latency),
-            (Stationary.VALUE, 3 + core.values.LATENCY))}
+        #: By source, cycles from the request of a row to the array, and the requests of a tile.
+        self.latency = {Stationary.WEIGHT: 2, Stationary.KEY: 2 + core.keys.latency,
+                        Stationary.VALUE: 3 + core.values.LATENCY, Stationary.NONE: 2}
+        self.requests = dict.fromkeys(self.latency, config.rows) | {
+            Stationary.WEIGHT: config.rows // config.load_rows}
+        #: How many requests of a tile are made before it is offered.
+        self.early = {kind: max(0, self.requests[kind] - 1 - max(0, core.loader.lead + 1 - cycles))
+                      for kind, cycles in self.latency.items()}
         self.memory = Memory(config, bytes_per_cycle, latency)
         self.step_cycles = TopKSearch(config).step_cycles if config.pruning else 0
         begin = program.instructions[0]
@@ -223,9 +235,12 @@ class _Run:
         self.selecting = 0   # images in the next one
         self.dropped = 1     # rows that the last selector drops, of one image
         self.passes: list[_Issued] = []
-        self.free = 0        # cycle in which the issue stage takes the next tile
+        self.free = 0        # cycle in which the issue stage may begin the next tile
+        self.held = 0        # cycle in which it may accept one
         self.swapped = 0     # cycle of the last swap
-        self.loader = 0      # cycle in which the loader takes the next pass
+        self.loader = 0      # cycle in which the loader may prepare the next pass
+        self.done = 0        # cycle in which it has loaded the last tile
+        self.stream = 0      # cycle in which it may read bias and scales
         self.scores = 0      # cycle of the last score, or pair
         self.selected = 0    # cycle in which the selector has ended
         self.written = 0     # cycle in which the logits of the last round are in memory
@@ -300,7 +315,8 @@ class _Run:
 
     def _under_way(self, most: int, now: int) -> int:
         """Return when there are at most so many passes under way."""
-        return max(now, self.passes[-1 - most].retired) if len(self.passes) > most else now
+        return (max(now, self.passes[-1 - most].retired + _ENDED) if len(self.passes) > most
+                else now)
 
     def _loaded(self) -> int:
         """Return when all loads have ended."""
@@ -352,19 +368,22 @@ class _Run:
             return now + steady
         made = self.passes[-step.row_dependency]
         ready = np.full(len(positions), made.retired)
-        if made.step.rows_from not in (Rows.DROPPED, Rows.EACH):
+        # What a pass leaves in one row that is none of the residual is read by all rows.
+        by_row = made.step.rows_from not in (Rows.DROPPED, Rows.EACH) and (
+            made.step.rows_from != Rows.LAST or made.step.to_residual)
+        if by_row:
             at = positions - made.first
             known = (at >= 0) & (at < len(made.last))
             ready[known] = np.minimum(made.retired, made.last[at[known]] + self.m.to_retire)
             # Another image: its rows are there when the pass is the next to retire.
             ready[at < 0] = self._under_way(step.row_dependency, 0)
-        if made.step.rows_from == Rows.LAST and made.step.to_residual:
+        if (made.step.rows_from == Rows.LAST and made.step.segment is None
+                and made.step.to_residual):
             ready[positions != made.first] = 0
-        return np.maximum.accumulate(np.maximum(ready, now) - steady) + steady
+        return np.maximum.accumulate(np.maximum(ready + _ENDED, now) - steady) + steady
 
     def _issue(self, step: _Step, queued: int) -> None:
         """Stream a pass tile after tile; it is queued from this cycle on."""
-        rows_of_tile, to_array = self.config.rows, self.m.to_array
         positions = self._positions(step)
         rows = len(positions)
         columns = step.column_tiles or -(-self.tokens // self.config.columns)
@@ -372,35 +391,43 @@ class _Run:
         padding = max(0, MIN_TILE_CYCLES - rows)
         operands = (self.passes[-step.operand_dependency].retired
                     if step.operand_dependency else 0)
-        ahead = self.m.ahead.get(step.stationary, 0)
-        early = max(0, rows_of_tile - ahead)
-        # The cycle in which the loader is in its state Column, then in its state Tile.
-        at = max(self.loader, queued) + 1
-        for column in range(columns):
-            at = self.weights.take(SCALE_BYTES, at + 1) + 1 if step.own_scales else at + 1
-            for k in range(depth):
-                begin = max(at + _LIST, self.swapped + 1, operands)
-                if step.stationary == Stationary.NONE:
-                    filled, offered = begin + 1, begin + 2
-                elif step.stationary == Stationary.WEIGHT:
-                    filled = self.weights.take(rows_of_tile, begin) + 1
-                    offered = max(begin + early, int(self.weights.arrived)) + 1
-                else:
-                    filled, offered = begin + rows_of_tile, begin + early + 1
-                taken = max(offered, self.free)
-                if column == k == 0:
-                    issued = self._first_rows(step, positions, taken + 1)
-                    start, end = int(issued[0]), int(issued[-1])
-                else:
-                    start, end = taken + 1, taken + rows
-                self.free = end + padding
-                self.swapped = start + to_array
-                at = max(filled, taken + 1) + _NEXT
-                if step.class_attention and column == 0 and k == depth - 1:
-                    self.scores = start + self.m.to_sums + ClassAttention.LATENCY + self.tokens
+        kind = step.stationary
+        latency, requests, early = (by_kind[kind] for by_kind in (
+            self.m.latency, self.m.requests, self.m.early))
+        prepared = max(self.loader, queued) + _PASS
+        for tile in range(columns * depth):
+            column, k = divmod(tile, depth)
+            if tile:
+                prepared = self.loader + (_TILE if k else _COLUMN)
+            if k == 0 and step.own_scales:
+                prepared = self.weights.take(SCALE_BYTES, max(prepared, self.stream),
+                                             self.config.load_rows)
+            begin = max(prepared, self.done)
+            self.loader = begin + 1
+            # Its first row is at the array behind the swap of the tile before.
+            first = max(self.loader, self.swapped + 1 - latency, operands)
+            last, self.stream = first + requests - 1, 0
+            offered = first + early + 1
+            if kind == Stationary.NONE:
+                last, offered = first + 1, first + 2
+            elif kind == Stationary.WEIGHT:
+                last = self.weights.take(self.config.rows, first, self.config.load_rows)
+                offered = max(offered, int(self.weights.arrived) + 1)
+                self.stream = last + 1
+            accepted = max(offered, self.held)
+            taken = max(accepted + _ACCEPT, self.free)
+            if tile == 0:
+                issued = self._first_rows(step, positions, taken + 1)
+                start, end = int(issued[0]), int(issued[-1])
+            else:
+                start, end = taken + 1, taken + rows
+            self.held, self.free = taken + 1, end + padding
+            self.swapped = start + self.m.to_array
+            self.done = max(last, accepted + 1)
+            if step.class_attention and column == 0 and k == depth - 1:
+                self.scores = start + self.m.to_sums + ClassAttention.LATENCY + self.tokens
         if columns * depth > 1:
             issued = start + np.arange(rows)
-        self.loader = at
         self.passes.append(_Issued(step, int(positions[0]), issued, end + self.m.to_retire))
         if step.to_selector:
             self._pairs(end)

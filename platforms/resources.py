@@ -2,16 +2,31 @@
 """What a configuration takes of an FPGA: tables of the blocks and of the modules in them."""
 
 import argparse
+import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from golden.files import check_output
+from platforms.figures import (
+    ALL,
+    FIGURES,
+    LIMITS,
+    delta,
+    figures,
+    grown,
+    load,
+    record,
+)
+from platforms.levels import Levels, levels
 from platforms.synthesis import (
     Block,
     Cells,
     blocks,
+    counted,
+    map_blocks,
     synthesise,
     synthesise_blocks,
     totals,
@@ -20,7 +35,7 @@ from platforms.tables import print_or_update
 from rtl.config import CONFIGS, MULTIPLIERS, Config, ConfigError, named
 from rtl.top import emit_verilog
 
-__all__ = ["DEVICES", "main", "report", "selector_cost", "tables"]
+__all__ = ["DEVICES", "Result", "main", "selector_cost", "synthesised", "tables"]
 
 #: The devices of the boards: name, LUTs, flip-flops, DSPs and block RAMs of 36 kbit.
 DEVICES = {
@@ -34,20 +49,13 @@ DEVICES = {
 #: which is short in the first of 8 rows, where it adds a constant.
 INSIDE = Cells(lut=33, ff=16 + 16 + 36 + 38, carry=9)
 
-_HEAD = ("LUT", "as memory", "as shift register", "FF", "CARRY4", "DSP", "BRAM")
+_HEAD = [title for key, title in FIGURES.items() if key != "levels"]
 _TOP, _CORE = "heatvit", "heatvit_core"
 
 
-def report(config: Config, *, whole: bool = False) -> str:
-    """Synthesise ``config`` and return its tables; with ``whole`` also the design as one piece."""
-    verilog = emit_verilog(config)
-    flat = synthesise(verilog, top=_TOP) if whole else None
-    return tables(config, blocks(verilog), synthesise_blocks(verilog), flat)
-
-
-def tables(config: Config, found: Mapping[str, Block], own: Mapping[str, Cells],
-           flat: Cells | None = None) -> str:
-    """Return the tables as Markdown.
+@dataclass(frozen=True)
+class Result:
+    """What a synthesis has found.
 
     Parameters
     ----------
@@ -55,33 +63,84 @@ def tables(config: Config, found: Mapping[str, Block], own: Mapping[str, Cells],
         Configuration, for its name and the size of its array.
     found, own
         Modules of its Verilog, and what each takes by itself.
+    deep
+        LUT levels between registers.
     flat
         What the design takes as one piece, if that is known.
     """
-    cells = totals(found, own)
+
+    config: Config
+    found: Mapping[str, Block]
+    own: Mapping[str, Cells]
+    deep: Levels
+    flat: Cells | None = None
+
+    @property
+    def name(self) -> str:
+        """Name in the record of figures."""
+        config = self.config
+        return config.name if config.multiplier == MULTIPLIERS[0] else (
+            f"{config.name} {config.multiplier}")
+
+    def blocks(self) -> dict[str, tuple[Cells, int]]:
+        """Return what all takes and its LUT levels, and then each block of core and top.
+
+        The blocks add up to all; ``core`` and ``top`` are what is beside blocks.
+        """
+        cells = totals(self.found, self.own)
+        core, top = self.found[_CORE].parts, self.found[_TOP].parts
+        parts = {f"core.{name}": kind for name, kind in core.items()} | {
+            name: kind for name, kind in top.items() if kind != _CORE}
+        return {ALL: (cells[_TOP], self.deep.inside(""))} | {
+            _label(name): (cells[kind], self.deep.inside(name)) for name, kind in parts.items()} | {
+            "core": (self.own[_CORE], self.deep.own["core"]),
+            "top": (self.own[_TOP], self.deep.own[""])}
+
+    def figures(self) -> dict[str, dict[str, float]]:
+        """Return the figures of all and of each block."""
+        return {name: figures(*block) for name, block in self.blocks().items()}
+
+
+def synthesised(config: Config, *, whole: bool = False) -> Result:
+    """Synthesise ``config``, every module by itself; with ``whole`` also as one piece."""
+    verilog = emit_verilog(config)
+    flat = synthesise(verilog, top=_TOP) if whole else None
+    netlists = map_blocks(verilog)
+    return Result(config, blocks(verilog), counted(netlists), levels(netlists, top=_TOP), flat)
+
+
+def tables(result: Result) -> str:
+    """Return the tables as Markdown."""
+    config, found = result.config, result.found
+    parts = result.blocks()
+    cells = totals(found, result.own)
     inside = _inside(config)
-    rows = [_row("**all**", cells[_TOP])]
-    if flat:
-        rows.append(_row("all, synthesised as one piece", flat))
+    rows = [_row("**all**", *parts[ALL])]
+    if config.name in LIMITS:
+        limit = LIMITS[config.name]
+        rows.append(_line("at most", *(f"{limit[key]:,}" if key in limit else ""
+                                       for key in FIGURES)))
+    if result.flat:
+        rows.append(_row("all, synthesised as one piece", result.flat, ""))
     if inside != Cells():
         rows.append(_row("all, less what the DSPs of the array have inside",
-                         cells[_TOP] - inside))
+                         cells[_TOP] - inside, ""))
     if config.name in DEVICES:
         rows.append(_shares(DEVICES[config.name], cells[_TOP] - inside))
-    rows += [_row(f"`{_label(name)}`", cells[kind])
-             for name, kind in found[_CORE].parts.items()]
-    rows.append(_row("`core`, itself", own[_CORE]))
-    rows += [_row(f"`{_label(name)}`", cells[kind])
-             for name, kind in found[_TOP].parts.items() if kind != _CORE]
+    rows += [_row(f"`{name}`" + ", itself" * (name in ("core", "top")), *block)
+             for name, block in parts.items() if name != ALL]
 
     count = _instances(found)
     repeated = [(kind, times) for kind, times in sorted(count.items())
                 if times > 1 and not kind.startswith(f"{_TOP}_ram_")]
     return "\n".join([
-        *_table(["block", *_HEAD], rows), "",
+        *_table(["block", *FIGURES.values()], rows), "",
         *_table(["module", "instances", *_HEAD],
                 [_row(f"`{kind.removeprefix(f'{_TOP}_')}` | {times}", cells[kind])
-                 for kind, times in repeated])])
+                 for kind, times in repeated]), "",
+        "| LUT levels | carry chains | from | to | through |", "|---:|---:|---|---|---|",
+        *(_line(path.luts, path.carries, f"`{path.start}`", f"`{path.end}` {path.pin}".strip(),
+                ", ".join(path.cells)) for path in result.deep.deepest)])
 
 
 def selector_cost(config: Config) -> str:
@@ -128,16 +187,20 @@ def _label(name: str) -> str:
     return name.split("$")[0]
 
 
-def _row(label: str, cells: Cells) -> str:
-    numbers = [cells.luts, cells.lutram, cells.srl, cells.ff, cells.carry, cells.dsp]
-    return f"| {label} | " + " | ".join([*(f"{n:,}" for n in numbers), f"{cells.bram:g}"]) + " |"
+def _row(label: str, cells: Cells, *more: object) -> str:
+    counts = [getattr(cells, key) for key in FIGURES if key != "levels"]
+    return _line(label, *(f"{n:,}" if isinstance(n, int) else f"{n:g}" for n in counts), *more)
+
+
+def _line(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def _shares(device: tuple[str, int, int, int, int], cells: Cells) -> str:
     name, *sizes = device
     lut, ff, dsp, bram = (f"{used / size:.0%}" for used, size in zip(
         (cells.luts, cells.ff, cells.dsp, cells.bram), sizes, strict=True))
-    return f"| of {name} | {lut} | | | {ff} | | {dsp} | {bram} |"
+    return _line(f"of {name}", lut, "", "", ff, "", dsp, bram, "")
 
 
 def _table(head: Sequence[str], rows: Sequence[str]) -> list[str]:
@@ -157,14 +220,45 @@ def main(arguments: list[str] | None = None) -> int:
                         help="what the token selector takes: with it and without it")
     parser.add_argument("--update", type=Path, metavar="FILE",
                         help="put the tables into this file instead of printing them")
+    parser.add_argument("--json", type=Path, metavar="FILE",
+                        help="write the figures of all blocks and the deepest paths as JSON")
+    record_options = parser.add_mutually_exclusive_group()
+    record_options.add_argument(
+        "--delta", action="store_true", help="print what differs from the recorded figures instead;"
+        " status 1 if something is above its limit or has grown by more than 2 %%")
+    record_options.add_argument("--record", action="store_true",
+                                help="record the figures, for --delta and the tests")
     options = parser.parse_args(arguments)
+    if options.selector_cost and (options.json or options.delta or options.record):
+        parser.error("--selector-cost has no figures of blocks: without --json, --delta, --record")
+    more: list[str] = []
+
+    def report(config: Config) -> str:
+        result = synthesised(config, whole=options.whole)
+        found = result.figures()
+        if options.json:
+            options.json.write_text(json.dumps(
+                {"name": result.name, "figures": found,
+                 "deepest": [asdict(path) for path in result.deep.deepest]}, indent=1) + "\n")
+        if options.record:
+            record(result.name, found)
+        if options.delta:
+            old = load(result.name)
+            more.extend(grown(config.name, old, found))
+            return delta(old, found)
+        return tables(result)
 
     def prepare() -> tuple[str, Callable[[], str]]:
         config = replace(named(options.config), multiplier=options.multiplier)
+        if options.json:
+            check_output(options.json)
         return config.name, lambda: (selector_cost(config) if options.selector_cost
-                                     else report(config, whole=options.whole))
+                                     else report(config))
 
-    return print_or_update(options.update, prepare)
+    status = print_or_update(options.update, prepare)
+    for sentence in more:
+        print(sentence, file=sys.stderr)
+    return status or int(bool(more))
 
 
 if __name__ == "__main__":

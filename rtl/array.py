@@ -49,7 +49,8 @@ class ColumnGroup(Component):
     A cell is the inside of a DSP: shadow and active weight (A1, A2), activation (B), product (M)
     and ``P <= M + P of the row above``; nothing is reset. Row ``r`` runs ``r % 8`` cycles behind
     row 0: its activations arrive that late, and ``swap`` and the load bus go down the cascade
-    with them. A load together with ``swap`` comes too late for it: the array gives loads a lead.
+    with them; with two lanes even rows take from one, odd rows from the other. A load together
+    with ``swap`` comes too late for it: the array gives loads a lead.
 
     No flow control. Latency: 1 (B) + 1 (M) + 8 (P) + ``tree_latency(rows / 8)``.
     Resources: ``4 * rows`` DSPs, ``8 * (rows / 8 - 1)`` adders of about 20 bits.
@@ -58,6 +59,8 @@ class ColumnGroup(Component):
     ----------
     rows
         Rows of the array.
+    load_rows
+        Rows that are loaded in a cycle, 1 or 2.
     multiplier
         Form of the cells, one of ``rtl.config.MULTIPLIERS``; both do the same in every cycle.
 
@@ -67,21 +70,23 @@ class ColumnGroup(Component):
         One activation a row, row ``r`` delayed by ``r % 8`` cycles.
     swap : In(1)
         The shadow weights become active, before they meet the activation of this cycle.
-    load_valid, load_row, load_data : In
-        One row of shadow weights, a pair being ``{w1', w0}``.
+    load_valid : In(load_rows), load_row : In(range(rows / load_rows)), load_data : In
+        Rows of shadow weights, a pair being ``{w1', w0}``: lane ``i`` is row
+        ``load_row * load_rows + i``, loaded if bit ``i`` of ``load_valid`` is set.
     psum : Out(ArrayLayout(signed(psum_bits(rows)), 8))
         Sums of the columns.
     """
 
-    def __init__(self, *, rows: int, multiplier: str = "portable") -> None:
+    def __init__(self, *, rows: int, load_rows: int = 1, multiplier: str = "portable") -> None:
         self.rows = rows
+        self.load_rows = load_rows
         self.multiplier = multiplier
         super().__init__({
             "act": In(data.ArrayLayout(signed(ACT_BITS), rows)),
             "swap": In(1),
-            "load_valid": In(1),
-            "load_row": In(range(rows)),
-            "load_data": In(data.ArrayLayout(unsigned(16), PAIRS)),
+            "load_valid": In(load_rows),
+            "load_row": In(range(rows // load_rows)),
+            "load_data": In(data.ArrayLayout(unsigned(16 * PAIRS), load_rows)),
             "psum": Out(data.ArrayLayout(signed(psum_bits(rows)), GROUP)),
         })
 
@@ -91,7 +96,7 @@ class ColumnGroup(Component):
         swap: Value = self.swap
         valid: Value = self.load_valid
         row: Value = self.load_row
-        load: Value = self.load_data.as_value()
+        lanes: list[Value] = [self.load_data[lane] for lane in range(self.load_rows)]
         sums: list[list[Value]] = [[Const(HALF)] * PAIRS for _ in range(segments)]
         cells = self._primitives if self.multiplier == "dsp48e2" else self._cells
         for step in range(CASCADE):
@@ -100,10 +105,15 @@ class ColumnGroup(Component):
                 swap = delay(m, swap, 1, name=f"swap_{step}")
                 valid = delay(m, valid, 1, name=f"valid_{step}")
                 row = delay(m, row, 1, name=f"row_{step}")
-                load = delay(m, load, 1, name=f"load_{step}")
+                # What no row further down takes ends here.
+                lanes = [delay(m, lane, 1, name=f"load{i}_{step}")
+                         if step + self.load_rows <= CASCADE + i else lane
+                         for i, lane in enumerate(lanes)]
+            lane = step % self.load_rows
             for segment in range(segments):
                 r = segment * CASCADE + step
-                sums[segment] = cells(m, r, swap, valid & (row == r), load, sums[segment])
+                write = valid[lane] & (row == r // self.load_rows)
+                sums[segment] = cells(m, r, swap, write, lanes[lane], sums[segment])
 
         for c in range(GROUP):
             m.submodules[f"tree_{c}"] = tree = AdderTree(inputs=segments, shape=signed(SPLIT))
@@ -175,7 +185,7 @@ class SystolicArray(Component):
     Parameters
     ----------
     config
-        Configuration, of which ``rows``, ``columns`` and ``multiplier`` are used.
+        Configuration, of which ``rows``, ``columns``, ``load_rows`` and ``multiplier`` are used.
 
     Members
     -------
@@ -183,8 +193,10 @@ class SystolicArray(Component):
         Activations, a row of the streamed matrix.
     swap : In(1)
         High with the first activations of a tile.
-    load_valid, load_row, load_data : In
-        One row of the next tile.
+    load_valid : In(load_rows), load_row : In(range(rows / load_rows))
+        Bit ``i``: row ``load_row * load_rows + i`` of the next tile is loaded.
+    load_data : In(ArrayLayout(signed(8), load_rows * columns))
+        These rows, one after the other.
     psum : Out(ArrayLayout(signed(psum_bits(rows)), columns))
         Sums of all columns, ``latency`` cycles after their activations.
     """
@@ -192,15 +204,16 @@ class SystolicArray(Component):
     def __init__(self, config: Config) -> None:
         self.rows = config.rows
         self.columns = config.columns
+        self.load_rows = config.load_rows
         self.multiplier = config.multiplier
         self.groups = config.columns // GROUP
         self.latency = 1 + self.groups + _group_latency(self.rows)
         super().__init__({
             "act": In(data.ArrayLayout(signed(ACT_BITS), self.rows)),
             "swap": In(1),
-            "load_valid": In(1),
-            "load_row": In(range(self.rows)),
-            "load_data": In(data.ArrayLayout(signed(8), self.columns)),
+            "load_valid": In(self.load_rows),
+            "load_row": In(range(self.rows // self.load_rows)),
+            "load_data": In(data.ArrayLayout(signed(8), self.load_rows * self.columns)),
             "psum": Out(data.ArrayLayout(signed(psum_bits(self.rows)), self.columns)),
         })
 
@@ -214,7 +227,7 @@ class SystolicArray(Component):
         row: Value = self.load_row
         for g in range(self.groups):
             m.submodules[f"group_{g}"] = group = ColumnGroup(
-                rows=self.rows, multiplier=self.multiplier)
+                rows=self.rows, load_rows=self.load_rows, multiplier=self.multiplier)
             act = delay(m, act, 1, name=f"act_hop_{g}")
             swap = delay(m, swap, 1, name=f"swap_hop_{g}")
             valid = delay(m, valid, 1, name=f"load_valid_hop_{g}")
@@ -225,12 +238,16 @@ class SystolicArray(Component):
                 group.load_valid.eq(valid),
                 group.load_row.eq(row),
             ]
-            for pair in range(PAIRS):
-                low, high = (self.load_data[g * GROUP + 2 * pair + i] for i in range(2))
-                operand = Signal(16, name=f"operand_{g}_{pair}")
-                m.d.comb += operand.eq(Cat(low, (high - low[7])[:8]))
-                m.d.comb += group.load_data[pair].eq(
-                    delay(m, operand, 1 + g, name=f"load_{g}_{pair}"))
+            for lane in range(self.load_rows):
+                row_data = [self.load_data[lane * self.columns + g * GROUP + c]
+                            for c in range(GROUP)]
+                # The packed operand of every pair.
+                operands = Signal(16 * PAIRS, name=f"operands_{g}_{lane}")
+                m.d.comb += operands.eq(Cat(
+                    Cat(low, (high - low[7])[:8])
+                    for low, high in zip(row_data[::2], row_data[1::2], strict=True)))
+                m.d.comb += group.load_data[lane].eq(
+                    delay(m, operands, 1 + g, name=f"load_{g}_{lane}"))
             for c in range(GROUP):
                 m.d.comb += self.psum[g * GROUP + c].eq(
                     delay(m, group.psum[c], self.groups - 1 - g, name=f"psum_{g}_{c}"))

@@ -71,6 +71,10 @@ class Config:
     images
         Images whose residual rows have addresses at once: 2 for the next one beside this one, more
         for batches, as far as the residual buffer holds the rows of narrow networks.
+    load_rows
+        Rows of a weight tile that enter the array in a cycle, 1 or 2. With 2, weights that the FIFO
+        holds are loaded at twice the rate of a memory that gives a row a cycle; keys and values
+        remain at one row a cycle.
     clock_mhz
         Clock at which times and rates are stated.
     max_rows
@@ -95,6 +99,7 @@ class Config:
     clock_mhz: int
     images: int = 2
     max_rows: int = 0
+    load_rows: int = 1
     pruning: bool = True
     multiplier: str = "portable"
 
@@ -109,6 +114,8 @@ class Config:
         if self.multiplier not in MULTIPLIERS:
             raise ConfigError(
                 f"multiplier is {self.multiplier!r}, must be {' or '.join(MULTIPLIERS)}")
+        if self.load_rows not in (1, 2):
+            raise ConfigError(f"load_rows is {self.load_rows}, must be 1 or 2")
         if self.port_bits not in (32, 64, 128):
             raise ConfigError(f"port_bits is {self.port_bits}, must be 32, 64 or 128")
         if self.ports not in (1, 2, 4, 8):
@@ -299,7 +306,7 @@ CONFIGS: dict[str, Config] = {c.name: c for c in (
             max_classes=100, weight_tiles=8, clock_mhz=200),
     _config("kv260", 32, 64, 4, 128, **_DEIT_SMALL, weight_tiles=16, clock_mhz=250),
     _config("zcu104", 64, 32, 2, 128, **_DEIT_SMALL, weight_tiles=8, clock_mhz=250),
-    _config("zcu102", 64, 64, 4, 128, **_DEIT_BASE, weight_tiles=192, clock_mhz=300,
+    _config("zcu102", 64, 64, 4, 128, **_DEIT_BASE, weight_tiles=192, load_rows=2, clock_mhz=300,
             images=4, max_rows=512),
 )}
 

@@ -279,12 +279,13 @@ frame_stride, output_stride : In, arguments
         array, accumulator, rowsum, loader = self.array, self.accumulator, self.rowsum, self.loader
         row = pipeline.row(self.at_array)
         swap = Signal()
+        early = self.at_array - loader.swap_lead
         is_exp = pipeline.field(self.at_array, "prologue") == isa.Prologue.EXP
         m.d.comb += [
             swap.eq(pipeline.valid(self.at_array) & row.swap),
             array.act.eq(self.prologue.act),
             array.swap.eq(swap),
-            loader.swap.eq(swap),
+            loader.swap.eq(pipeline.valid(early) & pipeline.row(early).swap),
             array.load_valid.eq(loader.load_valid),
             array.load_row.eq(loader.load_row),
             array.load_data.eq(loader.load_data),
@@ -320,7 +321,7 @@ frame_stride, output_stride : In, arguments
             epilogue.row_scale.eq(delay(m, self.rowsum.o.as_value(), wait, name="row_scale")),
             epilogue.param_en.eq(self.loader.param_en),
             epilogue.param_slot.eq(self.loader.param_slot),
-            epilogue.param_byte.eq(self.loader.param_byte),
+            epilogue.param_word.eq(self.loader.param_word),
             epilogue.param_data.eq(self.loader.param_data),
         ]
 

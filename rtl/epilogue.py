@@ -28,14 +28,15 @@ __all__ = ["Epilogue", "EpilogueLane"]
 class EpilogueLane(wiring.Component):
     """One lane of :class:`Epilogue`, whose documentation says what it computes.
 
-    Holds the bias and scale of its column for ``SCALE_SLOTS`` column tiles.
+    Holds the bias and scale of its column for ``SCALE_SLOTS`` column tiles, of which
+    ``param_bytes`` bytes are written at once.
 
     Latency: ``LATENCY`` cycles. Resources: one DSP, about 520 LUTs, 60 as memory and
     40 shift registers.
 
     Members
     -------
-    acc, destination, gelu, slot, old, gelu_x, gelu_y, data, param_en, param_slot, param_byte, \
+    acc, destination, gelu, slot, old, gelu_x, gelu_y, data, param_en, param_slot, param_word, \
 param_data
         As of :class:`Epilogue`, for one lane.
     column : In(1)
@@ -49,20 +50,24 @@ param_data
     LATENCY = GELU_DELAY + PolyLanes.LATENCY + 4
     OLD_DELAY = LATENCY - 3
 
-    acc: In(signed(ACC_BITS))
-    column: In(1)
-    scale: In(RowScale)
-    destination: In(Destination)
-    gelu: In(1)
-    slot: In(range(SCALE_SLOTS))
-    old: In(signed(ACC_BITS))
-    gelu_x: Out(signed(LANE_X_BITS))
-    gelu_y: In(signed(LANE_Y_BITS))
-    data: Out(signed(ACC_BITS))
-    param_en: In(1)
-    param_slot: In(range(SCALE_SLOTS))
-    param_byte: In(range(SCALE_BYTES))
-    param_data: In(unsigned(8))
+    def __init__(self, *, param_bytes: int = 1) -> None:
+        self.param_bytes = param_bytes
+        super().__init__({
+            "acc": In(signed(ACC_BITS)),
+            "column": In(1),
+            "scale": In(RowScale),
+            "destination": In(Destination),
+            "gelu": In(1),
+            "slot": In(range(SCALE_SLOTS)),
+            "old": In(signed(ACC_BITS)),
+            "gelu_x": Out(signed(LANE_X_BITS)),
+            "gelu_y": In(signed(LANE_Y_BITS)),
+            "data": Out(signed(ACC_BITS)),
+            "param_en": In(1),
+            "param_slot": In(range(SCALE_SLOTS)),
+            "param_word": In(range(SCALE_BYTES // param_bytes)),
+            "param_data": In(unsigned(8 * param_bytes)),
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -130,12 +135,12 @@ param_data
         """Return ``v``: two cycles to choose the scale and add its bias, then the scaling."""
         m.submodules.scales = scales = Memory(shape=unsigned(ColumnScale.size), depth=SCALE_SLOTS,
                                               init=[], attrs={"ram_style": "distributed"})
-        write = scales.write_port(granularity=8)
+        write = scales.write_port(granularity=8 * self.param_bytes)
         read = scales.read_port()
         m.d.comb += [
             write.addr.eq(self.param_slot),
-            write.data.eq(self.param_data.replicate(SCALE_BYTES)),
-            write.en.eq(self.param_en << self.param_byte),
+            write.data.eq(self.param_data.replicate(len(write.en))),
+            write.en.eq(self.param_en << self.param_word),
             read.addr.eq(self.slot),
         ]
         column = ColumnScale(read.data)
@@ -170,7 +175,7 @@ class Epilogue(wiring.Component):
     ``P`` is evaluated outside, by lanes that are shared with the prologue: ``gelu_y`` is expected
     ``PolyLanes.LATENCY`` cycles after ``gelu_x``. What is to be added is asked for late,
     ``OLD_DELAY`` cycles after ``acc``, to keep the distance from reading to writing short. A slot
-    is written one byte of all columns at a time, not while a row in it enters.
+    is written ``load_rows`` bytes of all columns at a time, not while a row in it enters.
 
     Latency: ``LATENCY`` cycles, for all destinations. Resources: ``columns`` times
     :class:`EpilogueLane`.
@@ -178,7 +183,7 @@ class Epilogue(wiring.Component):
     Parameters
     ----------
     config
-        Configuration; ``columns`` is used.
+        Configuration; ``columns`` and ``load_rows`` are used.
 
     Members
     -------
@@ -194,8 +199,8 @@ class Epilogue(wiring.Component):
         Values of ``P``.
     data : Out(ArrayLayout(signed(27), columns))
         What is to be written.
-    param_en, param_slot, param_byte, param_data : In
-        Writes byte ``param_byte`` of the ``ColumnScale`` of every column.
+    param_en, param_slot, param_word, param_data : In
+        Writes bytes ``param_word * load_rows`` and on of the ``ColumnScale`` of every column.
     """
 
     LATENCY = EpilogueLane.LATENCY
@@ -203,6 +208,7 @@ class Epilogue(wiring.Component):
 
     def __init__(self, config: Config) -> None:
         self.columns = config.columns
+        self.param_bytes = config.load_rows
 
         def lanes(shape: Shape) -> data.ArrayLayout:
             return data.ArrayLayout(shape, self.columns)
@@ -221,8 +227,8 @@ class Epilogue(wiring.Component):
             "data": Out(lanes(signed(ACC_BITS))),
             "param_en": In(1),
             "param_slot": In(range(SCALE_SLOTS)),
-            "param_byte": In(range(SCALE_BYTES)),
-            "param_data": In(lanes(unsigned(8))),
+            "param_word": In(range(SCALE_BYTES // self.param_bytes)),
+            "param_data": In(lanes(unsigned(8 * self.param_bytes))),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -235,7 +241,8 @@ class Epilogue(wiring.Component):
                          self.row_scale.as_value(), self.const_scale.as_value())),
         ]
         for i in range(self.columns):
-            m.submodules[f"lane_{i}"] = lane = EpilogueLane()
+            m.submodules[f"lane_{i}"] = lane = EpilogueLane(
+                param_bytes=self.param_bytes)
             m.d.comb += [
                 lane.acc.eq(self.acc[i]),
                 lane.column.eq(column),
@@ -247,7 +254,7 @@ class Epilogue(wiring.Component):
                 lane.gelu_y.eq(self.gelu_y[i]),
                 lane.param_en.eq(self.param_en),
                 lane.param_slot.eq(self.param_slot),
-                lane.param_byte.eq(self.param_byte),
+                lane.param_word.eq(self.param_word),
                 lane.param_data.eq(self.param_data[i]),
                 self.gelu_x[i].eq(lane.gelu_x),
                 self.data[i].eq(lane.data),

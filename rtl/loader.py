@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The stationary side of the sequencer: walks column and K tiles, fills the shadow weights."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2, exact_log2
@@ -49,6 +49,21 @@ class LoaderActivity(enum.Enum, shape=3):
     FILLED = 7    #: waits until the tile is taken
 
 
+def _operand_layout(config: Config) -> data.StructLayout:
+    """Return the layout of where the rows of a tile come from."""
+    return data.StructLayout({
+        "stationary": isa.Stationary,
+        "last_row": range(config.rows),   # row of its last request
+        "number": unsigned(8),            # of its pass
+        "dependency": isa.pass_layout["operand_dependency"].shape,
+        "key_row": unsigned(16),          # token tile times stride
+        "value_column": unsigned(16),     # base and column tile
+        "first": unsigned(11),            # position of the first token
+        "k_tile": unsigned(8),
+        "stride": isa.pass_layout["operand_stride"].shape,
+    })
+
+
 def pass_behind(retired: Signal, number: Signal, distance: Signal) -> Signal:
     """Return how many passes lie between the one ``distance`` before ``number`` and the one that
     retires now: positive when it has retired, zero while it retires. Counters are modulo 256."""
@@ -57,12 +72,22 @@ def pass_behind(retired: Signal, number: Signal, distance: Signal) -> Signal:
 
 class TileLoader(wiring.Component):
     """For every pass in order, for every column tile: its bias and scale rows, then per K tile
-    ``rows`` rows of stationary operands, into the shadow registers of the array. A pass without
-    operands leaves there what is there. A package takes every column tile part by part.
+    ``rows`` rows of stationary operands, into the shadow registers of the array: weights
+    ``load_rows`` in a cycle, keys and values one. A pass without operands leaves there what is
+    there. A package takes every column tile part by part.
 
-    Runs at most one tile ahead of the array: it begins a tile when the previous one has been
-    swapped in. A tile is offered to the issue stage as soon as its last row is certain to be in
-    place before the row that swaps it in arrives (``lead`` cycles after the offer at the earliest).
+    Loads one tile ahead of the array. The time from a row's issue to its entry into the array is
+    fixed, so the loader is told of a swap before it comes: the first row of the next tile is asked
+    for so early that it is at the array in the cycle after the swap. Meanwhile the tile after that
+    is prepared, up to its bias and scales, so that tiles follow each other without a gap.
+
+    A tile is offered to the issue stage as soon as its last row is certain to be in place before
+    the row that swaps it in arrives (``lead`` cycles after the offer at the earliest).
+
+    Timing: with all operands there, a tile of ``L`` loads is swapped in ``max(L, lead + 2 - l)``
+    cycles after the one before, ``l`` being the latency of its source (2 of weights), or when the
+    array asks for it. ``SCALE_BYTES / load_rows`` cycles come on top with own scales, as weights
+    and scales share a stream.
 
     Resources: two multipliers, of tile or row and stride, of which the first may be in LUTs.
 
@@ -81,14 +106,14 @@ class TileLoader(wiring.Component):
     slot : Out, pass descriptor that is read; ``descriptor`` : In
     tokens, first : In, of the list or segment of the pass: how many, the first position
     list_addr : Out; list_entry : In, one cycle later
-    weight : In(stream), array rows; weight_level : In
+    weight : In(stream), words of ``load_rows`` array rows; weight_level : In, words
     key_base, key_channel, key_start, key_after : Out; key_data : In, as ``KeyBuffer``
     value_addr : Out; value_data : In, as ``ValueBuffer``
-    swap : In, with the first row of a tile, at the array
+    swap : In, the first row of a tile will be at the array in ``swap_lead`` cycles
     load_valid, load_row, load_data : Out, to the array
-    param_en, param_slot, param_byte, param_data : Out, to the epilogue
+    param_en, param_slot, param_word, param_data : Out, to the epilogue
     tile : Out(stream of tile_layout)
-    waits_operand : Out, a key or value tile is being waited for or loaded
+    stationary : Out, source of the tile that is loaded or prepared
     active : Out, a pass is being worked on
     activity : Out, for tracing
     """
@@ -96,41 +121,57 @@ class TileLoader(wiring.Component):
     def __init__(self, config: Config, *, keys: KeyBuffer, values: ValueBuffer, lead: int):
         self.config = config
         self.lead = lead
-        word = data.ArrayLayout(unsigned(8), config.columns)
+        load_word = data.ArrayLayout(signed(8), config.load_rows * config.columns)
         signed_word = data.ArrayLayout(signed(8), config.columns)
+        param_word = data.ArrayLayout(unsigned(8 * config.load_rows), config.columns)
         # From the request of a row to its arrival at the array, by source.
         self._latency = {isa.Stationary.WEIGHT: 2, isa.Stationary.KEY: 2 + keys.latency,
                          isa.Stationary.VALUE: 3 + values.LATENCY}
+        #: Cycles by which the loader must know of a swap in advance.
+        self.swap_lead = max(self._latency.values())
         super().__init__({
             "queued": In(8), "retired": In(8), "columns_retired": In(range(2 * SCALE_SLOTS)),
             "slot": Out(range(PASS_SLOTS)), "descriptor": In(isa.pass_layout), "tokens": In(16),
             "first": In(11),
             "list_addr": Out(ceil_log2(config.list_depth)),
             "list_entry": In(data.ArrayLayout(isa.ListEntry, config.row_blocks)),
-            "weight": In(stream.Signature(unsigned(8 * config.columns))),
-            "weight_level": In(range(config.weight_depth + 1)),
+            "weight": In(stream.Signature(unsigned(8 * config.columns * config.load_rows))),
+            "weight_level": In(range(config.weight_depth // config.load_rows + 1)),
             "key_base": Out(len(keys.read_base)), "key_after": Out(len(keys.read_base)),
             "key_channel": Out(len(keys.read_channel)), "key_start": Out(len(keys.read_start)),
             "key_data": In(signed_word),
             "value_addr": Out(values.addr_bits), "value_data": In(signed_word),
             "swap": In(1),
-            "load_valid": Out(1), "load_row": Out(range(config.rows)),
-            "load_data": Out(signed_word),
+            "load_valid": Out(config.load_rows),
+            "load_row": Out(range(config.rows // config.load_rows)), "load_data": Out(load_word),
             "param_en": Out(1), "param_slot": Out(range(SCALE_SLOTS)),
-            "param_byte": Out(range(isa.SCALE_BYTES)), "param_data": Out(word),
+            "param_word": Out(range(isa.SCALE_BYTES // config.load_rows)),
+            "param_data": Out(param_word),
             "tile": Out(stream.Signature(tile_layout(config))),
-            "waits_operand": Out(1), "active": Out(1), "activity": Out(LoaderActivity),
+            "stationary": Out(isa.Stationary), "active": Out(1), "activity": Out(LoaderActivity),
         })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config = self.config
+        # The tile that is prepared, while the one before is loaded.
+        self._tile = Signal(tile_layout(self.config), name="next_tile", reset_less=True)
+        self._operand = Signal(_operand_layout(self.config), name="next_operand", reset_less=True)
+        self._ready = Signal(name="next_ready")  # it can be taken over
+        self._begin = Signal(name="begin")       # it is
+        self._stream_free = Signal(name="stream_free")  # no weights of the tile before are to come
+        self._param = Signal(name="take_param")
+        preparing = self._prepare(m)
+        self._load(m, preparing)
+        return m
+
+    def _prepare(self, m: Module) -> Signal:
+        """Walk the tiles of all passes, and take the bias and scales of a column tile from the
+        stream; return what is being done."""
+        config, fields, tile, operand = self.config, self.descriptor, self._tile, self._operand
         row_bits, lane_bits = ceil_log2(config.rows), ceil_log2(config.columns)
         part_bits = exact_log2(config.package_parts)
 
         number = Signal(8)          # pass that is worked on
-        m.d.comb += self.slot.eq(number)
-        fields = self.descriptor
         column_tile, k_tile = Signal(8), Signal(8)
         column_tiles, k_tiles = Signal(8), Signal(8)
         tokens_left_k = Signal(16)       # tokens from this K tile on
@@ -138,41 +179,37 @@ class TileLoader(wiring.Component):
         list_column = Signal(isa.pass_layout["list_base"].width)
         list_pointer = Signal.like(list_column)
         columns_loaded = Signal.like(self.columns_retired)
-        byte = Signal(range(isa.SCALE_BYTES))
-        row = Signal(range(config.rows))
-        shadow_free = Signal(init=1)
-        taken = Signal()
-        filled = Signal()
-        offered = Signal()
+        scales_due = Signal()            # bias and scales of this column tile are to come
+        word = Signal.like(self.param_word, name="scale_word")
 
-        is_weight = fields.stationary == isa.Stationary.WEIGHT
-        is_none = fields.stationary == isa.Stationary.NONE
-        has_scales = fields.scale_source == isa.ScaleSource.COLUMN
-        operands_ready = Signal()
-        behind = Signal(8)
-        m.d.comb += [
-            behind.eq(pass_behind(self.retired, number, fields.operand_dependency)),
-            operands_ready.eq((fields.operand_dependency == 0)
-                              | (behind.as_signed() > 0)),
-        ]
         # A head may begin in the middle of a buffer word; its word is in the destination base.
         within_word = fields.operand_base[:ceil_log2(config.banks // config.column_blocks)]
-        last_k, last_column = Signal(), Signal()
+        last_k, last_column, last_word = Signal(), Signal(), Signal()
         m.d.comb += [
+            self.slot.eq(number),
+            self.active.eq(number != self.queued),
             last_k.eq(k_tile + 1 == k_tiles),
             last_column.eq(column_tile + 1 == column_tiles),
+            last_word.eq(word == isa.SCALE_BYTES // config.load_rows - 1),
             self.list_addr.eq(list_pointer),
+            self.param_en.eq(self._param & self.weight.valid),
+            self.param_slot.eq(columns_loaded),
+            self.param_word.eq(word),
+        ]
+        for c in range(config.columns):
+            m.d.comb += self.param_data[c].eq(Cat(
+                self.weight.payload.word_select(row * config.columns + c, 8)
+                for row in range(config.load_rows)))
+        # They follow the column tile by a cycle.
+        m.d.sync += [
+            operand.key_row.eq((column_tile + self.first[lane_bits:]) * fields.operand_stride),
+            operand.value_column.eq(column_tile + fields.operand_base),
         ]
 
-        read_row = Signal()  # a row is requested in this cycle
-        tile = self.tile.payload
-        with m.If(self.tile.valid & self.tile.ready):
-            m.d.sync += [self.tile.valid.eq(0), taken.eq(1)]
-        with m.If(self.swap):
-            m.d.sync += shadow_free.eq(1)
-
+        preparing = Signal(LoaderActivity)
         with m.FSM():
             with m.State("Pass"):
+                m.d.comb += preparing.eq(LoaderActivity.IDLE)
                 with m.If(number != self.queued):
                     m.d.sync += [
                         column_tile.eq(0),
@@ -187,40 +224,20 @@ class TileLoader(wiring.Component):
                     ]
                     m.next = "Column"
             with m.State("Column"):
-                m.d.comb += self.activity.eq(Mux(has_scales, LoaderActivity.SCALES,
-                                                 LoaderActivity.IDLE))
+                m.d.comb += preparing.eq(LoaderActivity.TILE)
                 m.d.sync += [
                     k_tile.eq(0),
-                    byte.eq(0),
+                    scales_due.eq(fields.scale_source == isa.ScaleSource.COLUMN),
                     list_pointer.eq(list_column),
                     tokens_left_k.eq(self.tokens),
                 ]
-                with m.If(~has_scales):
-                    m.next = "Tile"
-                with m.Elif((columns_loaded - self.columns_retired)[:len(columns_loaded)]
-                              != SCALE_SLOTS):
-                    m.next = "Scales"
-            with m.State("Scales"):
-                m.d.comb += [
-                    self.activity.eq(LoaderActivity.SCALES),
-                    self.weight.ready.eq(1),
-                    self.param_en.eq(self.weight.valid),
-                    self.param_slot.eq(columns_loaded),
-                    self.param_byte.eq(byte),
-                    self.param_data.eq(self.weight.payload),
-                ]
-                with m.If(self.weight.valid):
-                    m.d.sync += byte.eq(byte + 1)
-                    with m.If(byte == isa.SCALE_BYTES - 1):
-                        m.d.sync += columns_loaded.eq(columns_loaded + 1)
-                        m.next = "Tile"
+                m.next = "Tile"
             with m.State("Tile"):
                 # The list entry is read in this cycle and taken over in the next.
-                m.d.comb += self.activity.eq(LoaderActivity.TILE)
-                m.d.sync += [row.eq(0), filled.eq(0), taken.eq(0)]
+                m.d.comb += preparing.eq(LoaderActivity.TILE)
                 m.next = "List"
             with m.State("List"):
-                m.d.comb += self.activity.eq(LoaderActivity.TILE)
+                m.d.comb += preparing.eq(LoaderActivity.TILE)
                 m.d.sync += [
                     tile.slot.eq(number),
                     tile.column_tile.eq(Mux(fields.package, column_tile >> part_bits, column_tile)
@@ -230,11 +247,19 @@ class TileLoader(wiring.Component):
                     tile.last_column.eq(last_column),
                     tile.first_k.eq(k_tile == 0),
                     tile.last_k.eq(last_k),
-                    tile.scale_slot.eq(columns_loaded - 1),
+                    tile.scale_slot.eq(Mux(scales_due, columns_loaded, columns_loaded - 1)),
                     tile.rows_valid.eq(Mux(tokens_left_k > config.rows, config.rows,
                                            tokens_left_k)),
                     tile.columns_valid.eq(Mux(tokens_left_column > config.columns, config.columns,
                                               tokens_left_column)),
+                    operand.stationary.eq(fields.stationary),
+                    operand.last_row.eq(Mux(fields.stationary == isa.Stationary.WEIGHT,
+                                            config.rows - config.load_rows, config.rows - 1)),
+                    operand.number.eq(number),
+                    operand.dependency.eq(fields.operand_dependency),
+                    operand.first.eq(self.first),
+                    operand.k_tile.eq(k_tile),
+                    operand.stride.eq(fields.operand_stride),
                 ]
                 for block, entry in zip(tile.blocks, self.list_entry, strict=True):
                     m.d.sync += [
@@ -242,126 +267,192 @@ class TileLoader(wiring.Component):
                         block.broadcast.eq(entry.broadcast),
                         block.valid.eq(entry.as_value() != isa.NO_BLOCK),
                     ]
-                m.next = "Load"
-            with m.State("Load"):
-                m.d.comb += [
-                    read_row.eq(shadow_free & ~filled & ~is_none
-                                & Mux(is_weight, self.weight.valid, operands_ready)),
-                    self.weight.ready.eq(read_row & is_weight),
-                    self.waits_operand.eq(~is_weight),
-                ]
-                with m.If(is_none & shadow_free):
-                    m.d.sync += filled.eq(1)
-                with m.If(filled):
-                    m.d.comb += self.activity.eq(LoaderActivity.FILLED)
-                with m.Elif(~shadow_free):
-                    m.d.comb += self.activity.eq(LoaderActivity.SWAP)
-                with m.Elif(read_row | is_none):
-                    m.d.comb += self.activity.eq(LoaderActivity.LOAD)
+                with m.If(~scales_due | ((columns_loaded - self.columns_retired)
+                                         [:len(columns_loaded)] != SCALE_SLOTS)):
+                    m.next = "Ready"
                 with m.Else():
-                    m.d.comb += self.activity.eq(Mux(is_weight, LoaderActivity.WEIGHT,
-                                                     LoaderActivity.OPERAND))
-                with m.If(read_row):
-                    m.d.sync += row.eq(row + 1)
-                    with m.If(row == config.rows - 1):
-                        m.d.sync += filled.eq(1)
-
-                # Offered when the rest of the tile can no longer be held up: the last of its rows
-                # is in place ``remaining - 1`` and the latency of its source from now, the row that
-                # swaps it in comes a cycle and ``lead`` from now.
-                remaining = Signal(range(config.rows + 1))
-                most = Signal(range(config.rows + self.lead + 3))
-                certain = Signal()
-                with m.Switch(fields.stationary):
-                    for kind, cycles in self._latency.items():
-                        with m.Case(kind):
-                            m.d.comb += most.eq(max(1, self.lead + 2 - cycles))
+                    m.d.comb += preparing.eq(LoaderActivity.SCALES)
+            with m.State("Ready"):
                 m.d.comb += [
-                    remaining.eq(config.rows - row),
-                    certain.eq(read_row & (remaining <= most)
-                               & (~is_weight | (self.weight_level >= remaining))),
+                    preparing.eq(Mux(scales_due, LoaderActivity.SCALES, LoaderActivity.TILE)),
+                    self._param.eq(scales_due & self._stream_free),
+                    self._ready.eq(~scales_due | (self.param_en & last_word)),
                 ]
-                with m.If((certain | filled) & ~offered):
-                    m.d.sync += [self.tile.valid.eq(1), offered.eq(1)]
+                with m.If(self.param_en):
+                    m.d.sync += word.eq(word + 1)
+                    with m.If(last_word):
+                        m.d.sync += [scales_due.eq(0), columns_loaded.eq(columns_loaded + 1)]
+                with m.If(self._begin):
+                    with m.If(~last_k):
+                        m.d.sync += [
+                            k_tile.eq(k_tile + 1),
+                            list_pointer.eq(list_pointer + 1),
+                            tokens_left_k.eq(tokens_left_k - config.rows),
+                        ]
+                        m.next = "Tile"
+                    with m.Elif(~last_column):
+                        m.d.sync += [
+                            column_tile.eq(column_tile + 1),
+                            list_column.eq(list_column + fields.list_stride),
+                            tokens_left_column.eq(tokens_left_column - config.columns),
+                        ]
+                        m.next = "Column"
+                    with m.Else():
+                        m.d.sync += number.eq(number + 1)
+                        m.next = "Pass"
+        return preparing
 
-                with m.If(filled & taken):
-                    m.d.sync += [offered.eq(0), shadow_free.eq(0)]
-                    m.next = "Next"
-            with m.State("Next"):
-                with m.If(~last_k):
-                    m.d.sync += [
-                        k_tile.eq(k_tile + 1),
-                        list_pointer.eq(list_pointer + 1),
-                        tokens_left_k.eq(tokens_left_k - config.rows),
-                    ]
-                    m.next = "Tile"
-                with m.Elif(~last_column):
-                    m.d.sync += [
-                        column_tile.eq(column_tile + 1),
-                        list_column.eq(list_column + fields.list_stride),
-                        tokens_left_column.eq(tokens_left_column - config.columns),
-                    ]
-                    m.next = "Column"
-                with m.Else():
-                    m.d.sync += number.eq(number + 1)
-                    m.next = "Pass"
+    def _load(self, m: Module, preparing: Signal) -> None:
+        """Request the rows of a tile when the shadow is free for them, and offer the tile."""
+        config = self.config
+        tile = self.tile.payload
+        operand = Signal(_operand_layout(config), reset_less=True)
+        loading = Signal()    # there is a tile
+        row = Signal(range(config.rows))
+        filled = Signal()     # all its rows have been requested
+        offered, taken = Signal(), Signal()
 
-        m.d.comb += self.active.eq(number != self.queued)
-        self._request(m, read_row, row, tile.blocks, k_tile, column_tile)
-        return m
+        is_weight = operand.stationary == isa.Stationary.WEIGHT
+        is_none = operand.stationary == isa.Stationary.NONE
+        operands_ready = Signal()
+        behind = Signal(8)
+        read_row = Signal()   # a row, of weights a word, is requested in this cycle
+        last = Signal()
+        done = Signal()
+        free = self._shadow_free(m, operand.stationary, done)
+        m.d.comb += [
+            behind.eq(pass_behind(self.retired, operand.number, operand.dependency)),
+            operands_ready.eq((operand.dependency == 0) | (behind.as_signed() > 0)),
+            read_row.eq(loading & free & ~filled & ~is_none
+                        & Mux(is_weight, self.weight.valid, operands_ready)),
+            last.eq(row == operand.last_row),
+            done.eq(loading & taken & (filled | (read_row & last))),
+            self._begin.eq(self._ready & (~loading | done)),
+            self._stream_free.eq(~loading | filled | ~is_weight),
+            self.weight.ready.eq(self._param | (read_row & is_weight)),
+            self.stationary.eq(Mux(loading, operand.stationary, self.descriptor.stationary)),
+        ]
+        with m.If(self.tile.valid & self.tile.ready):
+            m.d.sync += [self.tile.valid.eq(0), taken.eq(1)]
+        with m.If(read_row):
+            m.d.sync += row.eq(row + Mux(is_weight, config.load_rows, 1))
+        with m.If((read_row & last) | (loading & free & is_none)):
+            m.d.sync += filled.eq(1)
 
-    def _request(self, m: Module, read_row: Signal, row: Signal, blocks: data.View,
-                 k_tile: Signal, column_tile: Signal) -> None:
+        # Offered when the rest of the tile can no longer be held up: the last of its rows is in
+        # place ``left`` and the latency of its source from now, the row that swaps it in comes a
+        # cycle and ``lead`` from now.
+        left = Signal(range(config.rows))
+        most = Signal(range(self.lead + 2))
+        certain = Signal()
+        with m.Switch(operand.stationary):
+            for kind, cycles in self._latency.items():
+                with m.Case(kind):
+                    m.d.comb += most.eq(max(0, self.lead + 1 - cycles))
+        m.d.comb += [
+            left.eq((operand.last_row - row) >> Mux(is_weight, exact_log2(config.load_rows), 0)),
+            certain.eq(read_row & (left <= most) & (~is_weight | (self.weight_level > left))),
+        ]
+        with m.If((certain | filled) & ~offered):
+            m.d.sync += [self.tile.valid.eq(1), offered.eq(1)]
+
+        with m.If(done):
+            m.d.sync += loading.eq(0)
+        with m.If(self._begin):
+            m.d.sync += [
+                tile.eq(self._tile), operand.eq(self._operand), loading.eq(1),
+                row.eq(0), filled.eq(0), offered.eq(0), taken.eq(0),
+            ]
+        with m.If(loading):
+            m.d.comb += self.active.eq(1)
+        self._request(m, read_row, row, operand)
+
+        with m.If(self.param_en | ~loading):
+            m.d.comb += self.activity.eq(preparing)
+        with m.Elif(filled):
+            m.d.comb += self.activity.eq(LoaderActivity.FILLED)
+        with m.Elif(~free):
+            m.d.comb += self.activity.eq(LoaderActivity.SWAP)
+        with m.Elif(read_row | is_none):
+            m.d.comb += self.activity.eq(LoaderActivity.LOAD)
+        with m.Else():
+            m.d.comb += self.activity.eq(Mux(is_weight, LoaderActivity.WEIGHT,
+                                             LoaderActivity.OPERAND))
+
+    def _shadow_free(self, m: Module, stationary: Value, done: Signal) -> Value:
+        """Return whether a row that is requested now comes to the array after the swap of the tile
+        before.
+
+        Tiles that are done and swaps are counted modulo 4. Of the swaps one may be to come; or it
+        has been announced already, while the last rows of its own tile are requested.
+        """
+        tiles, swaps = Signal(2), Signal(2)
+        m.d.sync += [tiles.eq(tiles + done), swaps.eq(swaps + self.swap)]
+        ahead = Signal(2)
+        with m.Switch(stationary):
+            for kind in (isa.Stationary.KEY, isa.Stationary.VALUE):
+                seen = delay(m, swaps, self.swap_lead - self._latency[kind],
+                             name=f"{kind.name.lower()}_swaps", reset=True)
+                with m.Case(kind):
+                    m.d.comb += ahead.eq(seen - tiles)
+            seen = delay(m, swaps, self.swap_lead - self._latency[isa.Stationary.WEIGHT],
+                         name="swaps", reset=True)
+            with m.Default():
+                m.d.comb += ahead.eq(seen - tiles)
+        return ~ahead[1]
+
+    def _request(self, m: Module, read_row: Signal, row: Signal, operand: data.View) -> None:
         """Turn the request of a row into the address of its source, and the answer into a load.
 
-        The sources differ in latency; two tiles never overlap, so the answers need no order.
+        The sources differ in latency; a tile follows the swap of the one before, so the answers
+        need no order.
         """
-        config, fields = self.config, self.descriptor
-        lane_bits = ceil_log2(config.columns)
-        source_is = {kind: Signal(name=f"from_{kind.name.lower()}") for kind in isa.Stationary}
+        config = self.config
+        lane_bits, pair_bits = ceil_log2(config.columns), exact_log2(config.load_rows)
+        source_is = {kind: Signal(name=f"from_{kind.name.lower()}") for kind in self._latency}
         for kind, requested in source_is.items():
-            m.d.comb += requested.eq(read_row & (fields.stationary == kind))
+            m.d.comb += requested.eq(read_row & (operand.stationary == kind))
 
         # Key: array row r streams against channel index * rows + r.
         index = Signal(isa.ListEntry["index"].width)
         with m.Switch(row[ceil_log2(config.block):]):
             for bank in range(config.row_blocks):
                 with m.Case(bank):
-                    m.d.comb += index.eq(blocks[bank].index)
+                    m.d.comb += index.eq(self.tile.payload.blocks[bank].index)
         channel = Signal(ceil_log2(config.rows) + len(index))
-        key_row = Signal(16, reset_less=True)
         m.d.comb += channel.eq(Cat(row, index))
         m.d.sync += [
-            key_row.eq((column_tile + self.first[lane_bits:]) * fields.operand_stride),
-            self.key_base.eq(key_row + channel[lane_bits:]),
-            self.key_after.eq(key_row + fields.operand_stride + channel[lane_bits:]),
+            self.key_base.eq(operand.key_row + channel[lane_bits:]),
+            self.key_after.eq(operand.key_row + operand.stride + channel[lane_bits:]),
+            self.key_start.eq(operand.first[:lane_bits]),
             self.key_channel.eq(channel[:lane_bits]),
         ]
 
-        m.d.comb += self.key_start.eq(self.first[:lane_bits])
-
-        # Value: array row r is token k_tile * rows + r.
+        # Value: array row r is token k_tile * rows + r, counted from the first.
         value_row = Signal(16, reset_less=True)
+        value_column = Signal(16, reset_less=True)
         m.d.sync += [
-            value_row.eq((self.first + Cat(row, k_tile)) * fields.operand_stride),
-            self.value_addr.eq(value_row + fields.operand_base + column_tile),
+            value_row.eq((operand.first + Cat(row, operand.k_tile)) * operand.stride),
+            value_column.eq(operand.value_column),
+            self.value_addr.eq(value_row + value_column),
         ]
 
         weights = Signal.like(self.weight.payload, reset_less=True)
         m.d.sync += weights.eq(self.weight.payload)
         answers = {
             isa.Stationary.WEIGHT: weights,
-            isa.Stationary.KEY: self.key_data.as_value(),
-            isa.Stationary.VALUE: self.value_data.as_value(),
+            isa.Stationary.KEY: self.key_data.as_value().replicate(config.load_rows),
+            isa.Stationary.VALUE: self.value_data.as_value().replicate(config.load_rows),
         }
         m.d.sync += self.load_valid.eq(0)
         for kind, word in answers.items():
             name, cycles = kind.name.lower(), self._latency[kind] - 1
             valid = delay(m, source_is[kind], cycles, name=f"{name}_valid", reset=True)
             at = delay(m, row, cycles, name=f"{name}_row")
+            one = kind != isa.Stationary.WEIGHT
             with m.If(valid):
                 m.d.sync += [
-                    self.load_valid.eq(1),
-                    self.load_row.eq(at),
+                    self.load_valid.eq(1 << at[:pair_bits] if one else -1),
+                    self.load_row.eq(at >> pair_bits),
                     self.load_data.eq(word),
                 ]

@@ -194,7 +194,7 @@ def _registers() -> Iterator[Register]:
     yield _whole("ERROR", 0x64, ro, "Error that ended the run.", values=Error, bits=8)
     yield _whole("ERROR_INDEX", 0x68, ro, "Index of the failing instruction in the program.")
     yield _whole("TOP_CLASS", 0x6C, ro, "Class of the largest logit.")
-    yield _whole("TOKENS", 0x70, ro, "Tokens in the last block.")
+    yield _whole("TOKENS", 0x70, ro, "Tokens that were left of the last image.")
     yield _whole("BYTES_READ", 0x74, ro, "Bytes read from memory.")
     yield _whole("BYTES_WRITTEN", 0x78, ro, "Bytes written to memory, whole beats.")
     yield _whole("IMAGES_DONE", 0x7C, ro, "Images whose output is in memory.")

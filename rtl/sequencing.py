@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
+from amaranth.utils import exact_log2
 
 from rtl import isa
 from rtl.dispatch import Activity
@@ -47,7 +48,8 @@ def connect_sequencer(m: Module, core: "Core") -> None:
         issue.images.eq(dispatcher.begin.images),
         issue.current.eq(segments.current),
         issue.gone.eq(segments.gone),
-        core.tokens.eq(segments.tokens),
+        core.tokens.eq(segments.current[(dispatcher.begin.images - 1)
+                                        [:exact_log2(isa.SEGMENTS)]].count),
     ]
     state, cause = issue.state, core.stall
     with m.If(state.busy):
@@ -57,7 +59,7 @@ def connect_sequencer(m: Module, core: "Core") -> None:
     with m.Elif(state.pads):
         m.d.comb += cause.eq(isa.Stall.TILE)
     with m.Elif(loader.active):
-        with m.Switch(loader.descriptor.stationary):
+        with m.Switch(loader.stationary):
             with m.Case(isa.Stationary.WEIGHT):
                 m.d.comb += cause.eq(isa.Stall.WEIGHT)
             with m.Case(isa.Stationary.NONE):
@@ -102,7 +104,8 @@ def connect_host(m: Module, core: "Core") -> None:
     m.d.comb += [
         dispatcher.start.eq(core.start),
         # What the first passes wait for comes before the weights of later ones.
-        core.weight_hold.eq(frame.urgent & (core.weights.level >= 2 * core.config.rows)),
+        core.weight_hold.eq(frame.urgent & (core.weights.level * core.config.load_rows
+                                             >= 2 * core.config.rows)),
         frame.start.eq(dispatcher.load_start),
         frame.load.eq(dispatcher.load),
         frame.images.eq(dispatcher.begin.images),

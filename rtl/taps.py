@@ -20,8 +20,8 @@ def trace_members(config: Config) -> dict[str, int]:
     cause of this cycle. ``tile_active``: the issue stage has a tile; ``tile_accepted``: it gets
     one, of slot ``tile_slot``. ``loader``: what the tile loader does. ``weight_level``: rows in the
     weight FIFO. ``queued``, ``retired``: passes, modulo 256. ``instruction``: which is executed.
-    ``written``: a row leaves the epilogue, of slot ``written_slot``. ``load_start``, ``load_done``:
-    pulses, of a LOAD of ``load_kind``. ``selector``: what it does.
+    ``written``: a row leaves the epilogue, of slot ``written_slot``. ``load_start``: pulse, with
+    ``load_kind`` and ``load_ahead`` of a LOAD, before ``load_busy``. ``selector``: what it does.
     """
     slot = (PASS_SLOTS - 1).bit_length()
     return {
@@ -31,7 +31,8 @@ def trace_members(config: Config) -> dict[str, int]:
         "loader": Shape.cast(LoaderActivity).width,
         "weight_level": config.weight_depth.bit_length(),
         "queued": 8, "retired": 8, "instruction": 32, "written": 1, "written_slot": slot,
-        "load_start": 1, "load_done": 1, "load_kind": Shape.cast(isa.LoadKind).width,
+        "load_start": 1, "load_busy": 1, "load_ahead": 1,
+        "load_kind": Shape.cast(isa.LoadKind).width,
         **({"selector": Shape.cast(SelectorPhase).width} if config.pruning else {}),
     }
 

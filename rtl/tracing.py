@@ -3,7 +3,7 @@
 
 from typing import TYPE_CHECKING
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module
 
 from rtl import isa
 from rtl.pipeline import RowPipeline
@@ -18,10 +18,6 @@ def connect_trace(m: Module, core: "Core", pipeline: RowPipeline) -> None:
     """Connect the taps of a trace, see ``rtl.taps.trace_members``."""
     dispatcher, loader, issue, frame = core.dispatcher, core.loader, core.issue, core.frame
     state, taps = issue.state, core.taps
-    loading, kind = Signal(), Signal(isa.LoadKind)
-    m.d.sync += loading.eq(frame.busy)
-    with m.If(frame.start):
-        m.d.sync += kind.eq(frame.load.kind)
     m.d.comb += [
         taps.run_start.eq(core.start),
         taps.run_end.eq(core.done | (core.error != isa.Error.NONE)),
@@ -33,15 +29,16 @@ def connect_trace(m: Module, core: "Core", pipeline: RowPipeline) -> None:
         *(getattr(taps, f"tile_{name}").eq(getattr(state.tile, name))
           for name in ("first_column", "last_column", "first_k", "last_k")),
         taps.loader.eq(loader.activity),
-        taps.weight_level.eq(core.weights.level),
+        taps.weight_level.eq(core.weights.level * core.config.load_rows),
         taps.queued.eq(dispatcher.queued),
         taps.retired.eq(dispatcher.retired),
         taps.instruction.eq(dispatcher.error_index),
         taps.written.eq(core.writeback.valid),
         taps.written_slot.eq(pipeline.row(core.at_write).tile.slot),
         taps.load_start.eq(frame.start),
-        taps.load_done.eq(loading & ~frame.busy),
-        taps.load_kind.eq(Mux(frame.start, frame.load.kind, kind)),
+        taps.load_busy.eq(frame.busy),
+        taps.load_kind.eq(frame.load.kind),
+        taps.load_ahead.eq(frame.load.ahead),
     ]
     if core.config.pruning:
         m.d.comb += taps.selector.eq(core.selector.phase)

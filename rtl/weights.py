@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The weight stream: beats of all ports joined into array rows, and the FIFO that holds them."""
+"""The weight stream: beats of all ports joined into words of array rows, and their FIFO."""
 
-from amaranth.hdl import Cat, Module, Signal, unsigned
+from amaranth.hdl import Cat, Module, Signal, Value, unsigned
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -12,38 +12,43 @@ __all__ = ["WeightStream"]
 
 
 class WeightStream(wiring.Component):
-    """Joins one beat stream per port into one stream of array rows of ``columns`` bytes.
+    """Joins one beat stream per port into one stream of words of ``load_rows`` array rows.
 
-    Port p carries bytes ``p * columns / ports`` and on of every row, so no crossbar is needed; a
-    row is complete when each port has delivered its ``columns / ports`` bytes.
+    Port p carries bytes ``p * columns / ports`` and on of every row of ``columns`` bytes, so no
+    crossbar is needed; a word is complete when each port has delivered its part of all its rows.
+    Rows that do not fill a word stay: parameters and tiles are whole words.
 
-    Streams: beats and rows in order, one row a cycle where the ports are wide enough.
+    Streams: beats and words in order. A beat of every port goes in and a word goes out in every
+    cycle, where both are there.
 
     Resources: block RAM of ``weight_tiles`` array tiles.
 
     Members
     -------
     i : In(stream of port_bits), one per port
-    o : Out(stream of 8 * columns)
-    level : Out, rows in the FIFO
+    o : Out(stream of 8 * columns * load_rows), the first row in the lowest bits
+    level : Out, words in the FIFO
     """
 
     def __init__(self, config: Config):
         self.config = config
-        self.depth = config.weight_depth
-        self.beats = config.columns // config.bus_bytes
+        self.depth = config.weight_depth // config.load_rows
+        self.row_beats = config.columns // config.bus_bytes
+        self.beats = self.row_beats * config.load_rows
         super().__init__({
             "i": In(stream.Signature(config.port_bits)).array(config.ports),
-            "o": Out(stream.Signature(unsigned(8 * config.columns))),
+            "o": Out(stream.Signature(unsigned(8 * config.columns * config.load_rows))),
             "level": Out(range(self.depth + 1)),
         })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        # One row of the depth is in the output register.
-        m.submodules.fifo = fifo = Fifo(8 * self.config.columns, depth=self.depth - 1)
+        # One word of the depth is in the output register.
+        m.submodules.fifo = fifo = Fifo(len(self.o.payload), depth=self.depth - 1)
 
-        segments, complete = [], []
+        segments: list[Value] = []
+        complete: list[Value] = []
+        bits = self.config.port_bits
         take = Signal()
         for p, port in enumerate(self.i):
             if self.beats == 1:
@@ -51,13 +56,13 @@ class WeightStream(wiring.Component):
                 complete.append(port.valid)
                 m.d.comb += port.ready.eq(take)
                 continue
-            segment = Signal(self.beats * len(port.payload), name=f"segment{p}", reset_less=True)
+            segment = Signal(self.beats * bits, name=f"segment{p}", reset_less=True)
             count = Signal(range(self.beats + 1), name=f"count{p}")
             full = Signal(name=f"full{p}")
             m.d.comb += [full.eq(count == self.beats), port.ready.eq(~full | take)]
             with m.If(port.valid & port.ready):
                 m.d.sync += [
-                    segment.eq(Cat(segment[len(port.payload):], port.payload)),
+                    segment.eq(Cat(segment[bits:], port.payload)),
                     count.eq(count + 1),
                 ]
             with m.If(take):
@@ -68,7 +73,9 @@ class WeightStream(wiring.Component):
         m.d.comb += [
             take.eq(Cat(complete).all() & fifo.i.ready),
             fifo.i.valid.eq(Cat(complete).all()),
-            fifo.i.payload.eq(Cat(segments)),
+            fifo.i.payload.eq(Cat(segment.word_select(row, bits * self.row_beats)
+                                  for row in range(self.config.load_rows)
+                                  for segment in segments)),
             self.level.eq(fifo.level),
         ]
         wiring.connect(m, fifo.o, wiring.flipped(self.o))

@@ -4,7 +4,8 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -80,30 +81,6 @@ def _frames(images: Sequence[Path] | None, scenes: int | None,
             for i, label in enumerate(test.labels)]
 
 
-def _checked(options: argparse.Namespace) -> tuple[Config, ModelConfig]:
-    """Return configuration and model, once it is known that files can be written."""
-    for path in (options.json, options.trace, options.plot):
-        if path is not None:
-            check_output(path)
-    config, model = named(options.config), model_named(options.model)
-    pruning_config(options).check(model)
-    return config, model
-
-
-def _traced(options: argparse.Namespace
-            ) -> tuple[list[Timeline], Callable[[Timeline], None] | None]:
-    """Return where the timelines of runs will be, and what takes them if they are asked for."""
-    timelines: list[Timeline] = []
-    return timelines, timelines.append if options.trace or options.plot else None
-
-
-def _draw(options: argparse.Namespace, timelines: Sequence[Timeline]) -> None:
-    if options.trace is not None:
-        write_trace(options.trace, timelines)
-    if options.plot is not None:
-        draw(options.plot, timelines)
-
-
 def _works(options: argparse.Namespace, console: Console,
            pixels: Sequence[tuple[str, NDArray[np.uint8], int | None]], batch: int = 1
            ) -> tuple[list[tuple[str, Workload]], int]:
@@ -125,6 +102,27 @@ def _finish(summary: Summary | FramesReport, options: argparse.Namespace,
         options.json.write_text(json.dumps(summary.to_dict(), indent=2) + "\n")
 
 
+def _checked(options: argparse.Namespace) -> tuple[Config, ModelConfig]:
+    """Return configuration and network; raise ValueError if an option is not as it must be."""
+    for path in (options.json, options.trace, options.plot):
+        if path is not None:
+            check_output(path)
+    config, model = named(options.config), model_named(options.model)
+    pruning_config(options).check(model)
+    return config, model
+
+
+@contextmanager
+def _traced(options: argparse.Namespace) -> Iterator[Callable[[Timeline], None] | None]:
+    """Give what takes the timelines of the runs, if they are asked for; write them at the end."""
+    timelines: list[Timeline] = []
+    yield timelines.append if options.trace or options.plot else None
+    if options.trace is not None:
+        write_trace(options.trace, timelines)
+    if options.plot is not None:
+        draw(options.plot, timelines)
+
+
 def execute(options: argparse.Namespace, images: Sequence[Path] | None, console: Console,
             scenes: int | None = None) -> Summary:
     """Run ``images``, files and folders, or the first ``scenes`` for testing, one after another.
@@ -139,10 +137,9 @@ def execute(options: argparse.Namespace, images: Sequence[Path] | None, console:
     if output is not None:
         make_folder(output)
     program = prepare(config, console)
-    timelines, traced = _traced(options)
-    with progress_bar(console, "Simulation", cycles, len(works)) as progress:
+    with (_traced(options) as traced,
+          progress_bar(console, "Simulation", cycles, len(works)) as progress):
         reports = simulate_images(works, program, bus_of(options), progress=progress, traced=traced)
-    _draw(options, timelines)
     pictures = []
     if output is not None:
         for number, report in enumerate(reports[:None if scenes is None else _DRAWN], 1):
@@ -172,10 +169,9 @@ def execute_frames(options: argparse.Namespace, images: Sequence[Path] | None, c
     works, cycles = _works(options, console, different(_frames(images, scenes, model), count),
                            options.batch)
     program = prepare(config, console)
-    timelines, traced = _traced(options)
-    with progress_bar(console, "Simulation", count * cycles) as progress:
+    with (_traced(options) as traced,
+          progress_bar(console, "Simulation", count * cycles) as progress):
         report = simulate_frames(works, program, bus_of(options), progress=progress, traced=traced)
-    _draw(options, timelines)
     _finish(report, options, console)
     return report
 

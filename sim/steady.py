@@ -89,7 +89,7 @@ def _run(point: Point) -> dict:
     """Simulate a point and return its row."""
     model, config = model_named(point.model), point.config
     workload = Workload.named(point.model, config, pruning=point.pruning,
-                              last_block=point.last_block)
+                              last_block=point.last_block, batch=point.batch)
     sample = [("sample", load_image(None, model.image_size), None)]
     works = [(name, workload.with_frame(frame, label))
              for name, frame, label in different(sample, point.rounds * point.batch)]
@@ -117,7 +117,9 @@ def _run(point: Point) -> dict:
 def _cached(point: Point) -> dict:
     """Return the row of a point: simulated, or what was when nothing was different."""
     key = digest(emitted(point.config), repr(asdict(point)), repr(streams(point.config)),
-                 *sorted((BUILD.parent / "golden").glob("*.py")),
+                 # The cycle model changes nothing that is measured.
+                 *sorted(path for path in (BUILD.parent / "golden").glob("*.py")
+                         if not path.name.startswith("cycles")),
                  *sorted((BUILD.parent / "sim").glob("**/*.[chp]*")))
     path = BUILD / "steady" / f"{key}.json"
     if not path.exists():
@@ -164,6 +166,7 @@ def _waits(stalls: dict[str, int]) -> str:
 #: Column, key of a row, and how it is printed.
 COLUMNS: tuple[tuple[str, str, Callable], ...] = (
     ("model", "model", str),
+    ("configuration", "config", str),
     ("array", "array", lambda size: "{} x {}".format(*size)),
     ("tokens", "tokens", lambda tokens: "/".join(map(str, tokens))),
     ("batch", "batch", str),

@@ -161,7 +161,7 @@ def trace_streams(config: Config) -> tuple[Stream, ...]:
         changes("passes", "queued", "retired"),
         changes("instruction", "instruction"),
         changes("epilogue", "written", "written_slot"),
-        changes("load", "load_start", "load_done", "load_kind"),
+        changes("load", "load_start", "load_busy", "load_kind", "load_ahead"),
         *((changes("selector", "selector"),) if config.pruning else ()),
         Stream("bus", None, bus, timed=True),
     )

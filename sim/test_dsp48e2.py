@@ -19,9 +19,10 @@ MODEL = Path(__file__).parent / "dsp48e2.v"
 #: Both forms of a group side by side; everything at random, weights of all 8 bits among it.
 _BENCH = """
 module bench;
-  reg clk = 0, swap = 0, load_valid = 0;
-  reg [3:0] load_row = 0;
-  reg [63:0] load_data = 0;
+  reg clk = 0, swap = 0;
+  reg [`LANES-1:0] load_valid = 0;
+  reg [4-`LANES:0] load_row = 0;
+  reg [64*`LANES-1:0] load_data = 0;
   reg [143:0] act = 0;
   wire [159:0] portable, packed_;
   integer seed = 1, cycle, part, nonzero = 0;
@@ -32,9 +33,11 @@ module bench;
   initial begin
     for (cycle = 0; cycle < 20000; cycle = cycle + 1) begin
       swap = $random(seed) % 4 == 0;
-      load_valid = $random(seed) % 4 != 0;
+      for (part = 0; part < `LANES; part = part + 1)
+        load_valid[part] = $random(seed) % 4 != 0;
       load_row = $random(seed);
-      load_data = {$random(seed), $random(seed)};
+      for (part = 0; part < 2 * `LANES; part = part + 1)
+        load_data[32 * part +: 32] = $random(seed);
       for (part = 0; part < 9; part = part + 1)
         act[16 * part +: 16] = $random(seed);
       #1 clk = 1;
@@ -89,9 +92,13 @@ def _change(text: str, of: str, to: str) -> str:
     return text.replace(of, to)
 
 
-def test_both_forms_are_equal_in_every_cycle(tmp_path: Path) -> None:
-    bench = _build(tmp_path, emit(ColumnGroup(rows=16), "portable")
-                   + emit(ColumnGroup(rows=16, multiplier="dsp48e2"), "vendor") + _BENCH)
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_both_forms_are_equal_in_every_cycle(lanes: int, tmp_path: Path) -> None:
+    """With one lane of the load bus, and with two."""
+    bench = _build(tmp_path, "".join(
+        emit(ColumnGroup(rows=16, load_rows=lanes, multiplier=multiplier), name)
+        for multiplier, name in (("portable", "portable"), ("dsp48e2", "vendor")))
+        + f"`define LANES {lanes}\n" + _BENCH)
     run = subprocess.run([bench], capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
     nonzero = re.search(r"equal, (\d+) of 20000 not zero", run.stdout)

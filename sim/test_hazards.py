@@ -336,7 +336,7 @@ def test_every_fault_is_documented() -> None:
 # Within a block
 
 @pytest.mark.parametrize("undelayed", [
-    r"swap_\d", r"(valid|row|load)_\d$", r"swap_hop", r"load_(valid|row)_hop", r"load_\d+_\d+"],
+    r"swap_\d", r"(valid|row|load\d)_\d$", r"swap_hop", r"load_(valid|row)_hop", r"load_\d+_\d+"],
     ids=["swap down", "load down", "swap across", "load across", "weights across"])
 def test_swap_and_loads_keep_step_with_the_activations(undelayed: str,
                                                        monkeypatch: pytest.MonkeyPatch) -> None:

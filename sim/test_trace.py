@@ -81,7 +81,7 @@ def recording() -> dict[str, dict[str, np.ndarray]]:
                       (90, load, 0, 0, 1), (95, load, 0, 0, 0), (100, load, 0, 1, 0),
                       (101, load, 0, 0, 0), (121, busy, 1, 0, 0), (131, row, 1, 0, 0),
                       (133, busy, 1, 0, 0), (140, weight, 0, 0, 0), (151, busy, 1, 0, 0),
-                      (190, load, 0, 0, 0), (198, load, 0, 0, 1)),
+                      (190, load, 0, 0, 0), (197, load, 0, 0, 1)),
         "tile": rows(["tap_tile_slot", "tap_tile_first_column", "tap_tile_last_column",
                       "tap_tile_first_k", "tap_tile_last_k"],
                      (120, 0, 1, 0, 1, 1), (130, 0, 0, 1, 1, 1), (150, 1, 1, 1, 1, 0),
@@ -93,13 +93,14 @@ def recording() -> dict[str, dict[str, np.ndarray]]:
                        (154, read), (169, filled), (171, idle)),
         "weights": rows(["tap_weight_level"], (90, 5), (95, 0), (105, 7), (150, 2)),
         "passes": rows(["tap_queued", "tap_retired"], (90, 254, 254), (95, 0, 0), (105, 1, 0),
-                       (106, 2, 0), (148, 2, 1), (197, 2, 2)),
+                       (106, 2, 0), (148, 2, 1), (196, 2, 2)),
         "instruction": rows(["tap_instruction"], (90, 4), (95, 0), (102, 1), (104, 2), (105, 3),
                             (106, 4)),
         "epilogue": rows(["tap_written", "tap_written_slot"], (90, 0, 3), (125, 1, 0), (128, 0, 0),
                          (135, 1, 0), (144, 0, 1), (175, 1, 1), (194, 0, 1)),
-        "load": rows(["tap_load_start", "tap_load_done", "tap_load_kind"], (90, 0, 1, 1),
-                     (91, 0, 0, 1), (102, 1, 0, 0), (103, 0, 0, 0), (104, 0, 1, 0), (105, 0, 0, 0)),
+        "load": rows(["tap_load_start", "tap_load_busy", "tap_load_kind", "tap_load_ahead"],
+                     (90, 0, 1, 1, 0), (91, 0, 0, 1, 0), (102, 1, 0, 0, 0), (103, 0, 1, 0, 0),
+                     (105, 0, 0, 1, 1), (106, 1, 0, 1, 1), (107, 0, 1, 0, 0), (118, 0, 0, 0, 0)),
         "bus": rows(handshake, (90, 0, 1, 0, 1), (102, 1, 1, 0, 1), (112, 1, 0, 1, 1),
                     (122, 0, 0, 0, 1)),
     }
@@ -111,7 +112,7 @@ def test_timeline() -> None:
     first, second = run.passes
     assert [(one.name, one.begin, one.end, one.queued, one.retired, one.image, one.block)
             for one in run.passes] == [("block0.q", 121, 140, 105, 148, 0, "block0"),
-                                       ("block1.k", 151, 190, 106, 197, 0, "block1")]
+                                       ("block1.k", 151, 190, 106, 196, 0, "block1")]
     assert [(tile.name, tile.begin, tile.end) for one in run.passes for tile in one.tiles] == [
         ("column 0 K 0", 121, 131), ("column 1 K 0", 131, 140), ("column 0 K 0", 151, 171),
         ("column 0 K 1", 171, 190)]
@@ -125,7 +126,8 @@ def test_timeline() -> None:
     assert [(span.name, span.begin, span.end) for span in run.instructions] == [
         ("BEGIN", 100, 102), ("LOAD", 102, 104), ("PASS block0.q", 104, 105),
         ("PASS block1.k", 105, 106), ("END", 106, 199)]
-    assert [(span.name, span.begin, span.end) for span in run.loads] == [("frame", 102, 105)]
+    assert [(span.name, span.begin, span.end) for span in run.loads] == [
+        ("frame", 103, 105), ("residual, ahead", 107, 118)]
     assert [(span.name, span.cycles) for span in run.stalls()] == [
         ("load", 21), ("row", 2), ("weight", 11), ("load", 9)]
     shares = run.shares(np.array([100, 121, 141, 199]))
@@ -169,8 +171,7 @@ def check_events(found: list[dict]) -> None:
         if event["ph"] != "C":
             assert isinstance(event["tid"], int)
     named_tracks = {event["tid"] for event in found if event["name"] == "thread_name"}
-    for track in Track:
-        slices = [event for event in found if event["ph"] == "X" and event["tid"] == track]
+    for track, slices in slices_of(found).items():
         assert bool(slices) == (track in named_tracks), track
         around: list[int] = []  # ends of the slices that this one lies in
         for before, event in pairwise([{"ts": 0}, *slices]):
@@ -198,6 +199,20 @@ def traced(tmp_path: Path, *arguments: str) -> tuple[dict, dict]:
     return json.loads(paths["trace"].read_text()), json.loads(paths["json"].read_text())
 
 
+def slices_of(found: list[dict]) -> dict[Track, list[dict]]:
+    return {track: [event for event in found if event["ph"] == "X" and event["tid"] == track]
+            for track in Track}
+
+
+def check_stalls(slices: list[dict], cycles: int, report: dict) -> None:
+    """All that the issue stage waits for, to the cycle, is what the registers count."""
+    total: Counter[str] = Counter()
+    for event in slices:
+        total[event["name"]] += event["dur"]
+    stalls = {name: count for name, count in report["stalls"].items() if count}
+    assert {**total, "busy": cycles - total.total()} == stalls
+
+
 @pytest.mark.parametrize("arguments", [
     (), ("--selector", "topk", "--blocks", "1"),
     ("--selector", "threshold", "--blocks", "1", "--bytes-per-cycle", "3", "--stalls", "1")],
@@ -206,15 +221,9 @@ def test_run(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     trace, report = traced(tmp_path, *arguments)
     found = trace["traceEvents"]
     check_events(found)
-    slices = {track: [event for event in found if event["ph"] == "X" and event["tid"] == track]
-              for track in Track}
-    # All that the issue stage waits for, to the cycle, is what the registers count.
-    total: Counter[str] = Counter()
-    for event in slices[Track.STALLS]:
-        total[event["name"]] += event["dur"]
+    slices = slices_of(found)
     cycles = trace["otherData"]["cycles"]
-    stalls = {name: count for name, count in report["stalls"].items() if count}
-    assert {**total, "busy": cycles - total.total()} == stalls
+    check_stalls(slices[Track.STALLS], cycles, report)
     # The host starts the run some cycles before, and gets the interrupt some after.
     assert cycles < report["cycles"] < cycles + 2 * 100
 
@@ -242,9 +251,30 @@ def test_run(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     assert read == pytest.approx(report["dram_bytes_read"], rel=0.02)
 
 
+def test_consecutive_frames(tmp_path: Path) -> None:
+    path, result = tmp_path / "trace", tmp_path / "json"
+    assert main(["--model", "tiny_test", "--config", "tiny", "--frames", "3", "--trace", str(path),
+                 "--json", str(result), "--plot", str(tmp_path / "plot")]) == 0
+    trace, report = json.loads(path.read_text()), json.loads(result.read_text())
+    check_events(trace["traceEvents"])
+    slices = slices_of(trace["traceEvents"])
+    check_stalls(slices[Track.STALLS], trace["otherData"]["cycles"], report)
+    names = [image["image"] for image in report["images"]]
+    images = [event for event in slices[Track.NETWORK] if event["name"] in names]
+    assert [event["name"] for event in images] == trace["otherData"]["images"] == names
+    loads = slices[Track.LOADS]
+    assert Counter(event["name"] for event in loads) == {
+        "frame": 1, "residual": 1, "frame, ahead": 2, "residual, ahead": 2}
+    # The next image is loaded beside the passes of this one.
+    for image, load in zip(images, (event for event in loads if event["name"] == "frame, ahead"),
+                           strict=False):
+        assert image["ts"] < load["ts"] < image["ts"] + image["dur"]
+    assert (tmp_path / "plot").read_bytes().startswith(b"\x89PNG")
+
+
 def test_run_without_a_trace_writes_none(tmp_path: Path) -> None:
-    assert main(["--model", "tiny_test", "--config", "tiny"]) == 0
-    assert not any(tmp_path.iterdir())
+    assert main(["--model", "tiny_test", "--config", "tiny", "--json", str(tmp_path / "json")]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["json"]
 
 
 @pytest.mark.parametrize("option", ["--trace", "--plot"])

@@ -172,3 +172,7 @@ class Timeline:
         return {name: Levels(self.causes.cycles,
                              (self.causes.values == value).astype(np.int64)).sums(edges)
                 / np.diff(edges) for value, name in names_of(Stall).items()}
+
+    def reading(self, edges: Int) -> NDArray[np.float64]:
+        """Return which part of what all ports can read they do between each two of ``edges``."""
+        return sum(levels.sums(edges) for levels in self.read) / np.diff(edges) / len(self.read)

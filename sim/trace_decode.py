@@ -2,6 +2,7 @@
 """From the timed recording of a run to its timeline."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,10 @@ __all__ = ["read_timeline", "timeline"]
 
 #: Counters of passes are modulo this.
 _COUNTER = 256
+
+#: From the cycle in which the core says that it is done to the end of the run: the controller hears
+#: of it a cycle later, and that cycle is the last one that it counts.
+_TO_END = 2
 
 
 def read_timeline(folder: Path, program: Program,
@@ -45,8 +50,7 @@ def timeline(recording: Mapping[str, Mapping[str, Int]], program: Program,
 
     issue = recording["issue"]
     begin = int(issue[CYCLE][np.argmax(issue["tap_run_start"])])
-    # The cycle in which the core says that it is done is the last one that is counted.
-    end = int(issue[CYCLE][(issue[CYCLE] > begin) & (issue["tap_run_end"] == 1)][0]) + 1
+    end = int(issue[CYCLE][(issue[CYCLE] > begin) & (issue["tap_run_end"] == 1)][0]) + _TO_END
 
     infos = [(image, info) for image, (_, passes) in enumerate(images) for info in passes]
     opcodes = [Opcode(fields.opcode).name for fields in program.instructions]
@@ -91,14 +95,14 @@ def _groups(spans: Iterator[Span]) -> Iterator[tuple[Span, ...]]:
 
 
 def _loads(load: Mapping[str, Int], begin: int, end: int) -> tuple[Span, ...]:
-    inside = (load[CYCLE] >= begin) & (load[CYCLE] < end)
-    starts = inside & (load["tap_load_start"] == 1)
-    # ``done`` is a pulse in the last cycle.
-    ends = load[CYCLE][inside & (load["tap_load_done"] == 1)] + 1
-    names = names_of(LoadKind)
-    return tuple(Span(name=names[kind], begin=first, end=last) for kind, first, last in zip(
-        load["tap_load_kind"][starts].tolist(), load[CYCLE][starts].tolist(), ends.tolist(),
-        strict=False))
+    """Return what the load unit did; it is busy from the cycle after a start on."""
+    starts = (load[CYCLE] >= begin) & (load[CYCLE] < end) & (load["tap_load_start"] == 1)
+    kinds = names_of(LoadKind)
+    names = [f"{kinds[kind]}, ahead" if ahead else kinds[kind] for kind, ahead in zip(
+        load["tap_load_kind"][starts].tolist(), load["tap_load_ahead"][starts].tolist(),
+        strict=True)]
+    busy = Levels(load[CYCLE], load["tap_load_busy"]).spans(begin, end, {1: "busy"})
+    return tuple(replace(span, name=name) for span, name in zip(busy, names, strict=True))
 
 
 def _counted(counter: Levels, begin: int, end: int) -> list[int]:

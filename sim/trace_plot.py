@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The plot of a run: which part of its cycles the array is busy, and what it waits for else."""
+"""The plot of a run: for which part of its cycles the array is busy, and what it waits for else."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from sim.timeline import Timeline
 
@@ -24,37 +26,56 @@ _NAMED = 40
 
 
 def draw(path: Path, timelines: Sequence[Timeline]) -> None:
-    """Write a PNG, the same bytes for the same runs, of runs that follow each other."""
+    """Write a PNG, the same bytes for the same runs, of runs that follow each other.
+
+    Above is what the issue stage does, below how much of the memory ports is used and how full the
+    weight FIFO is.
+    """
     program = timelines[0].program
     cycles = sum(run.cycles for run in timelines)
-    figure = Figure(figsize=(12, 4.5), layout="constrained")
-    axes = figure.subplots()
     edges = [run.windows(_WINDOWS * run.cycles // cycles) for run in timelines]
-    shares = [run.shares(at) for run, at in zip(timelines, edges, strict=True)]
     # Time goes on from run to run, without what the host does between.
-    widths = np.concatenate([np.diff(at) for at in edges])
-    position = np.concatenate([[0], np.cumsum(widths)])
-    colors = matplotlib.colormaps["tab20"].colors  # type: ignore[attr-defined]
-    base = np.zeros(len(widths))
-    for i, name in enumerate(shares[0]):
-        part = 100 * np.concatenate([share[name] for share in shares])
-        total = float(part @ widths) / cycles
-        axes.stairs(base + part, position, baseline=base, fill=True, linewidth=0,
-                    color="tab:green" if name == "busy" else colors[_COLORS[i % len(_COLORS)]],
-                    label=f"{name} {total:.1f} %" if total else None)
-        base = base + part
+    position = np.concatenate([[0], np.cumsum(np.concatenate([np.diff(at) for at in edges]))])
+    figure = Figure(figsize=(12, 6), layout="constrained")
+    above, below = figure.subplots(2, sharex=True, height_ratios=(3, 1))
+    figure.suptitle(f"{program.model.name} on {program.config.name}: {cycles:,} cycles")
+
+    shares = [run.shares(at) for run, at in zip(timelines, edges, strict=True)]
+    _stack(above, position, {name: np.concatenate([share[name] for share in shares])
+                             for name in shares[0]})
     borders = list(_borders(timelines))
     for at, name in borders:
-        axes.axvline(at, color="black", linewidth=0.6, linestyle=":")
+        above.axvline(at, color="black", linewidth=0.6, linestyle=":")
         if len(borders) <= _NAMED:
-            axes.text(at, 101, f" {name}", fontsize=7, rotation=90, va="bottom", clip_on=False)
-    axes.set(xlabel="cycles", ylabel="cycles of the issue stage, %", xlim=(0, cycles),
-             ylim=(0, 100))
-    figure.suptitle(f"{program.model.name} on {program.config.name}: {cycles:,} cycles")
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+            above.text(at, 101, f" {name}", fontsize=7, rotation=90, va="bottom")
+    above.set(ylabel="cycles of the issue stage, %", xlim=(0, cycles), ylim=(0, 100))
+
+    for label, parts in (
+            ("memory ports, read", [run.reading(at) for run, at in
+                                    zip(timelines, edges, strict=True)]),
+            ("weight FIFO", [run.weights.at(at[:-1]) / program.config.weight_depth
+                             for run, at in zip(timelines, edges, strict=True)])):
+        below.stairs(100 * np.concatenate(parts), position, baseline=None, label=label)
+    below.set(xlabel="cycles", ylabel="in use, %", ylim=(0, 105))
+    below.grid(alpha=0.3)
+    below.xaxis.set_major_formatter("{x:,.0f}")
+    for axes in (above, below):
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     # The version of matplotlib is no part of the picture.
     figure.savefig(path, format="png", dpi=120, metadata={"Software": None})
+
+
+def _stack(axes: Axes, edges: NDArray[np.int64],
+           shares: Mapping[str, NDArray[np.float64]]) -> None:
+    """Draw the shares of the causes on each other; what there is none of is not in the legend."""
+    colors = matplotlib.colormaps["tab20"].colors  # type: ignore[attr-defined]
+    base = np.zeros(len(edges) - 1)
+    for i, (name, share) in enumerate(shares.items()):
+        total = 100 * float(share @ np.diff(edges)) / float(edges[-1])
+        axes.stairs(base + 100 * share, edges, baseline=base, fill=True, linewidth=0,
+                    color="tab:green" if name == "busy" else colors[_COLORS[i % len(_COLORS)]],
+                    label=f"{name} {total:.1f} %" if total else None)
+        base = base + 100 * share
 
 
 def _borders(timelines: Sequence[Timeline]) -> Iterator[tuple[int, str]]:

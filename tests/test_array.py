@@ -16,20 +16,22 @@ LATENCY = {(16, 16): 14, (32, 32): 16, (16, 32): 16, (32, 16): 14}
 SIZES = list(LATENCY)
 
 
-def _array(rows, columns, multiplier):
-    return SystolicArray(replace(named("tiny"), rows=rows, columns=columns,
+def _array(rows, columns, load_rows, multiplier):
+    return SystolicArray(replace(named("tiny"), rows=rows, columns=columns, load_rows=load_rows,
                                  multiplier=multiplier))
 
 
 class Schedule:
     """What goes into an array, cycle by cycle, and by the contract of its ports what comes out."""
 
-    def __init__(self, rows, columns, multiplier="portable"):
+    def __init__(self, rows, columns, multiplier="portable", *, load_rows=1):
         self.rows, self.columns, self.multiplier = rows, columns, multiplier
+        self.load_rows = load_rows
         self.cycles = []
 
     def add(self, act, *, swap=False, load=None):
-        """``load`` is ``(row, weights)``."""
+        """``load`` is ``(row, weights)``, or of two lanes ``(row / 2, weights, rows)``: the weights
+        of both rows, and a bit for each that says whether it is loaded."""
         self.cycles.append((np.asarray(act), swap, load))
 
     def idle(self, cycles):
@@ -37,8 +39,9 @@ class Schedule:
             self.add(np.zeros(self.rows, np.int64))
 
     def load(self, tile):
-        for row, weights in enumerate(tile):
-            self.add(np.zeros(self.rows, np.int64), load=(row, weights))
+        count = self.load_rows
+        for row, weights in enumerate(tile.reshape(-1, count * self.columns)):
+            self.add(np.zeros(self.rows, np.int64), load=(row, weights, (1 << count) - 1))
 
     def expected(self):
         shadow = np.zeros((self.rows, self.columns), np.int64)
@@ -46,20 +49,24 @@ class Schedule:
         sums = []
         for act, swap, load in self.cycles:
             if load is not None:
-                shadow[load[0]] = load[1]
+                row, weights, *lanes = load
+                for lane, values in enumerate(weights.reshape(self.load_rows, self.columns)):
+                    if not lanes or lanes[0] >> lane & 1:
+                        shadow[row * self.load_rows + lane] = values
             if swap:
                 active = shadow.copy()
             sums.append(act @ active)
         return np.array(sums)
 
     def check(self):
-        nothing = (0, np.zeros(self.columns, np.int64))
-        dut = _array(self.rows, self.columns, self.multiplier)
+        nothing = (0, np.zeros(self.columns * self.load_rows, np.int64), 0)
+        dut = _array(self.rows, self.columns, self.load_rows, self.multiplier)
         assert dut.latency == LATENCY[self.rows, self.columns]
         got = run(dut, {
             "act": [act for act, _, _ in self.cycles],
             "swap": [swap for _, swap, _ in self.cycles],
-            "load_valid": [load is not None for _, _, load in self.cycles],
+            "load_valid": [0 if load is None else [1, *load[2:]][-1]
+                           for _, _, load in self.cycles],
             "load_row": [(load or nothing)[0] for _, _, load in self.cycles],
             "load_data": [(load or nothing)[1] for _, _, load in self.cycles],
         }, {"psum": dut.latency})["psum"]
@@ -87,16 +94,32 @@ def test_random_loads_and_swaps(rows, columns, multiplier):
     schedule.check()
 
 
-@pytest.mark.parametrize(("rows", "columns"), SIZES)
-def test_tiles_follow_each_other_without_a_gap(rows, columns):
+@pytest.mark.parametrize(("rows", "columns", "multiplier"),
+                         [(16, 32, "portable"), (32, 16, "portable"), (16, 16, "dsp48e2")])
+def test_random_loads_of_two_rows(rows, columns, multiplier):
+    """Either, both, or none."""
+    rng = np.random.default_rng(rows)
+    schedule = Schedule(rows, columns, multiplier, load_rows=2)
+    schedule.load(_weights(rng, rows, columns))
+    for _ in range(300):
+        load = (int(rng.integers(rows // 2)), _weights(rng, 2 * columns), int(rng.integers(4)))
+        schedule.add(_act(rng, rows), swap=rng.random() < 0.2, load=load)
+    schedule.check()
+
+
+@pytest.mark.parametrize(("rows", "columns", "load_rows"), [*((*size, 1) for size in SIZES),
+                                                            (32, 32, 2), (16, 16, 2)])
+def test_tiles_follow_each_other_without_a_gap(rows, columns, load_rows):
     """Load-bound: row 0 of the next tile enters in the cycle after the swap, the last with it."""
     rng = np.random.default_rng(1)
-    schedule = Schedule(rows, columns)
+    schedule = Schedule(rows, columns, load_rows=load_rows)
     schedule.load(_weights(rng, rows, columns))
+    loads = rows // load_rows
     for _ in range(5):
-        for row in range(rows):
+        for row in range(loads):
             schedule.add(_act(rng, rows), swap=row == 0,
-                         load=((row - 1) % rows, _weights(rng, columns)))
+                         load=((row - 1) % loads, _weights(rng, load_rows * columns),
+                               (1 << load_rows) - 1))
     schedule.check()
 
 

@@ -23,6 +23,7 @@ LARGEST = replace(TINY, name="largest", rows=128, columns=128, ports=8, port_bit
     ({"port_bits": 256}, "port_bits is 256, must be 32, 64 or 128"),
     ({"ports": 3}, "ports is 3, must be 1, 2, 4 or 8"),
     ({"ports": 4}, "4 ports of 64 bits carry 32 bytes a cycle, must divide the 16 bytes"),
+    ({"load_rows": 3}, "load_rows is 3, must be 1 or 2"),
     ({"multiplier": "dsp58"}, "multiplier is 'dsp58', must be portable or dsp48e2"),
     ({"max_tokens": 1025}, "max_tokens is 1025, must be between 2 and 1024"),
     ({"max_tokens": 1}, "max_tokens is 1, must be between 2 and 1024"),

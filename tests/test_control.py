@@ -532,7 +532,7 @@ def test_runs_follow_each_other(slow):
             assert await host.get(ctx, "STATUS") == RunState.IDLE.value
             assert await host.get(ctx, "TOP_CLASS") == 77
             assert await host.get(ctx, "TOKENS") == 66
-            assert sum(core.stalls.values()) == core.cycles + 2  # core_done is seen in the last
+            assert sum(core.stalls.values()) == core.cycles + 3  # core_done is seen in the last
             await check_counters(ctx, host, core)
             await host.set(ctx, "ISR", 1)
 
@@ -636,6 +636,29 @@ def test_soft_reset_ends_a_hang_and_leaves_its_counters():
     control(main)
 
 
+def test_images_are_counted_while_the_run_goes_on():
+    async def main(ctx, dut, host, core):
+        core.cycles = 60
+        for _ in range(2):
+            ctx.set(dut.core_images_done, 0)
+            await host.set(ctx, "CTRL", START)
+            assert await host.get(ctx, "IMAGES_DONE") == 0
+            await ticks(ctx, 20)
+            ctx.set(dut.core_images_done, 7)
+            assert await host.get(ctx, "IMAGES_DONE") == 7
+            while not ctx.get(dut.core_done):
+                await ctx.tick()
+            # The last image counts even if it ends with the run; what comes later does not.
+            ctx.set(dut.core_images_done, 8)
+            while not ctx.get(dut.stop):
+                await ctx.tick()
+            ctx.set(dut.core_images_done, 9)
+            await wait_for_end(ctx, host)
+            assert await host.get(ctx, "IMAGES_DONE") == 8
+
+    control(main)
+
+
 def test_run_control_timing():
     dut = RunControl(CONFIG)
 
@@ -654,6 +677,8 @@ def test_run_control_timing():
         assert not ctx.get(dut.stop)
         ctx.set(dut.core_done, 1)
         await ctx.tick()
+        assert not ctx.get(dut.stop), "what comes from far is looked at a cycle later"
+        await ctx.tick()
         for _ in range(RunControl.SETTLE_CYCLES - 1):  # a late masters_idle is waited for
             assert ctx.get(dut.stop)
             assert not ctx.get(dut.done)
@@ -662,5 +687,34 @@ def test_run_control_timing():
         await ctx.tick()
         assert ctx.get(dut.idle)
         assert not ctx.get(dut.done)
+
+    simulate(dut, main)
+
+
+def test_a_master_that_is_busy_late_is_waited_for():
+    """``stop`` and ``masters_idle`` pass through as many registers as they may."""
+    dut = RunControl(CONFIG)
+
+    async def main(ctx):
+        ctx.set(dut.masters_idle, 1)
+        ctx.set(dut.start, 1)
+        await ctx.tick()
+        ctx.set(dut.start, 0)
+        while ctx.get(dut.stop):
+            await ctx.tick()
+        ctx.set(dut.core_done, 1)
+        while not ctx.get(dut.stop):
+            await ctx.tick()
+        await ticks(ctx, RunControl.SETTLE_CYCLES - 2)
+        ctx.set(dut.masters_idle, 0)
+        for _ in range(40):
+            await ctx.tick()
+            assert not ctx.get(dut.done)
+            assert not ctx.get(dut.idle)
+        ctx.set(dut.masters_idle, 1)
+        await ctx.tick()
+        assert ctx.get(dut.done)
+        await ctx.tick()
+        assert ctx.get(dut.idle)
 
     simulate(dut, main)

@@ -144,10 +144,11 @@ def test_cell_equals_the_primitive(rnd, tmp_path):
                  emit(CascadeCell(rnd=rnd), "gate"))
 
 
-def test_group_equals_the_portable_one(tmp_path):
+@pytest.mark.parametrize("load_rows", [1, 2])
+def test_group_equals_the_portable_one(load_rows, tmp_path):
     """Two cascades of 8 for all 8 columns, with the adders behind them."""
-    _prove_equal(tmp_path, emit(ColumnGroup(rows=16), "gold"),
-                 emit(ColumnGroup(rows=16, multiplier="dsp48e2"), "gate"))
+    _prove_equal(tmp_path, emit(ColumnGroup(rows=16, load_rows=load_rows), "gold"),
+                 emit(ColumnGroup(rows=16, load_rows=load_rows, multiplier="dsp48e2"), "gate"))
 
 
 @pytest.mark.parametrize(("of", "to"), [

@@ -12,7 +12,7 @@ from rtl.poly import PolyLanes
 from tests.pipeline import assert_equal, run
 
 TINY = named("tiny")
-WIDE = Config(**{**TINY.to_dict(), "columns": 32})
+WIDE = Config(**{**TINY.to_dict(), "columns": 32, "load_rows": 2})
 LIMIT = (1 << 26) - 1
 #: Destinations of the lane polynomial.
 GELU = (Destination.ACT.value, Destination.VALUE.value, Destination.SELECTOR.value)
@@ -31,14 +31,15 @@ def _scales(rng, shape):
             "m": rng.integers(1 << 16, 1 << 17, shape), "s": rng.integers(17, 40, shape)}
 
 
-def _tables(columns):
-    """Return the writes that fill all slots, byte by byte."""
+def _tables(columns, bytes_at_once):
+    """Return the writes that fill all slots, some bytes of every column at a time."""
     slots, lanes = columns["m"].shape
+    bits = 8 * bytes_at_once
     words = [[ColumnScale.const({k: int(v[slot, i]) for k, v in columns.items()}).as_bits()
               for i in range(lanes)] for slot in range(slots)]
-    return [{"param_en": 1, "param_slot": slot, "param_byte": byte,
-             "param_data": [word >> 8 * byte & 0xFF for word in words[slot]]}
-            for slot in range(slots) for byte in range(8)]
+    return [{"param_en": 1, "param_slot": slot, "param_word": at,
+             "param_data": [word >> bits * at & ((1 << bits) - 1) for word in words[slot]]}
+            for slot in range(slots) for at in range(8 // bytes_at_once)]
 
 
 def _rows(config, rng, count):
@@ -104,7 +105,8 @@ def test_every_destination(config):
                for name, v in rows.items()}
     got = run(dut, {**padding, "old": delayed},
               {"gelu_x": dut.LATENCY - PolyLanes.LATENCY - 4, "data": dut.LATENCY},
-              loop=("gelu_x", "gelu_y", PolyLanes.LATENCY, _gelu), tables=_tables(columns))
+              loop=("gelu_x", "gelu_y", PolyLanes.LATENCY, _gelu),
+              tables=_tables(columns, config.load_rows))
     x, data = _expected(rows, columns)
     for destination in Destination:
         bits = {"RESIDUAL": 16, "SCORE": 16, "LOGIT": 27}.get(destination.name, 8)

@@ -19,8 +19,8 @@ from rtl.loader import TileLoader, tile_layout
 from tests.stalls import KINDS, stalls
 
 SIZES = {f"{r}x{c}": replace(named("zcu104"), rows=r, columns=c, ports=1, port_bits=32,
-                             max_hidden=1024)
-         for r, c in ((16, 16), (32, 16), (16, 64), (64, 32))}
+                             max_hidden=1024, load_rows=n)
+         for r, c, n in ((16, 16, 1), (32, 16, 2), (16, 64, 2), (64, 32, 1), (64, 64, 2))}
 TINY = named("tiny")
 COLUMN, CONSTANT = isa.ScaleSource.COLUMN, isa.ScaleSource.CONSTANT
 WEIGHT, KEY, VALUE, NONE = (isa.Stationary.WEIGHT, isa.Stationary.KEY, isa.Stationary.VALUE,
@@ -67,12 +67,13 @@ class Bench:
 
     The array swaps a tile in ``lead`` cycles after it has taken it, the earliest that there is,
     unless ``wait`` says how much later, and takes the next one after as many cycles as a tile has.
+    The loader is told ``swap_lead`` cycles before.
     Rows that come later than the swap, or before that of the tile before, are found at the swap.
     """
 
     def __init__(self, config, passes, *, tokens=20, lead=None, kind="none", seed=0,
                  wait=lambda: 0, drain=60, period=MIN_TILE_CYCLES, burst=4):
-        self.config = config
+        self.config, self.load_rows = config, config.load_rows
         self.keys, self.values = KeyBuffer(config), ValueBuffer(config)
         self.lead = _lead(config) if lead is None else lead
         self.dut = TileLoader(config, keys=self.keys, values=self.values, lead=self.lead)
@@ -97,6 +98,7 @@ class Bench:
         self.stream: list[int] = []
         self.columns: list[Column] = []
         self.tiles = [tile for number in range(len(passes)) for tile in self._tiles(number)]
+        self.filled = [tile for tile in self.tiles if tile.rows]
 
         self.now = 0
         self.sent = self.taken = 0           # rows of the weight stream: into the FIFO, out of it
@@ -112,12 +114,12 @@ class Bench:
         self.parameters = 0                  # rows written
         self.loads = 0
         self.shadow: dict[int, int] = {}
-        #: What the buffers will answer, and how many passes had retired, in cycles gone by.
+        #: What the buffers will answer.
         self.key_answers = deque([0] * self.keys.latency)
         self.value_answers = deque([0] * self.values.LATENCY)
-        self.past = deque([0] * 3, 3)
+        #: How many passes had retired, cycle by cycle.
+        self.past: list[int] = []
         self.list_answer = 0
-        self.working = 0                     # pass whose descriptor is read
         self.rubbish = self.rng.getrandbits(isa.pass_layout.size)
         self.driven: dict[str, int] = {}
 
@@ -191,32 +193,33 @@ class Bench:
         if not next(self.stall):
             self.sent = min(len(self.stream), self.sent + self.burst,
                             self.taken + self.config.weight_depth)
-        swap = bool(self.swaps) and self.swaps[0] == now
+        words = self.sent // self.load_rows - self.taken // self.load_rows
         for name, value in (
                 ("retired", self.retired % 256), ("columns_retired", self.columns_retired % 16),
                 ("queued", self.queued % 256), ("list_entry", self.lists[self.list_answer]),
                 ("key_data", self.key_answers.popleft()),
                 ("value_data", self.value_answers.popleft()),
-                ("weight_level", self.sent - self.taken), ("swap", swap),
+                ("weight_level", words), ("swap", now + dut.swap_lead in self.swaps),
                 ("descriptor", self._descriptor(ctx.get(dut.slot)))):
             if self.driven.get(name) != value:
                 ctx.set(port[name], value)
                 self.driven[name] = value
-        ctx.set(dut.weight.valid, self.sent > self.taken)
-        if self.sent > self.taken:
-            ctx.set(dut.weight.payload, self.stream[self.taken])
+        ctx.set(dut.weight.valid, words > 0)
+        if words > 0:
+            ctx.set(dut.weight.payload, self._join(self.stream[self.taken:]))
         ctx.set(dut.tile.ready, ready and now >= self.free)
 
         self._loads(ctx)
-        if swap:
+        if self.swaps and self.swaps[0] == now:
             self._swap()
         self._offer(ctx)
         if ctx.get(dut.param_en):
             self._parameter(ctx)
-        self.taken += ctx.get(dut.weight.valid) and ctx.get(dut.weight.ready)
-        self.key_answers.append(self._answer(
-            self.key_memory, self._key(ctx.get(dut.key_base), ctx.get(dut.key_channel)), 1))
-        self.value_answers.append(self._answer(self.value_memory, ctx.get(dut.value_addr), 2))
+        if ctx.get(dut.weight.valid) and ctx.get(dut.weight.ready):
+            self.taken += self.load_rows
+        self.key_answers.append(
+            self.key_memory[self._key(ctx.get(dut.key_base), ctx.get(dut.key_channel))])
+        self.value_answers.append(self.value_memory[ctx.get(dut.value_addr)])
         self.past.append(self.retired)
         self.list_answer = ctx.get(dut.list_addr)
         self.now += 1
@@ -225,31 +228,37 @@ class Bench:
     def _descriptor(self, slot):
         """Return the pass in a slot; a slot that is free may hold anything."""
         number = self.retired + (slot - self.retired) % 4
-        if number < self.queued:
-            self.working = number
-            return self.descriptors[number]
-        return self.rubbish
+        return self.descriptors[number] if number < self.queued else self.rubbish
 
-    def _answer(self, memory, address, ago):
-        """Return what a buffer answers: rubbish if the pass that writes it had not retired when
-        the row was asked for, ``ago`` cycles before its address came."""
-        distance = self.passes[self.working].get("operand_dependency", 0)
-        if distance and self.past[-ago] <= self.working - distance:
-            return self.rng.getrandbits(8 * self.config.columns)
-        return memory[address]
+    def _join(self, rows):
+        """Return a word of the stream."""
+        bits = 8 * self.config.columns
+        return sum(row << bits * i for i, row in enumerate(rows[:self.load_rows]))
 
     def _loads(self, ctx):
-        dut = self.dut
-        if ctx.get(dut.load_valid):
-            row = ctx.get(dut.load_row)
-            number, at = divmod(self.loads, self.config.rows)
-            tiles = [tile for tile in self.tiles if tile.rows]
-            assert number < len(tiles), f"cycle {self.now}: a load too many, row {row}"
-            assert row == at, f"{tiles[number].where}: expected row {at}, got row {row}"
-            self.shadow[row] = ctx.get(self.port["load_data"])
-            self.loads += 1
-            if at == self.config.rows - 1:
-                self.loaded_at.append(self.now)
+        dut, bits = self.dut, 8 * self.config.columns
+        valid = ctx.get(dut.load_valid)
+        word = ctx.get(self.port["load_data"]) if valid else 0
+        for lane in range(self.load_rows):
+            if valid >> lane & 1:
+                self._row(ctx.get(dut.load_row) * self.load_rows + lane,
+                          word >> bits * lane & ((1 << bits) - 1))
+
+    def _row(self, row, data):
+        number, at = divmod(self.loads, self.config.rows)
+        assert number < len(self.filled), f"cycle {self.now}: a load too many, row {row}"
+        tile = self.filled[number]
+        assert row == at, f"{tile.where}: expected row {at}, got row {row}"
+        # The pass that writes it must have retired when the row was asked for.
+        f = self.passes[tile.number]
+        if f.get("operand_dependency"):
+            asked = self.now - self.dut._latency[f["stationary"]]
+            assert self.past[asked] > tile.number - f["operand_dependency"], (
+                f"{tile.where}, row {row}: asked for in cycle {asked}, too early")
+        self.shadow[row] = data
+        self.loads += 1
+        if at == self.config.rows - 1:
+            self.loaded_at.append(self.now)
 
     def _swap(self):
         """A load in the cycle of the swap still belongs to the tile."""
@@ -298,18 +307,22 @@ class Bench:
 
     def _parameter(self, ctx):
         number, byte = divmod(self.parameters, isa.SCALE_BYTES)
+        columns, lanes = self.config.columns, self.load_rows
         assert number < len(self.columns), f"cycle {self.now}: a parameter row too many"
         column = self.columns[number]
         column.slot = number % SCALE_SLOTS
         got = tuple(ctx.get(self.port[name])
-                    for name in ("param_slot", "param_byte", "param_data"))
-        expected = (column.slot, byte, column.rows[byte])
+                    for name in ("param_slot", "param_word", "param_data"))
+        # Of every column the bytes of all rows of the word.
+        data = sum((column.rows[byte + i] >> 8 * c & 0xFF) << 8 * (lanes * c + i)
+                   for i in range(lanes) for c in range(columns))
+        expected = (column.slot, byte // lanes, data)
         assert got == expected, f"parameters of column {number}: expected {expected}, got {got}"
         held = number - self.columns_retired
         assert held < SCALE_SLOTS, (f"the slot of column {number} is written while column"
                                     f" {number - SCALE_SLOTS} is in use")
-        column.written += 1
-        self.parameters += 1
+        column.written += lanes
+        self.parameters += lanes
 
     def run(self, main=None):
         """Simulate ``main``, or until all has retired; then check that all has come."""
@@ -406,14 +419,15 @@ def test_no_swap_overtakes_a_load(size, lead):
     passes = [_pass(column_tiles=2, k_tiles=2), _pass(k_tiles=3, scale_source=CONSTANT),
               _pass(stationary=KEY, scale_source=CONSTANT, columns_from_tokens=1, k_tiles=2),
               _pass(column_tiles=2)]
-    for kind, burst in (("none", 4), ("random", 1), ("bursty", 9)):
+    for kind, burst in (("none", 16), ("random", 1), ("bursty", 9)):
         bench = Bench(config, passes, lead=lead, kind=kind, burst=burst, seed=2)
         bench.run()
         assert min(bench.margins()) >= 0, "found at the swap"
         if kind == "none":
             # The offer is early: the array waits for few cycles only, whatever the lead is.
             late = max(bench.margins())
-            assert late <= max(2, bench.lead - 16), f"{late} cycles"
+            loads = config.rows // config.load_rows
+            assert late <= max(2, max(MIN_TILE_CYCLES, bench.lead) - loads), f"{late} cycles"
 
 
 def test_weights_are_offered_only_when_the_rest_is_there():
@@ -452,8 +466,8 @@ def test_a_tile_waits_for_the_swap_of_the_one_before(stationary):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_tiles_are_further_apart_than_read_modify_write(size):
-    """There is one shadow tile: even where the issue stage would not pad, the load of the next tile
-    takes longer than a row is under way in the accumulators."""
+    """There is one shadow tile: even where the issue stage would not pad, the next tile is loaded
+    when this one has been swapped in, and offered before it is swapped in itself."""
     config = SIZES[size]
     passes = [_pass(k_tiles=4, scale_source=CONSTANT),
               _pass(stationary=VALUE, scale_source=CONSTANT, k_tiles=4),
@@ -461,8 +475,46 @@ def test_tiles_are_further_apart_than_read_modify_write(size):
     bench = Bench(config, passes, period=1, drain=1)
     bench.run()
     assert min(bench.distances()) >= MIN_TILE_CYCLES
-    # Loading a tile, and what lies between its last row and its swap.
-    assert min(bench.distances()) >= config.rows
+    assert min(bench.distances()) >= config.rows // config.load_rows
+
+
+def _distance(bench, stationary):
+    """Return the least cycles between the swaps of two tiles, by docstring of the loader."""
+    loads = bench.config.rows // (bench.load_rows if stationary == WEIGHT else 1)
+    return max(loads, bench.lead + 2 - bench.dut._latency[stationary])
+
+
+@pytest.mark.parametrize("stationary", [WEIGHT, KEY, VALUE])
+@pytest.mark.parametrize("size", SIZES)
+def test_tiles_follow_each_other_without_a_gap(size, stationary):
+    """The array takes what comes; or has more rows than the load of a tile takes, and never waits.
+
+    Five tiles in one column, five columns, five passes.
+    """
+    passes = [_pass(stationary=stationary, scale_source=CONSTANT, k_tiles=5),
+              _pass(stationary=stationary, scale_source=CONSTANT, column_tiles=5),
+              *[_pass(stationary=stationary, scale_source=CONSTANT)] * 5]
+    bench = Bench(SIZES[size], passes, kind="none", period=1, drain=1)
+    bench.run()
+    least = _distance(bench, stationary)
+    assert bench.distances() == [least] * 14
+    for rows in (least, least + 1):
+        bench = Bench(SIZES[size], passes, kind="none", period=rows, drain=1)
+        bench.run()
+        assert bench.distances() == [rows] * 14
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_scales_take_no_longer_than_their_words(size):
+    """They come from the stream before the weights of their column tile, in cycles in which the
+    tile before may be swapped in."""
+    config = SIZES[size]
+    passes = [_pass(k_tiles=2, column_tiles=3)] * 2
+    bench = Bench(config, passes, kind="none", period=1, burst=8)
+    bench.run()
+    loads, words = (count // config.load_rows for count in (config.rows, isa.SCALE_BYTES))
+    least = _distance(bench, WEIGHT)
+    assert bench.distances() == [least, max(least, loads + words)] * 5 + [least]
 
 
 @pytest.mark.parametrize("stationary", [KEY, VALUE])
@@ -482,18 +534,18 @@ def test_operands_are_loaded_when_their_pass_has_retired(stationary, distance):
         f"first row at {bench.loaded_at[3] - TINY.rows + 1}, must be {first}")
 
 
-def test_waiting_for_operands_is_told():
+def test_what_is_waited_for_is_told():
     passes = [_pass(), _pass(stationary=KEY, scale_source=CONSTANT, operand_dependency=1)]
     bench = Bench(TINY, passes, drain=300)
 
     async def main(ctx):
         while not bench.swapped_at:
-            assert not (ctx.get(bench.dut.waits_operand) and not bench.accepted_at)
+            assert bench.accepted_at or ctx.get(bench.dut.stationary) == WEIGHT
             await bench.cycle(ctx)
         for _ in range(20):
             await bench.cycle(ctx)
         while bench.retired == 0:
-            assert ctx.get(bench.dut.waits_operand) and ctx.get(bench.dut.active)
+            assert ctx.get(bench.dut.stationary) == KEY and ctx.get(bench.dut.active)
             await bench.cycle(ctx)
 
     bench.run(main)

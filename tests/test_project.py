@@ -161,6 +161,7 @@ def _row(config):
     cells = (f"`{config.name}`", f"{config.rows} x {config.columns}", config.macs_per_cycle,
              f"{config.ports} x {config.port_bits} bits", config.max_tokens, config.max_width,
              config.max_hidden, config.max_classes, f"{config.weight_tiles} tiles",
+             "1 row" if config.load_rows == 1 else f"{config.load_rows} rows",
              f"{config.clock_mhz} MHz", ", ".join(size[0].upper() for size in fits) or "-")
     return f"| {' | '.join(map(str, cells))} |"
 

@@ -2,16 +2,22 @@
 """Yosys on the emitted Verilog: no latches, one driver a net, DSPs and memories as intended."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from platforms import synthesis
+from platforms.figures import delta, grown, load
+from platforms.levels import levels
+from platforms.resources import Result, synthesised
 from platforms.synthesis import (
     Cells,
     SynthesisError,
     blocks,
     check,
+    counted,
+    map_blocks,
     synthesise,
     synthesise_blocks,
     totals,
@@ -51,7 +57,7 @@ DSPS = {
     "selector": 1,
 }
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = pytest.mark.timeout(3600)
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +66,31 @@ def verilog():
 
 
 @pytest.fixture(scope="module")
-def own(verilog):
+def netlists(verilog):
     """Every module of ``tiny`` through synthesis, which refuses latches and double drivers."""
-    return synthesise_blocks(verilog)
+    return map_blocks(verilog)
+
+
+@pytest.fixture(scope="module")
+def own(netlists):
+    return counted(netlists)
+
+
+def test_no_figure_has_grown_unseen(verilog, netlists, own):
+    """More than 2 % more of anything is recorded by ``platforms.resources --record``."""
+    result = Result(TINY, blocks(verilog), own, levels(netlists, top="heatvit"))
+    recorded = load(result.name)
+    print(delta(recorded, result.figures()))
+    assert grown(TINY.name, recorded, result.figures()) == []
+
+
+@pytest.mark.slow
+def test_no_figure_of_a_zcu102_has_grown_unseen():
+    """Nor is any above its limit."""
+    result = synthesised(replace(named("zcu102"), multiplier="dsp48e2"))
+    recorded = load(result.name)
+    print(delta(recorded, result.figures()))
+    assert grown("zcu102", recorded, result.figures()) == []
 
 
 @pytest.mark.parametrize("config", CONFIGS)
