@@ -41,7 +41,7 @@ def check_batch(model: ModelConfig, pruning: PruningConfig | None, config: Confi
     words = max(2 * config.words(heads), config.words(model.hidden))
     tiles = -(-heads // config.columns)
     for what, need, limit, most in (
-        ("rows of the residual", batch * model.tokens, "residual_rows", config.residual_rows),
+        ("sets of logits", batch, "images", config.images),
         ("words of residual", batch * model.tokens * config.words(model.width), "residual_depth",
          config.residual_depth),
         ("rows in a pass behind the first selector", rows, "max_rows", config.pass_rows),

@@ -270,7 +270,7 @@ class Dispatcher(wiring.Component):
                 with m.If(behind_error != isa.Error.NONE):
                     m.d.sync += self.error_index.eq(behind_index)
                     fail(behind_error)
-                with m.Elif(~self.end_busy):
+                with m.Elif(~self.end_busy & ~self.load_busy):
                     m.next = "Done"
             with m.State("Done"):
                 m.d.comb += self.done.eq(1)

@@ -75,9 +75,12 @@ class LogitUnit(wiring.Component):
         left = Signal(8)     # images, this one included
         tokens = Signal.like(self.tokens, reset_less=True)
         offset = Signal(33)  # of the output, from the first one
-        padded = Signal(16)
-        total = Signal(17)   # words, the last four included
-        index = Signal(17)
+        quads = Signal(15)   # words over 4, the last four included
+        end = Signal(34)     # of this output, from the first one
+        unaligned = Signal()
+        index, last_class = Signal(16), Signal(16)
+        # What the word is: a logit, one of the last four; and if there are no more.
+        is_logit, is_last, ended = Signal(), Signal(), Signal()
         first_tile, tile = Signal(self.addr_bits), Signal(self.addr_bits)
         lanes = Signal(width, reset_less=True)
         lane = Signal(range(config.columns))
@@ -86,34 +89,42 @@ class LogitUnit(wiring.Component):
         top_logit = Signal(signed(isa.ACC_BITS))
         logit = Signal(signed(isa.ACC_BITS))
         word = Signal(signed(32))
-        draining = Signal()
+        draining, more, written = Signal(), Signal(), Signal()
         m.d.comb += [
             write.en.eq(self.write_en),
             write.addr.eq(self.write_addr),
             write.data.eq(self.write_data),
             read.addr.eq(Mux(draining, tile, self.read_addr)),
             self.read_data.eq(read.data),
-            padded.eq((classes + 3) & ~3),
-            total.eq(padded + 4),
+            more.eq(is_logit & (index != last_class)),
             logit.eq(lanes[:isa.ACC_BITS]),
-            self.request.p.beats.eq(total >> ceil_log2(words)),
+            self.request.p.beats.eq(quads << 2 >> ceil_log2(words)),
             self.data.p.data.eq(beat),
             self.data.p.strobe.eq(~0),
-            self.busy.eq(1),
+        ]
+        m.d.sync += [
+            quads.eq((classes + 7) >> 2), last_class.eq(classes - 1), written.eq(self.written),
+            end.eq(offset + (quads << 4)),
+            unaligned.eq((self.output_addr | offset)[:12] != 0),
         ]
 
         with m.FSM():
             with m.State("Idle"):
-                m.d.comb += self.busy.eq(0)
                 m.d.sync += [classes.eq(self.classes), left.eq(self.images),
                              tokens.eq(self.tokens), first_tile.eq(0)]
                 with m.If(self.start):
-                    m.next = "Window"
+                    m.d.sync += self.busy.eq(1)
+                    m.next = "Words of all"
+            # Each of these has one sum in front of a register: the clock is that of the datapath.
+            with m.State("Words of all"):
+                m.next = "End"
+            with m.State("End"):
+                m.next = "Window"
             with m.State("Window"):
                 m.d.sync += [index.eq(0), tile.eq(first_tile), lane.eq(0), filled.eq(0),
+                             is_logit.eq(1), is_last.eq(0), ended.eq(0),
                              self.request.p.address.eq(self.output_addr + offset)]
-                with m.If((offset + (total << 2) > self.output_bytes)
-                          | ((self.output_addr | offset)[:12] != 0)):
+                with m.If((end > self.output_bytes) | unaligned):
                     m.d.sync += self.error.eq(isa.Error.BAD_ADDRESS)
                     m.next = "Failed"
                 with m.Else():
@@ -128,16 +139,14 @@ class LogitUnit(wiring.Component):
                 m.next = "Words"
             with m.State("Words"):
                 m.d.comb += draining.eq(1)
-                with m.If(index < classes):
+                with m.If(is_logit):
                     m.d.comb += word.eq(logit)
-                with m.Elif(index == padded):
-                    m.d.comb += word.eq(self.top_class)
-                with m.Elif(index == padded + 1):
-                    m.d.comb += word.eq(top_logit)
-                with m.Elif(index == padded + 2):
-                    m.d.comb += word.eq(self.cycle)
-                with m.Elif(index == padded + 3):
-                    m.d.comb += word.eq(tokens[0])
+                with m.Elif(is_last):
+                    with m.Switch(index[:2]):
+                        for k, value in enumerate((self.top_class, top_logit, self.cycle,
+                                                   tokens[0])):
+                            with m.Case(k):
+                                m.d.comb += word.eq(value)
                 with m.If(filled == words):
                     m.d.comb += self.data.valid.eq(1)
                 with m.If((filled != words) | self.data.ready):
@@ -145,17 +154,20 @@ class LogitUnit(wiring.Component):
                         beat.eq(Cat(beat[32:], word)),
                         filled.eq(Mux(filled == words, 1, filled + 1)),
                         index.eq(index + 1),
+                        is_logit.eq(more),
                         lane.eq(lane + 1),
                         lanes.eq(lanes >> isa.ACC_BITS),
                     ]
-                    with m.If((index < classes) & ((index == 0) | (logit > top_logit))):
+                    with m.If(is_logit & ((index == 0) | (logit > top_logit))):
                         m.d.sync += [top_logit.eq(logit), self.top_class.eq(index)]
-                    with m.If(index == total):
+                    with m.If(~more & index[:2].all()):
+                        m.d.sync += [is_last.eq(1), ended.eq(is_last)]
+                    with m.If(ended):
                         m.next = "Written"
-                    with m.Elif((lane == config.columns - 1) & (index + 1 < classes)):
+                    with m.Elif((lane == config.columns - 1) & more):
                         m.next = "Tile"
             with m.State("Written"):
-                with m.If(self.written):
+                with m.If(written):
                     m.d.sync += [
                         self.images_done.eq(self.images_done + 1),
                         offset.eq(offset + self.output_stride),
@@ -163,8 +175,9 @@ class LogitUnit(wiring.Component):
                         tokens.eq(tokens.as_value() >> 16),
                         left.eq(left - 1),
                     ]
-                    m.next = "Window"
+                    m.next = "End"
                     with m.If(left == 1):
+                        m.d.sync += self.busy.eq(0)
                         m.next = "Idle"
             with m.State("Failed"):
                 pass

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from amaranth.lib import data
-from networks import Network, network
+from networks import Network, network, noise
 from numpy.typing import NDArray
 from pruned_networks import pruned_network
 
@@ -36,33 +36,45 @@ from rtl.isa import (
 
 
 class _Traced(_Machine):
-    """Notes for each pass what it reads and writes: a place, and the position of the row."""
+    """Notes for each pass what it reads, and the position of the row; what it writes, and which of
+    its rows; and its first and last position, and how many there are.
+    """
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.reads: list[list[tuple[Any, int]]] = []
         self.writes: list[list[tuple[Any, int]]] = []
-        self.shapes: list[tuple[int, int]] = []
+        self.shapes: list[tuple[int, int, int]] = []
+        self.count = 0
         self.used: NDArray[np.bool_] | None = None
-        self.storing = self.identity = False
+        self.storing = self.identity = self.loading = False
+
+    def load(self, fields: data.Const) -> None:
+        # Passes that need what is loaded wait for it, whatever they depend on.
+        self.loading = True
+        super().load(fields)
+        self.loading = False
 
     def run_pass(self, f: data.Const) -> None:
         rows = self.rows_of(f)
+        _, self.count = self.segment(f)
         # It writes back what it reads: whoever comes between finds the same.
         self.identity = f.stationary == Stationary.NONE and not f.package
         self.reads.append([])
         self.writes.append([])
-        self.shapes.append((int(rows.position[-1]), len(rows)))
+        first = 0 if f.rows_from == Rows.EACH else int(rows.position[0])
+        self.shapes.append((first, int(rows.position[-1]), len(rows)))
         super().run_pass(f)
-        for position, physical in zip(rows.position.tolist(), rows.physical.tolist(), strict=True):
+        for row, (position, physical) in enumerate(zip(
+                rows.position.tolist(), rows.physical.tolist(), strict=True)):
             if f.prologue == Prologue.NORM:
                 self.reads[-1].append((("norm", f.norm_slot, physical), position))
             if f.statistics:
-                self.writes[-1].append((("norm", f.norm_slot, physical), position))
+                self.writes[-1].append((("norm", f.norm_slot, physical), row))
             if f.prologue == Prologue.EXP and f.exp_m:
                 self.reads[-1].append((("max", f.source_slot, position), position))
             if f.destination == Destination.SCORE:
-                self.writes[-1].append((("max", f.destination_slot, position), position))
+                self.writes[-1].append((("max", f.destination_slot, position), row))
 
     def prologue(self, f: data.Const, rows: PassRows, entries: Any, broadcast: Any) -> Any:
         # Scores that exp_m makes zero of do not matter.
@@ -76,16 +88,17 @@ class _Traced(_Machine):
     def place(self, source: Any, base: int, stride: int, rows: PassRows, blocks: Any,
               broadcast: Any = False) -> Any:
         word, bank = super().place(source, base, stride, rows, blocks, broadcast)
-        if self.reads and source != Source.PATCH:
+        if self.reads and source != Source.PATCH and not self.loading:
             log = self.writes[-1] if self.storing else self.reads[-1]
             if self.storing and self.identity and source == Source.RESIDUAL:
                 return word, bank
             # Tokens beyond the last one are exponentiated to zero.
-            beyond = (source == Source.SCORE) & (blocks * 16 >= self.selector.tokens)
+            beyond = (source == Source.SCORE) & (blocks * self.config.block >= self.count)
             for i, position in enumerate(rows.position.tolist()):
                 for k in range(len(blocks)):
                     if (self.used is None or self.used[k]) and not (beyond[k] and not self.storing):
-                        log.append(((source, int(word[i, k]), int(bank[i, k])), position))
+                        log.append(((source, int(word[i, k]), int(bank[i, k])),
+                                    i if self.storing else position))
         return word, bank
 
     def store(self, *args: Any) -> None:
@@ -95,7 +108,8 @@ class _Traced(_Machine):
 
 
 def check(net: Network, program: Program) -> None:
-    machine = _Traced(program.image, program.config, [net.frame.tobytes()], 0)
+    frames = [noise(net.qvit.model, i).tobytes() for i in range(program.batch)]
+    machine = _Traced(program.image, program.config, frames, 0)
     machine.run()
     written: dict[Any, tuple[int, int]] = {}
     operands: dict[Any, int] = {}
@@ -104,8 +118,9 @@ def check(net: Network, program: Program) -> None:
     queued = 0
     fields: list[data.Const] = []
     for f in program.instructions:
-        if f.opcode in (Opcode.TABLE, Opcode.LOAD, Opcode.SELECT, Opcode.PRUNE):
-            done = queued - 1 - (0 if f.opcode == Opcode.PRUNE else f.under_way)
+        if f.opcode in (Opcode.TABLE, Opcode.LOAD, Opcode.IMAGE, Opcode.SELECT, Opcode.PRUNE):
+            waits_for_all = f.opcode in (Opcode.IMAGE, Opcode.PRUNE)
+            done = queued - 1 - (0 if waits_for_all else f.under_way)
             if f.opcode == Opcode.LOAD and f.kind == LoadKind.FRAME:
                 assert not any(p.source == Source.PATCH for p in fields[done + 1:]), (
                     "a frame in use is overwritten")
@@ -124,16 +139,21 @@ def check(net: Network, program: Program) -> None:
         fields.append(f)
         over, loaded = max(over, index - PASS_SLOTS), max(loaded, index - PASS_SLOTS)
         waits = index - f.row_dependency if f.row_dependency else -1
-        by_row = waits >= 0 and fields[waits].rows_from in (Rows.COUNT, Rows.TOKENS)
+        earlier = fields[waits]
+        of_residual = earlier.destination == Destination.RESIDUAL
+        last_row = earlier.rows_from == Rows.LAST
+        by_row = (waits >= 0 and earlier.rows_from != Rows.DROPPED
+                  and not (last_row and not (of_residual and earlier.of_segment)))
+        of_last = waits >= 0 and last_row and of_residual and not earlier.of_segment
+        # What it waits for: its first position, its last one, and the number of its rows.
+        made_first, made_last, made = machine.shapes[waits]
         for place, position in machine.reads[index]:
             writer, row = written.get(place, (-1, 0))
-            of_last = (waits >= 0 and fields[waits].rows_from == Rows.LAST
-                       and fields[waits].destination == Destination.RESIDUAL)
             known = over
-            if waits >= 0 and not (of_last and position != machine.shapes[waits][0]):
+            if waits >= 0 and not (of_last and position != made_last):
                 known = max(known, waits - 1 if by_row else waits)
-                if by_row and writer == waits:
-                    known = waits if row <= position else known
+                if by_row and writer == waits and row <= position - made_first:
+                    known = waits
             assert writer <= known, (f"pass {index} ({program.labels[index]}) reads {place} of"
                                      f" pass {writer} ({program.labels[writer]}) too early")
         if f.stationary in (Stationary.KEY, Stationary.VALUE):
@@ -143,8 +163,8 @@ def check(net: Network, program: Program) -> None:
             # Exponentials and GELU share the lanes: operands are loaded after what they wait for,
             # and a row behind all rows of a pass waits for its end.
             if f.prologue == Prologue.EXP:
-                last, count = machine.shapes[index]
-                ended = waits if count == 1 and last >= machine.shapes[waits][0] else -1
+                _, last, count = machine.shapes[index]
+                ended = waits if count == 1 and last >= made_last else -1
                 assert not any(p.gelu for p in fields[max(loaded, over, ended) + 1:index])
         elif f.gelu and by_row:
             assert not any(p.prologue == Prologue.EXP
@@ -156,10 +176,9 @@ def check(net: Network, program: Program) -> None:
                      else Stationary.VALUE] = index
         if waits >= 0:
             # Its last row has been issued: all that it waits for is over, if rows match.
-            last, count = machine.shapes[waits]
-            over = max(over, waits if machine.shapes[index][0] >= last or not by_row
-                       else waits - 1)
-            assert count > 0
+            ended = not by_row or machine.shapes[index][1] - made_first + 1 >= made
+            over = max(over, waits if ended else waits - 1)
+            assert made > 0
         loaded = max(loaded, over)
 
 
@@ -193,14 +212,25 @@ def test_rows_of_a_last_block_with_a_selector_wait_too(name: str, selector: str,
     check(net, lower(net.qvit, named("small"), last_block="cls"))
 
 
-def test_a_dependency_that_is_missing_is_found() -> None:
-    net = pruned_network("tiny_test", "threshold", "each", (1,), (0,))
-    program = lower(net.qvit, named("small"))
+@pytest.mark.parametrize(("name", "package", "what", "batch", "last_block"), [
+    ("tiny_test", "each", (5, 2), 3, "all"), ("tiny_test", "merged", (9, 4), 2, "cls"),
+    ("head16", "merged", (9, 5), 4, "cls"), ("heads16", "each", (3, 1), 3, "all"),
+    ("head16", "each", (3, 0), 2, "all")])
+def test_batches_wait_too(name: str, package: str, what: tuple[float, ...], batch: int,
+                          last_block: str) -> None:
+    net = pruned_network(name, "topk", package, (1, 2), what)
+    check(net, lower(net.qvit, named("zcu102"), last_block=last_block, batch=batch))
+
+
+def found_missing(net: Network, program: Program) -> set[tuple[str, str]]:
+    """Return the dependencies, of the first or the last pass of a kind, whose lack is found."""
     passes = program.passes_for(tokens_of(program, net.stages))
-    first = {label.kind: index for index, label in reversed(list(enumerate(program.labels)))}
+    labels = list(enumerate(program.labels))
+    one = {(label.kind, end): index for end, order in enumerate((labels, labels[::-1]))
+           for index, label in order}
     shift = {name: pass_layout[name].offset for name in ("row_dependency", "operand_dependency")}
     found = set()
-    for kind, index in first.items():
+    for (kind, _), index in one.items():
         at = passes[index].instruction
         for name, offset in shift.items():
             if not getattr(program.instructions[at], name):
@@ -211,8 +241,22 @@ def test_a_dependency_that_is_missing_is_found() -> None:
             try:
                 check(net, replace(program, image=bytes(image)))
             except AssertionError:
-                found.add((name, kind))
+                found.add((name, str(kind)))
+    return found
+
+
+def test_a_dependency_that_is_missing_is_found() -> None:
+    net = pruned_network("tiny_test", "threshold", "each", (1,), (0,))
+    found = found_missing(net, lower(net.qvit, named("small")))
     assert found >= {("row_dependency", kind) for kind in (
         "q", "score", "attention", "mlp1", "mlp2", "head_norm", "local", "mean", "score1", "score2",
         "package_norm")}
     assert found >= {("operand_dependency", "score"), ("operand_dependency", "mean")}
+
+
+def test_a_dependency_that_is_missing_in_a_batch_is_found() -> None:
+    net = pruned_network("tiny_test", "topk", "each", (1,), (4,))
+    found = found_missing(net, lower(net.qvit, named("small"), batch=2))
+    assert found >= {("row_dependency", kind) for kind in (
+        "q", "score", "attention", "projection", "mlp1", "mlp2", "package_norm", "head")}
+    assert ("operand_dependency", "score") in found
