@@ -92,7 +92,8 @@ class Dispatcher(wiring.Component):
         opcode = step.opcode
 
         m.submodules.requests = requests = RoundRequests(self.config)
-        at_begin, begin_valid, begin_error = Signal(), Signal(), Signal(isa.Error)
+        at_begin, begin_seen, begin_valid = Signal(), Signal(), Signal()
+        begin_error = Signal(isa.Error)
         read_begin = Signal()
         left = Signal(32)    # rounds, this one included
         row = Signal(range(isa.TABLE_ROWS))
@@ -108,11 +109,8 @@ class Dispatcher(wiring.Component):
         behind_error, behind_index = Signal(isa.Error), Signal.like(self.error_index)
         # The checks of an instruction are registered: it is looked at a cycle after it is there.
         checked, bad = Signal(), Signal()
+        bad_model, ran_out = Signal(), Signal()
         m.d.comb += [
-            behind_error.eq(Mux(self.load_error != isa.Error.NONE, self.load_error,
-                                self.end_error)),
-            behind_index.eq(Mux(self.load_error != isa.Error.NONE, load_index,
-                                self.begin.instructions - 1)),
             self.load.eq(load),
             self.select.eq(select),
             self.image.eq(word),
@@ -121,8 +119,18 @@ class Dispatcher(wiring.Component):
             self.table_row.eq(table.first + row),
             self.table_data.eq(table.rows.as_value().word_select(row, 64)),
         ]
+        # Pulses come a cycle late, too, when the word is still there.
+        m.d.sync += [pulse.eq(0) for pulse in (self.load_start, self.image_start, self.prune,
+                                               self.select_start, self.end_start, self.next_round)]
         m.d.sync += [
             under_way.eq(self.queued - self.retired),
+            bad_model.eq((self.model_addr[:12] != 0)
+                         | (self.model_bytes < isa.INSTRUCTION_BYTES)),
+            ran_out.eq(self.error_index == self.begin.instructions),
+            behind_error.eq(Mux(self.load_error != isa.Error.NONE, self.load_error,
+                                self.end_error)),
+            behind_index.eq(Mux(self.load_error != isa.Error.NONE, load_index,
+                                self.begin.instructions - 1)),
             checked.eq(word_valid & ~take),
             bad.eq(self._bad(m, word, passes, selectors, selected, dropped)),
         ]
@@ -144,8 +152,7 @@ class Dispatcher(wiring.Component):
                 with m.If(self.start):
                     m.next = "First"
             with m.State("First"):
-                with m.If((self.model_addr[:12] != 0)
-                          | (self.model_bytes < isa.INSTRUCTION_BYTES)):
+                with m.If(bad_model):
                     fail(isa.Error.BAD_ADDRESS)
                 with m.Else():
                     m.d.comb += read_begin.eq(1)
@@ -153,7 +160,7 @@ class Dispatcher(wiring.Component):
                         m.next = "Begin"
             with m.State("Begin"):
                 m.d.comb += at_begin.eq(1)
-                m.d.sync += begin_valid.eq(checked)
+                m.d.sync += [begin_seen.eq(checked), begin_valid.eq(begin_seen)]
                 with m.If(begin_valid):
                     with m.If(begin_error != isa.Error.NONE):
                         fail(begin_error)
@@ -167,7 +174,7 @@ class Dispatcher(wiring.Component):
                 with m.If(behind_error != isa.Error.NONE):
                     m.d.sync += self.error_index.eq(behind_index)
                     fail(behind_error)
-                with m.Elif(self.error_index == self.begin.instructions):
+                with m.Elif(ran_out):
                     # The program ran out without END.
                     fail(isa.Error.BAD_OPCODE)
                 with m.Elif(checked):
@@ -182,14 +189,14 @@ class Dispatcher(wiring.Component):
                             with m.If(load.ahead & (left == 1)):
                                 following()
                             with m.Elif((under_way <= load.under_way) & ~self.load_busy):
-                                m.d.comb += self.load_start.eq(1)
+                                m.d.sync += self.load_start.eq(1)
                                 m.d.sync += load_index.eq(self.error_index)
                                 following()
                             with m.Else():
                                 waits(Activity.LOAD)
                         with m.Case(isa.Opcode.IMAGE):
                             with m.If((under_way == 0) & ~self.selector_busy):
-                                m.d.comb += self.image_start.eq(1)
+                                m.d.sync += self.image_start.eq(1)
                                 with m.If(self.image.image == 0):
                                     m.d.sync += [selectors.eq(0), selected.eq(0), dropped.eq(0)]
                                 following()
@@ -218,7 +225,7 @@ class Dispatcher(wiring.Component):
                                     fail(isa.Error.BAD_FIELD)
                                 with m.Elif((under_way <= select.under_way)
                                             & ~self.selector_busy):
-                                    m.d.comb += self.select_start.eq(1)
+                                    m.d.sync += self.select_start.eq(1)
                                     m.d.sync += [selected.eq(1), dropped.eq(0)]
                                     following()
                                 with m.Else():
@@ -227,7 +234,7 @@ class Dispatcher(wiring.Component):
                                 with m.If(bad):
                                     fail(isa.Error.BAD_FIELD)
                                 with m.Elif((under_way == 0) & ~self.selector_busy):
-                                    m.d.comb += self.prune.eq(1)
+                                    m.d.sync += self.prune.eq(1)
                                     m.d.sync += [selected.eq(0), dropped.eq(1),
                                                  selectors.eq(selectors + 1)]
                                     following()
@@ -238,12 +245,13 @@ class Dispatcher(wiring.Component):
                             with m.If(bad):
                                 fail(isa.Error.BAD_FIELD)
                             with m.Elif((under_way == 0) & ~self.end_busy):
-                                m.d.comb += self.end_start.eq(1)
+                                m.d.sync += self.end_start.eq(1)
                                 with m.If(left == 1):
                                     m.next = "End"
                                 with m.Else():
-                                    m.d.comb += [take.eq(1), self.next_round.eq(1)]
-                                    m.d.sync += [self.odd.eq(~self.odd), left.eq(left - 1),
+                                    m.d.comb += take.eq(1)
+                                    m.d.sync += [self.next_round.eq(1), self.odd.eq(~self.odd),
+                                                 left.eq(left - 1),
                                                  self.error_index.eq(self.begin.loop)]
                         with m.Default():
                             fail(isa.Error.BAD_OPCODE)
@@ -254,6 +262,10 @@ class Dispatcher(wiring.Component):
                     following()
                     m.next = "Next"
             with m.State("End"):
+                waits(Activity.DRAIN)
+                with m.If(self.end_busy):
+                    m.next = "Output"
+            with m.State("Output"):
                 waits(Activity.DRAIN)
                 with m.If(behind_error != isa.Error.NONE):
                     m.d.sync += self.error_index.eq(behind_index)
@@ -281,7 +293,7 @@ class Dispatcher(wiring.Component):
 
     def _begin(self, m: Module, word: Signal, sample: Signal, requests: RoundRequests,
                error: Signal) -> None:
-        """Register the fields of BEGIN, and say what is wrong with them a cycle later."""
+        """Register the fields of BEGIN, and two cycles later what is wrong with them."""
         config = self.config
         beat_bytes = config.port_bits // 8
         beats_each = isa.INSTRUCTION_BYTES // beat_bytes
@@ -309,20 +321,21 @@ class Dispatcher(wiring.Component):
             unaligned.eq((requests.weight_addr | (begin.weight_stride if config.ports > 1 else 0))
                          [:exact_log2(beat_bytes)] != 0),
         ]
+        m.d.sync += error.eq(isa.Error.NONE)
         with m.If((begin.opcode != isa.Opcode.BEGIN) | (begin.magic != isa.MAGIC)):
-            m.d.comb += error.eq(isa.Error.BAD_MAGIC)
+            m.d.sync += error.eq(isa.Error.BAD_MAGIC)
         with m.Elif(begin.version != isa.ISA_VERSION):
-            m.d.comb += error.eq(isa.Error.BAD_VERSION)
+            m.d.sync += error.eq(isa.Error.BAD_VERSION)
         with m.Elif((begin.tokens == 0) | (begin.tokens > config.max_tokens)
                     | (begin.instructions < 2) | (begin.loop == 0)
                     | (begin.loop >= begin.instructions)
                     | (begin.images == 0) | (begin.images > isa.SEGMENTS)
                     | (begin.instructions >> (BEATS_BITS - exact_log2(beats_each)) != 0)
                     | (begin.weight_beats >> BEATS_BITS != 0)):
-            m.d.comb += error.eq(isa.Error.BAD_FIELD)
+            m.d.sync += error.eq(isa.Error.BAD_FIELD)
         with m.Elif((weight_end > self.model_bytes) | unaligned
                     | (begin.instructions > self.model_bytes[6:])):
-            m.d.comb += error.eq(isa.Error.BAD_ADDRESS)
+            m.d.sync += error.eq(isa.Error.BAD_ADDRESS)
 
     def _assemble(self, m: Module) -> tuple[Signal, Signal, Signal]:
         """Collect beats into an instruction; return it, its valid bit, and what takes it."""

@@ -150,10 +150,12 @@ class LoadUnit(wiring.Component):
             with m.State("Request"):
                 m.d.comb += [self.busy.eq(1), self.request.valid.eq(1)]
                 with m.If(self.request.ready):
+                    m.d.sync += running.eq(1)
                     m.next = "Run"
             with m.State("Run"):
-                m.d.comb += [self.busy.eq(1), running.eq(1)]
+                m.d.comb += self.busy.eq(1)
                 with m.If(last):
+                    m.d.sync += running.eq(0)
                     m.next = "Idle"
             with m.State("Failed"):
                 m.d.comb += self.busy.eq(1)
@@ -175,25 +177,26 @@ class LoadUnit(wiring.Component):
         m.submodules.beats = beats = Fifo(config.port_bits, depth=2)
         wiring.connect(m, wiring.flipped(self.data), beats.i)
 
-        # A queue of bytes, aligned so that the next unit is at its low end.
-        bits = range(2 * width + 1)
+        # A queue of bytes, aligned so that the next unit is at its low end. Of a row, all units but
+        # the last one are whole.
         queue = Signal(8 * 2 * width, reset_less=True)
-        held = Signal(bits)
-        left = Signal(16)          # bytes of this row that are not yet written
-        size = Signal(range(width + 1))  # of the next unit
+        held = Signal(range(2 * width + 1))
+        enough = Signal()          # for the next unit
+        rest, size = Signal(range(width + 1)), Signal(range(width + 1))  # of the last, the next one
+        following_size = Signal(range(width + 1))  # of the one behind it
         emit, accept = Signal(), Signal()
         kept = Signal(range(-2 * width, 2 * width + 1))  # what is held behind the next unit
         is_frame, waits = Signal(), Signal()
         residual_waits = Signal()  # what was written last has not yet been taken
+        room = 2 * width - beat_bytes
         m.d.comb += [
             is_frame.eq(load.kind == isa.LoadKind.FRAME),
             kept.eq(held - size),
-            emit.eq(running & (held >= size) & ~waits),
-            accept.eq(running & beats.o.valid
-                      & Mux(emit, kept <= 2 * width - beat_bytes, held <= 2 * width - beat_bytes)),
+            emit.eq(running & enough & ~waits),
+            accept.eq(running & beats.o.valid & Mux(emit, kept <= room, held <= room)),
             beats.o.ready.eq(accept),
         ]
-        # Both shifts are made in parallel with the decision between them.
+        # What follows is made for each case, in parallel with the decision between them.
         moved = Mux(emit, queue >> (size << 3), queue)
         added = Mux(emit, beats.o.payload << (kept[:len(held)] << 3),
                     beats.o.payload << (held << 3))
@@ -201,6 +204,9 @@ class LoadUnit(wiring.Component):
             queue.eq(moved | Mux(accept, added, 0)),
             held.eq(Mux(accept, Mux(emit, kept + beat_bytes, held + beat_bytes),
                         Mux(emit, kept, held))),
+            enough.eq(Mux(accept, Mux(emit, kept + beat_bytes >= following_size,
+                                      held + beat_bytes >= size),
+                          Mux(emit, kept >= following_size, held >= size))),
         ]
 
         # for line: for pixel row: for column: for unit. Flags say which step is the last one.
@@ -209,31 +215,40 @@ class LoadUnit(wiring.Component):
         line_addr, column_addr, line_step = Signal(16), Signal(16), Signal(16)
         last_unit, last_column, last_row, last_line, last = (Signal(name=n) for n in (
             "last_unit", "last_column", "last_row", "last_line", "last"))
+        one_unit, two_units = Signal(), Signal()  # is all there is of a row
         m.d.comb += last.eq(emit & last_unit & last_column & last_row & last_line)
 
+        unit_bits = exact_log2(width)
+        units = Signal(16)         # in a row
+        left = Signal(16)          # of this row
+        before_last = Signal()     # the unit behind the next one is the last of its row
+        m.d.comb += [
+            units.eq((load.row_bytes + width - 1) >> unit_bits),
+            rest.eq(Mux(load.row_bytes[:unit_bits] == 0, width, load.row_bytes[:unit_bits])),
+            size.eq(Mux(last_unit, rest, width)),
+            following_size.eq(Mux(Mux(last_unit, one_unit, before_last), rest, width)),
+        ]
+
         def begin_row() -> None:
-            m.d.sync += [
-                left.eq(load.row_bytes), size.eq(Mux(load.row_bytes < width, load.row_bytes,
-                                                     width)),
-                last_unit.eq(load.row_bytes <= width),
-            ]
+            m.d.sync += [left.eq(units), last_unit.eq(one_unit), before_last.eq(two_units)]
 
         # The next pixel row begins at a block of the network.
         following = (unit | (BLOCK // width - 1)) + 1
-        m.d.sync += line_step.eq(load.count * load.stride)
+        m.d.sync += [line_step.eq(load.count * load.stride), one_unit.eq(units == 1),
+                     two_units.eq(units == 2)]
         with m.If(~running):
             start = first * load.stride
             begin_row()
             m.d.sync += [
-                queue.eq(0), held.eq(0), line.eq(0), pixel_row.eq(0), column.eq(0), unit.eq(0),
-                row_block.eq(0), line_addr.eq(start), column_addr.eq(start),
+                queue.eq(0), held.eq(0), enough.eq(0), line.eq(0), pixel_row.eq(0), column.eq(0),
+                unit.eq(0), row_block.eq(0), line_addr.eq(start), column_addr.eq(start),
                 last_column.eq(load.count == 1), last_row.eq(load.patch_rows == 1),
                 last_line.eq(load.lines == 1),
             ]
         with m.Elif(emit):
             m.d.sync += [
-                left.eq(left - width), unit.eq(unit + 1), last_unit.eq(left <= 2 * width),
-                size.eq(Mux(left < 2 * width, left - width, width)),
+                left.eq(left - 1), unit.eq(unit + 1), last_unit.eq(before_last),
+                before_last.eq(left == 3),
             ]
             with m.If(last_unit):
                 begin_row()

@@ -54,7 +54,7 @@ def _step_layout(config: Config) -> data.StructLayout:
         "waits": unsigned(1),        # for rows of the pass ``earlier``
         "earlier": unsigned(8),
         "whole": unsigned(1),        # for all of them
-        "of_last": unsigned(1),      # which writes the last row of the residual, no other
+        "others": unsigned(1),       # it writes the last row of the residual, not the others
         "made_first": unsigned(11),  # position of its first row
     })
 
@@ -94,7 +94,7 @@ class RowIssue(wiring.Component):
     state : Out
     """
 
-    LATENCY = 7
+    LATENCY = 8
 
     def __init__(self, config: Config):
         self.config = config
@@ -144,29 +144,32 @@ class RowIssue(wiring.Component):
         return first, rows
 
     def _next(self, m: Module, taken: Signal) -> tuple[Signal, data.View]:
-        """Take the next tile and find what its rows are and wait for, in two cycles; return
+        """Take the next tile and find what its rows are and wait for, in three cycles; return
         whether that is done, and what it is."""
         tile, number = Signal(tile_layout(self.config)), Signal(8)
-        held, valid = Signal(), Signal()
+        held, known, valid = Signal(), Signal(), Signal()
         found = Signal(_step_layout(self.config))
         m.d.comb += self.tile.ready.eq(~held)
         with m.If(self.tile.valid & self.tile.ready):
             m.d.sync += [held.eq(1), tile.eq(self.tile.payload)]
-        m.d.sync += valid.eq(held & ~taken)
+        m.d.sync += [known.eq(held & ~taken), valid.eq(known & ~taken)]
         with m.If(taken):
             m.d.sync += held.eq(0)
             with m.If(tile.last_column & tile.last_k):
                 m.d.sync += number.eq(number + 1)
 
-        fields, earlier = Signal(isa.pass_layout), Signal(isa.pass_layout, name="earlier")
-        slot = Signal(range(PASS_SLOTS))
-        m.d.comb += [
-            fields.eq(self.descriptors[tile.slot]),
-            slot.eq(tile.slot - fields.row_dependency),
-            earlier.eq(self.descriptors[slot]),
-        ]
+        # One cycle for the pass of the tile and which one it waits for, one for what they say.
+        queued = Signal(isa.pass_layout, name="queued_fields")
+        fields = Signal(isa.pass_layout, reset_less=True)
+        earlier = Signal(isa.pass_layout, name="earlier")
+        slot = Signal(range(PASS_SLOTS), reset_less=True)
+        m.d.comb += [queued.eq(self.descriptors[tile.slot]),
+                     earlier.eq(self.descriptors[slot])]
+        m.d.sync += [fields.eq(queued), slot.eq(tile.slot - queued.row_dependency)]
         first, rows = self._range(m, fields, "next")
         made_first, _ = self._range(m, earlier, "made")
+        to_residual = earlier.destination == isa.Destination.RESIDUAL
+        of_last = earlier.rows_from == isa.Rows.LAST
         m.d.sync += [
             found.tile.eq(tile),
             found.first.eq(first),
@@ -177,28 +180,28 @@ class RowIssue(wiring.Component):
             found.dropped.eq(fields.rows_from == isa.Rows.DROPPED),
             found.waits.eq(tile.first_column & tile.first_k & (fields.row_dependency != 0)),
             found.earlier.eq(number - fields.row_dependency),
-            # What a pass leaves in one row that is none of the residual is read by all rows.
-            found.whole.eq((earlier.rows_from == isa.Rows.DROPPED)
-                           | ((earlier.rows_from == isa.Rows.LAST)
-                              & (earlier.destination != isa.Destination.RESIDUAL))),
-            found.of_last.eq((earlier.rows_from == isa.Rows.LAST) & ~earlier.of_segment
-                             & (earlier.destination == isa.Destination.RESIDUAL)),
+            # What is left in one row for all, and rows of another list.
+            found.whole.eq((earlier.rows_from == isa.Rows.DROPPED) | (of_last & ~to_residual)),
+            found.others.eq(of_last & ~earlier.of_segment & to_residual),
             found.made_first.eq(made_first),
         ]
         return valid, found
 
     def _ready_before(self, m: Module, step: data.View, name: str) -> Value:
-        """Return the position before which rows of the pass that is waited for are written.
+        """Return the position before which rows need not be waited for.
 
-        Rows before its first one are those of passes before it, which have ended when it retires.
+        Rows before the first one of the pass that is waited for are those of passes before it,
+        which have ended when it retires.
         """
         behind = Signal(8, name=f"{name}_behind")
         before = Signal(12, name=f"{name}_before")
         m.d.comb += behind.eq(self.retired - step.earlier)
-        with m.If(behind.as_signed() > 0):
+        with m.If(~step.waits | (behind.as_signed() > 0)):
             m.d.comb += before.eq(~0)
         with m.Elif((behind == 0) & ~step.whole):
             m.d.comb += before.eq(step.made_first + self.retired_rows)
+        with m.Elif(step.others):
+            m.d.comb += before.eq(step.made_first)
         return before
 
     def _rows(self, m: Module) -> tuple[Signal, data.View]:
@@ -214,8 +217,7 @@ class RowIssue(wiring.Component):
         ready, issue, finish, take = (Signal(name=n) for n in ("ready", "issue", "finish", "take"))
         found_valid, found = self._next(m, take)
         m.d.comb += [
-            ready.eq(~step.waits | (position < before)
-                     | (step.of_last & (position + 1 != self.tokens))),
+            ready.eq(position < before),
             issue.eq(active & ~issued_all & ready),
             finish.eq(active & ((issue & last) | issued_all) & (elapsed == MIN_TILE_CYCLES - 1)),
             take.eq(found_valid & (~active | finish)),
