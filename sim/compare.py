@@ -290,11 +290,11 @@ def _statistics(events: Mapping[str, _Events], info: PassInfo,
 
 
 def compare_selections(stages: Mapping[str, NDArray[np.integer]], selections: Selections,
-                       special: int, tokens: int | None, batch: int = 1) -> Comparison:
+                       special: int, tokens: int | None) -> Comparison:
     """Compare what the registers show of the selectors with the stages of the integer twin.
 
-    ``special`` are the tokens before the patches; ``tokens`` is the register TOKENS, of the last
-    round: of all ``batch`` images in it, of which each has as many.
+    ``special`` are the tokens before the patches; ``tokens`` is the register TOKENS, which shows
+    the last image of a run.
     """
     expected_map = np.full(len(selections.dropped), NEVER)
     results = []
@@ -310,7 +310,7 @@ def compare_selections(stages: Mapping[str, NDArray[np.integer]], selections: Se
     dropped = selections.dropped
     results.append(_result("register.dropped", expected_map, dropped, np.ones(len(dropped), bool)))
     if tokens is not None:
-        results.append(_result("register.tokens", batch * left.reshape(1), np.array([tokens]),
+        results.append(_result("register.tokens", left.reshape(1), np.array([tokens]),
                                np.ones(1, bool)))
     return Comparison(tuple(results), ())
 

@@ -245,7 +245,7 @@ def simulate_frames(frames: Sequence[tuple[str, Workload]], program: Path, bus: 
                 if i in selections:
                     outside[-1].append(compare_selections(
                         named, selections[i](), model.special_tokens,
-                        registers.tokens if i == last else None, batch))
+                        registers.tokens if i == last else None))
                 work.forget()
 
         inside = compare_run(first.program, stages(), recording)
