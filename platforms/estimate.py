@@ -20,27 +20,20 @@ from golden.cli import (
 from golden.cycles import BYTES_PER_CYCLE, LATENCY, CycleModel
 from golden.files import check_output
 from golden.lower import check_sizes, lower
+from golden.lower_batch import tokens_left
 from golden.model import MODELS, ModelConfig, model_named
 from golden.pages import check_section, write_section
-from golden.pruning import BLOCKS, PruningConfig, segment_macs, segment_tokens
+from golden.pruning import BLOCKS, PruningConfig, segment_macs
 from platforms.hollow import hollow
 from rtl.config import CONFIGS, Config, named
 
-__all__ = ["check_tokens", "cycle_model", "main", "measured", "tokens_left"]
+__all__ = ["check_tokens", "cycle_model", "main", "measured"]
 
 #: The page that ``--update`` writes to, and what the table is called in it.
 _PAGE = Path(__file__).parent.parent / "docs" / "estimate.md"
 _SECTION = "check"
 
 _COLUMNS = ("model", "selectors", "tokens", "cycles")
-
-
-def tokens_left(model: ModelConfig, pruning: PruningConfig) -> tuple[int, ...]:
-    """Return the tokens at the start, and those that each selector ``topk`` leaves."""
-    if not pruning.active:
-        return (model.tokens,)
-    counts = pruning.keep_counts(model.grid ** 2)
-    return tuple(segment_tokens(model, pruning.package, counts).tolist())
 
 
 def check_tokens(model: ModelConfig, pruning: PruningConfig, tokens: Sequence[int]) -> None:
@@ -55,12 +48,13 @@ def check_tokens(model: ModelConfig, pruning: PruningConfig, tokens: Sequence[in
 
 
 def cycle_model(model: ModelConfig, config: Config, pruning: PruningConfig, *,
-                bytes_per_cycle: float, latency: int, last_block: str = "all") -> CycleModel:
+                bytes_per_cycle: float, latency: int, last_block: str = "all",
+                batch: int = 1) -> CycleModel:
     """Return the cycle model of a network; ConfigError says what does not fit."""
     selectors = pruning if pruning.active else None
-    check_sizes(model, config, selectors)
-    return CycleModel(lower(hollow(model, selectors), config, last_block=last_block),
-                      bytes_per_cycle, latency)
+    check_sizes(model, config, selectors, batch)
+    program = lower(hollow(model, selectors), config, last_block=last_block, batch=batch)
+    return CycleModel(program, bytes_per_cycle, latency)
 
 
 def _tokens(options: argparse.Namespace, model: ModelConfig,
@@ -87,24 +81,28 @@ def _estimate(options: argparse.Namespace, console: Console) -> None:
     tokens = _tokens(options, model, pruning)
     check_tokens(model, pruning, tokens)
     cycles_of = cycle_model(model, config, pruning, bytes_per_cycle=options.bytes_per_cycle,
-                            latency=options.latency, last_block=options.last_block)
+                            latency=options.latency, last_block=options.last_block,
+                            batch=options.batch)
     cycles, steady = cycles_of.cycles(tokens), cycles_of.steady(tokens)
     least = sum(segment_macs(model, pruning, tokens, options.last_block)) / config.macs_per_cycle
     result = {
         "model": model.name, "config": config.name, "clock_mhz": config.clock_mhz,
         "bytes_per_cycle": options.bytes_per_cycle, "latency": options.latency,
         "selector": pruning.selector, "blocks": list(pruning.active), "tokens": list(tokens),
-        "last_block": options.last_block, "cycles": cycles,
-        "milliseconds": cycles / config.clock_mhz / 1e3, "mac_utilization": least / cycles,
+        "last_block": options.last_block, "batch": options.batch, "cycles": cycles,
+        "milliseconds": cycles / config.clock_mhz / 1e3,
+        "mac_utilization": options.batch * least / cycles,
         "steady_cycles": steady, "steady_mac_utilization": least / steady,
         "images_per_second": config.clock_mhz * 1e6 / steady}
     last = "" if options.last_block == "all" else f", last block: {options.last_block}"
+    last += f", batch of {options.batch}" if options.batch > 1 else ""
+    following = "the next" if options.batch == 1 else "an image of the next"
     console.print(f"{model.name} on {config.name}, {pruning}{last}\n"
                   f"tokens {', '.join(map(str, tokens))}\n"
                   f"cycles {cycles:,} (estimated; memory of {options.bytes_per_cycle:g} bytes per"
                   f" cycle, latency {options.latency}), {result['milliseconds']:.3f} ms at"
-                  f" {config.clock_mhz} MHz, utilisation {least / cycles:.2%}\n"
-                  f"the next {steady:,.0f}, {result['images_per_second']:,.1f} images/s,"
+                  f" {config.clock_mhz} MHz, utilisation {result['mac_utilization']:.2%}\n"
+                  f"{following} {steady:,.0f}, {result['images_per_second']:,.1f} images/s,"
                   f" utilisation {least / steady:.2%}",
                   highlight=False, soft_wrap=True)
     if options.json is not None:
@@ -144,8 +142,9 @@ def _number(text: str, what: str) -> int:
 
 def _check(options: argparse.Namespace, console: Console) -> None:
     """Compare estimates with what was measured."""
-    if options.json is not None:
-        raise ValueError("--json is given with --check, must be without it")
+    for name, given in (("--json", options.json is not None), ("--batch", options.batch != 1)):
+        if given:
+            raise ValueError(f"{name} is given with --check, must be without it")
     if options.update:
         check_section(_PAGE, _SECTION)
     config, blocks = named(options.config), options.blocks or BLOCKS
@@ -191,6 +190,9 @@ def _parser() -> argparse.ArgumentParser:
                         help="memory bandwidth (default: %(default)s)")
     parser.add_argument("--latency", type=int, default=LATENCY, metavar="CYCLES",
                         help="cycles from an address to its data (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=1, metavar="B",
+                        help="images that share weights behind the first selector, which must be"
+                        " topk (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here, too")
     parser.add_argument("--check", type=Path, metavar="PAGE", help="compare estimates with the"
                         " table of measured cycles on this page, which python -m sim.benchmark"

@@ -11,10 +11,11 @@ from pruned_networks import pruned_network
 
 from golden.cycles import CycleModel
 from golden.lower import lower
+from golden.lower_batch import tokens_left
 from golden.model import model_named
 from golden.program import Program, tokens_of
 from golden.pruning import PruningConfig
-from platforms.estimate import check_tokens, cycle_model, main, measured, tokens_left
+from platforms.estimate import check_tokens, cycle_model, main, measured
 from platforms.hollow import hollow
 from rtl.config import named
 from rtl.isa import INSTRUCTION_BYTES
@@ -118,6 +119,26 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no selectors, last block: cls\n" in capsys.readouterr().out
 
 
+def test_command_of_a_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "result.json"
+    command = ["--model", "scenes", "--config", "small", "--selector", "topk", "--blocks", "1,2",
+               "--bytes-per-cycle", "8", "--json", str(path)]
+    results = []
+    for batch in ("1", "2"):
+        # 50 patches, class and package token: the 144 rows of a pass hold those of two images.
+        assert main([*command, "--keep-counts", "50,30", "--batch", batch]) == 0
+        results.append(json.loads(path.read_text()))
+    one, two = results
+    assert [result["batch"] for result in results] == [1, 2]
+    # Their first image begins late, and the weights of most blocks come once for both.
+    assert one["cycles"] < two["cycles"] < 2 * one["cycles"]
+    assert two["steady_cycles"] < one["steady_cycles"]
+    assert two["images_per_second"] == pytest.approx(200e6 / two["steady_cycles"])
+    assert two["mac_utilization"] < two["steady_mac_utilization"] < 1
+    text = capsys.readouterr().out
+    assert ", batch of 2\n" in text and "\nan image of the next " in text
+
+
 def test_command_compares_with_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "page.md"
     page.write_text("| model | what |\n| --- | --- |\n| tiny_test | no table |\n\n"
@@ -149,6 +170,9 @@ def test_faults_of_a_page_are_named(line: str, message: str, tmp_path: Path,
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--update"], "--update is given without --check, must be with it"),
     (["--check", "README.md", "--json", "x.json"], "--json is given with --check, must be without"),
+    (["--check", "README.md", "--batch", "2"], "--batch is given with --check, must be without it"),
+    (["--batch", "2"], "a batch of 2 images has selector none, must have topk"),
+    (["--batch", "0"], "the batch is 0, must be between 1 and 4"),
     (["--selector", "threshold"], "--tokens must say how many tokens it leaves"),
     (["--tokens", "3"], "tokens are given for selector none, must be for threshold only"),
     (["--config", "tiny"], "deit_tiny needs 197 tokens, 85 more than max_tokens"),
