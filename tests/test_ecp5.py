@@ -13,6 +13,7 @@ from platforms.ecp5_timing import Result
 from rtl.config import named
 from tests.test_ecp5_timing import REPORT
 
+
 @pytest.fixture(autouse=True)
 def router(monkeypatch):
     """Runs of the tools, which take minutes, are replaced by their report; returns the runs."""
