@@ -210,10 +210,14 @@ class CycleModel:
         and after each selector."""
         return self._run(tokens, 1).end
 
+    def ends(self, tokens: Sequence[int], rounds: int) -> tuple[int, ...]:
+        """Return the cycle of the logits of each round of a run, of its last image."""
+        return tuple(self._run(tokens, rounds).ends)
+
     def steady(self, tokens: Sequence[int], rounds: int = 4) -> float:
         """Return the cycles of an image in the middle of a run: from the end of the round before
         the last but one to that of the last but one, which has one behind it, over its images."""
-        ends = self._run(tokens, rounds).ends
+        ends = self.ends(tokens, rounds)
         return (ends[-2] - ends[-3]) / self.images
 
     def _run(self, tokens: Sequence[int], rounds: int) -> "_Run":

@@ -25,13 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from golden.assembler import PAD_SCALE, block_list
-from golden.lower_batch import check_batch, tokens_left
+from golden.lower_batch import check_batch
 from golden.lower_common import Lowering
 from golden.lower_image import Rounds
 from golden.lower_selector import check_pruning, lower_classifier, lower_package, select
 from golden.model import ModelConfig
 from golden.program import PassKind, PassLabel, Program, head_slot
-from golden.pruning import PruningConfig
+from golden.pruning import PruningConfig, tokens_left
 from golden.quantize import Linear, Norm, QuantizedBlock, QuantizedViT, patch_bytes
 from golden.quantize_selector import SCORE_SHIFT
 from rtl.config import Config, ConfigError

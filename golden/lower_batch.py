@@ -3,19 +3,11 @@
 
 from golden.model import ModelConfig
 from golden.program import head_slot
-from golden.pruning import PruningConfig, segment_tokens
+from golden.pruning import PruningConfig, tokens_left
 from rtl.config import Config, ConfigError
 from rtl.isa import SEGMENTS
 
-__all__ = ["check_batch", "tokens_left"]
-
-
-def tokens_left(model: ModelConfig, pruning: PruningConfig) -> tuple[int, ...]:
-    """Return the tokens at the start, and those that each selector ``topk`` leaves."""
-    if not pruning.active:
-        return (model.tokens,)
-    counts = pruning.keep_counts(model.grid ** 2)
-    return tuple(segment_tokens(model, pruning.package, counts).tolist())
+__all__ = ["check_batch"]
 
 
 def check_batch(model: ModelConfig, pruning: PruningConfig | None, config: Config,

@@ -23,7 +23,8 @@ from golden.selector import (
 )
 
 __all__ = ["BLOCKS", "PACKAGES", "SELECTORS", "PrunedImage", "PrunedViT", "PruningConfig",
-           "PruningError", "Step", "cumulative_rates", "segment_macs", "segment_tokens"]
+           "PruningError", "Step", "cumulative_rates", "segment_macs", "segment_tokens",
+           "tokens_left"]
 
 #: Kinds of selectors, and of package tokens.
 SELECTORS = ("threshold", "topk", "none")
@@ -160,6 +161,14 @@ def segment_tokens(model: ModelConfig, package: str, kept: ArrayLike) -> NDArray
     # Some images of a mean may drop nothing.
     tokens = np.minimum(model.special_tokens + kept + packages, model.tokens)
     return np.pad(tokens, at_start, constant_values=model.tokens)
+
+
+def tokens_left(model: ModelConfig, pruning: PruningConfig) -> tuple[int, ...]:
+    """Return the tokens at the start, and those that each selector ``topk`` leaves."""
+    if not pruning.active:
+        return (model.tokens,)
+    counts = pruning.keep_counts(model.grid ** 2)
+    return tuple(segment_tokens(model, pruning.package, counts).tolist())
 
 
 def segment_macs(model: ModelConfig, pruning: PruningConfig, tokens: Sequence[int],

@@ -5,6 +5,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,20 +21,18 @@ from golden.cli import (
 from golden.cycles import BYTES_PER_CYCLE, LATENCY, CycleModel
 from golden.files import check_output
 from golden.lower import check_sizes, lower
-from golden.lower_batch import tokens_left
 from golden.model import MODELS, ModelConfig, model_named
 from golden.pages import check_section, write_section
-from golden.pruning import BLOCKS, PruningConfig, segment_macs
+from golden.pruning import BLOCKS, PruningConfig, segment_macs, tokens_left
 from platforms.hollow import hollow
+from platforms.measured import ROUNDS, Measured, compared, measured
 from rtl.config import CONFIGS, Config, named
 
-__all__ = ["check_tokens", "cycle_model", "main", "measured"]
+__all__ = ["check_tokens", "cycle_model", "main"]
 
 #: The page that ``--update`` writes to, and what the table is called in it.
 _PAGE = Path(__file__).parent.parent / "docs" / "estimate.md"
 _SECTION = "check"
-
-_COLUMNS = ("model", "selectors", "tokens", "cycles")
 
 
 def check_tokens(model: ModelConfig, pruning: PruningConfig, tokens: Sequence[int]) -> None:
@@ -85,90 +84,52 @@ def _estimate(options: argparse.Namespace, console: Console) -> None:
                             batch=options.batch)
     cycles, steady = cycles_of.cycles(tokens), cycles_of.steady(tokens)
     least = sum(segment_macs(model, pruning, tokens, options.last_block)) / config.macs_per_cycle
+    utilisation = least * options.batch / cycles
     result = {
         "model": model.name, "config": config.name, "clock_mhz": config.clock_mhz,
         "bytes_per_cycle": options.bytes_per_cycle, "latency": options.latency,
         "selector": pruning.selector, "blocks": list(pruning.active), "tokens": list(tokens),
         "last_block": options.last_block, "batch": options.batch, "cycles": cycles,
-        "milliseconds": cycles / config.clock_mhz / 1e3,
-        "mac_utilization": options.batch * least / cycles,
+        "milliseconds": cycles / config.clock_mhz / 1e3, "mac_utilization": utilisation,
         "steady_cycles": steady, "steady_mac_utilization": least / steady,
         "images_per_second": config.clock_mhz * 1e6 / steady}
     last = "" if options.last_block == "all" else f", last block: {options.last_block}"
-    last += f", batch of {options.batch}" if options.batch > 1 else ""
-    following = "the next" if options.batch == 1 else "an image of the next"
-    console.print(f"{model.name} on {config.name}, {pruning}{last}\n"
+    batch = "" if options.batch == 1 else f", batch {options.batch}"
+    console.print(f"{model.name} on {config.name}, {pruning}{last}{batch}\n"
                   f"tokens {', '.join(map(str, tokens))}\n"
                   f"cycles {cycles:,} (estimated; memory of {options.bytes_per_cycle:g} bytes per"
                   f" cycle, latency {options.latency}), {result['milliseconds']:.3f} ms at"
-                  f" {config.clock_mhz} MHz, utilisation {result['mac_utilization']:.2%}\n"
-                  f"{following} {steady:,.0f}, {result['images_per_second']:,.1f} images/s,"
-                  f" utilisation {least / steady:.2%}",
+                  f" {config.clock_mhz} MHz, utilisation {utilisation:.2%}\n"
+                  f"in the middle of a run {steady:,.0f} an image,"
+                  f" {result['images_per_second']:,.1f} images/s, utilisation {least / steady:.2%}",
                   highlight=False, soft_wrap=True)
     if options.json is not None:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
 
 
-def measured(page: Path) -> list[dict[str, str]]:
-    """Return model, selectors, tokens and cycles of each line of the table on ``page``."""
-    if not page.is_file():
-        raise ValueError(f"{page} is no file, must be a page with a table of measured cycles")
-    found: list[dict[str, str]] = []
-    header: list[str] = []
-    for line in page.read_text().splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if not line.startswith("|"):
-            header = []
-        elif not header:
-            header = cells
-        elif set(_COLUMNS) <= set(header) and not cells[0].startswith("-"):
-            if len(cells) != len(header):
-                raise ValueError(f"a line of the table on {page} has {len(cells)} cells, must have"
-                                 f" {len(header)}")
-            row = dict(zip(header, cells, strict=True))
-            found.append({name: row[name] for name in _COLUMNS})
-    if not found:
-        raise ValueError(f"{page} has no table of {', '.join(_COLUMNS)}")
-    return found
-
-
-def _number(text: str, what: str) -> int:
-    """Return a positive whole number of a table, where commas are between thousands."""
-    digits = text.strip().replace(",", "")
-    if not digits.isdecimal() or not int(digits):
-        raise ValueError(f"{what} is {text!r}, must be a positive whole number")
-    return int(digits)
-
-
 def _check(options: argparse.Namespace, console: Console) -> None:
     """Compare estimates with what was measured."""
-    for name, given in (("--json", options.json is not None), ("--batch", options.batch != 1)):
-        if given:
-            raise ValueError(f"{name} is given with --check, must be without it")
+    if options.json is not None:
+        raise ValueError("--json is given with --check, must be without it")
     if options.update:
         check_section(_PAGE, _SECTION)
-    config, blocks = named(options.config), options.blocks or BLOCKS
-    models: dict[tuple[str, str], CycleModel] = {}
-    lines = ["| model | selectors | tokens | measured | estimated | difference |",
-             "| --- | --- | --- | --- | --- | --- |"]
-    for row in measured(options.check):
-        kind = row["selectors"].partition(" ")[0]
-        model = model_named(row["model"])
-        # What a topk is to keep does not matter: the tokens are given.
-        pruning = PruningConfig(selector=kind, blocks=blocks,
-                                rates=(1.0,) * len(blocks) if kind == "topk" else None)
-        tokens = tuple(_number(text, "a number of tokens") for text in row["tokens"].split(","))
-        check_tokens(model, pruning, tokens)
-        key = model.name, kind
+    blocks = options.blocks or BLOCKS
+    models: dict[tuple[object, ...], CycleModel] = {}
+
+    def estimate(row: Measured) -> tuple[float, ...]:
+        model, pruning = model_named(row.model), row.pruning(blocks)
+        check_tokens(model, pruning, row.tokens)
+        key = replace(row, tokens=(), cycles=None, first=None, steady=None), pruning
         if key not in models:
-            models[key] = cycle_model(model, config, pruning, latency=options.latency,
-                                      bytes_per_cycle=options.bytes_per_cycle,
-                                      last_block=options.last_block)
-        cycles = _number(row["cycles"], "a number of cycles")
-        estimated = models[key].cycles(tokens)
-        lines.append(f"| {row['model']} | {row['selectors']} | {row['tokens']} | {cycles:,} |"
-                     f" {estimated:,} | {estimated / cycles - 1:+.3%} |")
-    text = "\n".join(lines)
+            models[key] = cycle_model(
+                model, named(row.config), pruning, latency=options.latency, batch=row.batch,
+                bytes_per_cycle=row.bytes_per_cycle or options.bytes_per_cycle,
+                last_block=row.last_block)
+        if row.cycles is not None:
+            return (models[key].cycles(row.tokens),)
+        return (models[key].ends(row.tokens, ROUNDS)[0], models[key].steady(row.tokens, ROUNDS))
+
+    text = compared(measured(options.check, options.config), estimate)
     console.print(text, markup=False, highlight=False, soft_wrap=True)
     if options.update:
         write_section(_PAGE, _SECTION, text)
@@ -186,17 +147,17 @@ def _parser() -> argparse.ArgumentParser:
     add_last_block_option(parser)
     parser.add_argument("--tokens", type=numbers(int, "whole numbers"), metavar="COUNTS",
                         help="for threshold: tokens that each selector leaves, as in 110,103,78")
+    parser.add_argument("--batch", type=int, default=1, metavar="B",
+                        help="images that share the weights of all blocks behind the first"
+                        " selector (default: %(default)s)")
     parser.add_argument("--bytes-per-cycle", type=float, default=BYTES_PER_CYCLE, metavar="BYTES",
                         help="memory bandwidth (default: %(default)s)")
     parser.add_argument("--latency", type=int, default=LATENCY, metavar="CYCLES",
                         help="cycles from an address to its data (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=1, metavar="B",
-                        help="images that share weights behind the first selector, which must be"
-                        " topk (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here, too")
     parser.add_argument("--check", type=Path, metavar="PAGE", help="compare estimates with the"
-                        " table of measured cycles on this page, which python -m sim.benchmark"
-                        " writes; of the options above, model and selector are those of the table")
+                        " tables of measured cycles on this page, which python -m sim.benchmark"
+                        " writes; of the options above, what a table says is not taken")
     parser.add_argument("--update", action="store_true",
                         help=f"with --check: write the comparison into {_PAGE.name}")
     return parser

@@ -80,8 +80,9 @@ class LoadUnit(wiring.Component):
         # Both factors are checked before the product is used, so these bits are enough.
         row_bits = bits_for(config.max_tokens)
         total = Signal(row_bits + len(row_limit))
-        offset = Signal(34)
-        end = Signal(35)
+        # Windows have 32 bits: these hold how far the first frame outside of one may begin.
+        offset = Signal(36)
+        end = Signal(37)
         m.d.comb += [
             is_frame.eq(load.kind == isa.LoadKind.FRAME),
             window.eq(Mux(is_frame, self.frame_bytes, self.model_bytes)),
@@ -93,9 +94,9 @@ class LoadUnit(wiring.Component):
         ]
 
         # Frames: how far that of an image of this round, or of the next one, is from the first
-        round_offset = Signal(33)
+        round_offset = Signal(35)
         image = Signal(range(2 * isa.SEGMENTS))
-        distance = Signal(33)
+        distance = Signal(35)
         with m.If(self.next_round):
             m.d.sync += round_offset.eq(round_offset + self._times(self.images[:3],
                                                                    self.frame_stride))

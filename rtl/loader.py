@@ -40,8 +40,8 @@ class LoaderActivity(enum.Enum, shape=3):
     """What the loader does in a cycle, for tracing."""
 
     IDLE = 0      #: there is no pass, or the next one is begun
-    SCALES = 1    #: bias and scales of a column tile, or waits for a slot for them
-    TILE = 2      #: begins a tile
+    SCALES = 1    #: no tile is loaded: bias and scales of a column tile, or a slot for them
+    TILE = 2      #: prepares a tile, and loads none
     SWAP = 3      #: waits until the tile before is swapped in
     WEIGHT = 4    #: waits for weights
     OPERAND = 5   #: waits for the pass that writes keys or values
@@ -115,7 +115,7 @@ class TileLoader(wiring.Component):
     tile : Out(stream of tile_layout)
     stationary : Out, source of the tile that is loaded or prepared
     active : Out, a pass is being worked on
-    activity : Out, for tracing
+    activity, begins : Out, for tracing; a tile is loaded from the next cycle on
     """
 
     def __init__(self, config: Config, *, keys: KeyBuffer, values: ValueBuffer, lead: int):
@@ -149,6 +149,7 @@ class TileLoader(wiring.Component):
             "param_data": Out(param_word),
             "tile": Out(stream.Signature(tile_layout(config))),
             "stationary": Out(isa.Stationary), "active": Out(1), "activity": Out(LoaderActivity),
+            "begins": Out(1),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -367,7 +368,8 @@ class TileLoader(wiring.Component):
             m.d.comb += self.active.eq(1)
         self._request(m, read_row, row, operand)
 
-        with m.If(self.param_en | ~loading):
+        m.d.comb += self.begins.eq(self._begin)
+        with m.If(~loading):
             m.d.comb += self.activity.eq(preparing)
         with m.Elif(filled):
             m.d.comb += self.activity.eq(LoaderActivity.FILLED)

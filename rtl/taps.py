@@ -18,7 +18,8 @@ def trace_members(config: Config) -> dict[str, int]:
 
     ``run_start``, ``run_end``: pulse that starts the core; it is done or has failed. ``stall``:
     cause of this cycle. ``tile_active``: the issue stage has a tile; ``tile_accepted``: it gets
-    one, of slot ``tile_slot``. ``loader``: what the tile loader does. ``weight_level``: rows in the
+    one, of slot ``tile_slot``. ``loader``: what the tile loader does; it begins a
+    tile in the next cycle. ``weight_level``: rows in the
     weight FIFO. ``queued``, ``retired``: passes, modulo 256. ``instruction``: which is executed.
     ``written``: a row leaves the epilogue, of slot ``written_slot``. ``load_start``: pulse, with
     ``load_kind`` and ``load_ahead`` of a LOAD, before ``load_busy``. ``selector``: what it does.
@@ -28,7 +29,7 @@ def trace_members(config: Config) -> dict[str, int]:
         "run_start": 1, "run_end": 1, "stall": Shape.cast(isa.Stall).width, "tile_active": 1,
         "tile_accepted": 1, "tile_slot": slot, "tile_first_column": 1, "tile_last_column": 1,
         "tile_first_k": 1, "tile_last_k": 1,
-        "loader": Shape.cast(LoaderActivity).width,
+        "loader": Shape.cast(LoaderActivity).width, "loader_begins": 1,
         "weight_level": config.weight_depth.bit_length(),
         "queued": 8, "retired": 8, "instruction": 32, "written": 1, "written_slot": slot,
         "load_start": 1, "load_busy": 1, "load_ahead": 1,

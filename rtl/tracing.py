@@ -29,6 +29,7 @@ def connect_trace(m: Module, core: "Core", pipeline: RowPipeline) -> None:
         *(getattr(taps, f"tile_{name}").eq(getattr(state.tile, name))
           for name in ("first_column", "last_column", "first_k", "last_k")),
         taps.loader.eq(loader.activity),
+        taps.loader_begins.eq(loader.begins),
         taps.weight_level.eq(core.weights.level * core.config.load_rows),
         taps.queued.eq(dispatcher.queued),
         taps.retired.eq(dispatcher.retired),

@@ -156,7 +156,7 @@ def trace_streams(config: Config) -> tuple[Stream, ...]:
         changes("issue", "stall", "tile_active", "run_start", "run_end"),
         changes("tile", "tile_slot", "tile_first_column", "tile_last_column", "tile_first_k",
                 "tile_last_k", valid="tap_tile_accepted"),
-        changes("loader", "loader"),
+        changes("loader", "loader", "loader_begins"),
         changes("weights", "weight_level"),
         changes("passes", "queued", "retired"),
         changes("instruction", "instruction"),

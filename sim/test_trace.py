@@ -58,8 +58,8 @@ def program() -> Program:
 
 def info(index: int, stage: str, column_tiles: int, k_tiles: int) -> PassInfo:
     return PassInfo(kind=PassKind.Q, stage=stage, index=index, instruction=2 + index, tokens=4,
-                    rows=4, row_first=0, column_tiles=column_tiles, k_tiles=k_tiles, column_first=0,
-                    destination=Destination.ACT, destination_mask=1)
+                    rows=4, row_first=0, images=(0,), column_tiles=column_tiles, k_tiles=k_tiles,
+                    column_first=0, destination=Destination.ACT, destination_mask=1)
 
 
 PASSES = [info(0, "block0.q", 2, 1), info(1, "block1.k", 1, 2)]
@@ -86,11 +86,13 @@ def recording() -> dict[str, dict[str, np.ndarray]]:
                       "tap_tile_first_k", "tap_tile_last_k"],
                      (120, 0, 1, 0, 1, 1), (130, 0, 0, 1, 1, 1), (150, 1, 1, 1, 1, 0),
                      (170, 1, 1, 1, 0, 1)),
-        "loader": rows(["tap_loader"], (90, filled), (95, idle), (110, tile), (112, read),
-                       (119, filled), (121, idle), (122, tile), (124, swap), (125, read),
-                       (126, wait), (127, read), (129, filled), (131, idle), (132, tile),
-                       (134, wait), (140, read), (149, filled), (151, idle), (152, tile),
-                       (154, read), (169, filled), (171, idle)),
+        "loader": rows(["tap_loader", "tap_loader_begins"],
+                       (90, filled, 0), (95, idle, 0), (110, tile, 0), (111, tile, 1),
+                       (112, read, 0), (119, filled, 0), (121, idle, 0), (122, tile, 0),
+                       (123, tile, 1), (124, swap, 0), (125, read, 0), (126, wait, 0),
+                       (127, read, 0), (129, filled, 0), (131, filled, 1), (132, wait, 0),
+                       (140, read, 0), (149, filled, 0), (151, tile, 0), (152, tile, 1),
+                       (153, read, 0), (169, filled, 0), (171, idle, 0)),
         "weights": rows(["tap_weight_level"], (90, 5), (95, 0), (105, 7), (150, 2)),
         "passes": rows(["tap_queued", "tap_retired"], (90, 254, 254), (95, 0, 0), (105, 1, 0),
                        (106, 2, 0), (148, 2, 1), (196, 2, 2)),
@@ -119,10 +121,10 @@ def test_timeline() -> None:
     assert [(one.written.begin, one.written.end) for one in run.passes] == [(125, 144), (175, 194)]
     assert [[(load.begin, load.end, load.waited, [(part.name, part.cycles) for part in load.parts])
              for load in one.loads] for one in run.passes] == [
-        [(110, 121, 0, [("load", 7), ("filled", 2)]),
-         (122, 131, 1, [("swap", 1), ("load", 4), ("filled", 2)])],
-        [(132, 151, 0, [("weight", 6), ("load", 9), ("filled", 2)]),
-         (152, 171, 0, [("load", 15), ("filled", 2)])]]
+        [(112, 121, 0, [("load", 7), ("filled", 2)]),
+         (124, 132, 1, [("swap", 1), ("load", 4), ("filled", 3)])],
+        [(132, 151, 0, [("weight", 8), ("load", 9), ("filled", 2)]),
+         (153, 171, 0, [("load", 16), ("filled", 2)])]]
     assert [(span.name, span.begin, span.end) for span in run.instructions] == [
         ("BEGIN", 100, 102), ("LOAD", 102, 104), ("PASS block0.q", 104, 105),
         ("PASS block1.k", 105, 106), ("END", 106, 199)]

@@ -142,8 +142,7 @@ def _passes(recording: Mapping[str, Mapping[str, Int]], infos: Sequence[tuple[in
     names = [f"column {c} K {j}" for c, j in zip(column.tolist(), k.tolist(), strict=True)]
     tiles = [Span(name=name, begin=b, end=e) for name, b, e in
              zip(names, begins.tolist(), ends.tolist(), strict=True)]
-    loader = Levels(recording["loader"][CYCLE], recording["loader"]["tap_loader"])
-    loads = list(_tile_loads(loader.spans(begin, end, names_of(LoaderActivity)), names))
+    loads = list(_tile_loads(recording["loader"], names, begin, end))
 
     spans = []
     for number, ((image, info), at, after) in enumerate(
@@ -175,16 +174,19 @@ def _written(epilogue: Mapping[str, Int], begin: int, end: int) -> list[tuple[in
     return spans
 
 
-def _tile_loads(spans: Iterator[Span], names: Sequence[str]) -> Iterator[TileLoad]:
+def _tile_loads(loader: Mapping[str, Int], names: Sequence[str], begin: int,
+                end: int) -> Iterator[TileLoad]:
     """Give how each tile was loaded, from what the loader did."""
-    tile: list[Span] = []
-    rest = iter(names)
-    for span in spans:
-        if tile and span.name in ("tile", "scales", "idle"):
-            yield _tile_load(next(rest), tile)
-            tile = []
-        if tile or span.name == "tile":
-            tile.append(span)
+    cycles, activity = loader[CYCLE], loader["tap_loader"]
+    inside = (cycles >= begin) & (cycles < end) & (loader["tap_loader_begins"] == 1)
+    begins = cycles[inside] + 1
+    # A tile ends where the next one begins, or where none is loaded.
+    working = names_of(LoaderActivity, "idle", "scales", "tile")
+    pauses = np.append(cycles[~np.isin(activity, list(working))], end)
+    ends = np.minimum(np.append(begins[1:], end), pauses[np.searchsorted(pauses, begins)])
+    levels = Levels(cycles, activity)
+    for name, first, last in zip(names, begins.tolist(), ends.tolist(), strict=True):
+        yield _tile_load(name, list(levels.spans(first, last, working)))
 
 
 def _tile_load(name: str, spans: Sequence[Span]) -> TileLoad:
@@ -192,5 +194,5 @@ def _tile_load(name: str, spans: Sequence[Span]) -> TileLoad:
     first, last = rows[0], rows[-1]
     load = Span(name="load", begin=spans[first].begin, end=spans[last].end)
     return TileLoad(name=name, begin=spans[0].begin, end=spans[-1].end,
-                    parts=(*spans[1:first], load, *spans[last + 1:]),
+                    parts=(*spans[:first], load, *spans[last + 1:]),
                     waited=load.cycles - sum(spans[i].cycles for i in rows))

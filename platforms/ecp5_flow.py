@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""From Verilog to a design that is placed and routed for ECP5, by Yosys and nextpnr."""
+
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from platforms.synthesis import SynthesisError, blocks, without_zeros
+from rtl.config import Config
+from rtl.top import emit_verilog
+
+__all__ = ["DEVICE", "Options", "RouterError", "implement", "memories",
+           "open_chains", "pins", "script"]
+
+#: The device: as it is called, and as nextpnr is told.
+DEVICE = "LFE5U-85F-6BG381"
+_DEVICE = ("--85k", "--package", "CABGA381", "--speed", "6")
+
+#: The multipliers of the array, and all sums, in cells of ECP5.
+_CELLS = Path(__file__).with_name("ecp5_cells.v")
+_ARITH = Path(__file__).with_name("ecp5_arith.v")
+
+#: Frequency that is asked for, in MHz: the router stops to improve paths that are fast enough.
+_TARGET = 60
+
+#: Delay in ps up to which the mapper may save LUTs, a part of a period without what routing takes.
+_LOGIC_DELAY = 15_000
+
+#: Products with at most as many bits are built of LUTs: they are addresses, in short sums.
+_SHORT_PRODUCT = 9
+
+#: A port of a module.
+_PORT = re.compile(r"^  (input|output) (?:\[(\d+):0\] )?(\w+);$", re.M)
+
+#: A memory with a style, in a module of its own: style, rows and bits.
+_MEMORY = re.compile(r'(?<=ram_style = ")(distributed)(?=" \*\)\n'
+                     r'  reg \[(\d+):0\] memory \[0:(\d+)\];)')
+
+#: Where a log of nextpnr says how many of a part are used, and how many there are.
+_USED = re.compile(r"^Info:\s+(\w+):\s+(\d+)/\s*(\d+)\s+\d+%", re.M)
+
+#: Where a log says what is being done.
+_STAGES = re.compile(r"^(?:[\d.]+ Executing (\w+)|Info: +(.{1,60}))", re.M)
+
+_RUN = "import sys, yowasp_{0} as tool; sys.exit(tool.run_{0}(sys.argv[1:]))"
+
+
+class RouterError(SynthesisError):
+    """The design does not fit the device, or a tool fails for another reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the flow chooses.
+
+    Parameters
+    ----------
+    seed
+        Where the placer begins.
+    block_rows
+        Memories of at least so many rows are block RAM, also where a larger FPGA would have them
+        distributed.
+    """
+
+    seed: int = 1
+    block_rows: int = 64
+
+
+def implement(config: Config, options: Options, *,
+              progress: Callable[[str], None] = lambda stage: None) -> dict[str, Any]:
+    """Place and route the accelerator; return the report of nextpnr.
+
+    Parameters
+    ----------
+    config
+        Its configuration; its multipliers are those of ``ecp5_cells.v``.
+    options
+        What the flow chooses.
+    progress
+        Is told what is being done.
+    """
+    progress("emission")
+    config = replace(config, multiplier="dsp48e2")
+    verilog = memories(without_zeros(emit_verilog(config)), options.block_rows)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "design.v").write_text(verilog + pins(verilog))
+        (folder / "cells.v").write_text(_CELLS.read_text())
+        (folder / "arith.v").write_text(_ARITH.read_text())
+        (folder / "script.ys").write_text(script("heatvit_pins"))
+        _run("yosys", ["-q", "-l", "log", "script.ys"], folder, progress)
+        open_chains(folder / "netlist.json")
+        _run("nextpnr_ecp5", [
+            *_DEVICE, "-q", "--log", "log", "--json", "netlist.json", "--report", "report.json",
+            "--seed", str(options.seed), "--freq", str(_TARGET), "--timing-allow-fail",
+            "--lpf-allow-unconstrained"], folder, progress)
+        report: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    return report
+
+
+def memories(verilog: str, block_rows: int) -> str:
+    """Return ``verilog`` with distributed memories of at least ``block_rows`` rows as block RAM."""
+    return _MEMORY.sub(
+        lambda memory: "block" if int(memory[3]) + 1 >= block_rows else memory[1], verilog)
+
+
+def pins(verilog: str) -> str:
+    """Return the Verilog of ``heatvit_pins``, the accelerator ``heatvit`` behind four pins.
+
+    Its ports are more than the package has balls. Here inputs are the bits of one long shift
+    register and outputs are captured by another one, so that every path into and out of the core
+    begins and ends at a register next to it.
+    """
+    ports = ["    .ap_clk(clk)"]
+    bits = {"input": 0, "output": 0}
+    for direction, high, name in _PORT.findall(blocks(verilog)["heatvit"].text):
+        if name != "ap_clk":
+            width = int(high or 0) + 1
+            ports.append(f"    .{name}({direction}s[{bits[direction]} +: {width}])")
+            bits[direction] += width
+    last = bits["output"] - 1
+    return "\n".join([
+        "", "module heatvit_pins(input clk, input in, input capture, output out);",
+        f"  reg [{bits['input'] - 1}:0] inputs;",
+        f"  wire [{last}:0] outputs;",
+        f"  reg [{last}:0] captured;",
+        f"  assign out = captured[{last}];",
+        "  always @(posedge clk) begin",
+        "    inputs <= {inputs, in};",
+        "    captured <= capture ? outputs : captured << 1;",
+        "  end", "  heatvit core(", ",\n".join(ports), "  );", "endmodule", ""])
+
+
+def script(top: str) -> str:
+    """Return the commands of Yosys that make ``netlist.json`` of ``design.v`` and ``cells.v``.
+
+    Modules are mapped one by one, each once, and put together afterwards. LUTs of more than four
+    inputs, which are pairs of LUTs, are not asked for: they save delay and take more LUTs.
+    """
+    synthesis = f"synth_ecp5 -top {top} -nowidelut -noflatten"
+    return "\n".join([
+        "read_verilog design.v cells.v",
+        "read_verilog -lib -specify +/lattice/cells_sim_ecp5.v +/lattice/cells_bb_ecp5.v",
+        f"hierarchy -check -top {top}",
+        "proc",
+        "check -assert",
+        # The mapper names bit 0 of a net `x` as the net that Amaranth calls `x[0]`, and fails.
+        r"rename -hide w:*\[*",
+        "opt -nodffe -nosdff",
+        "wreduce",
+        f"alumacc t:$mul r:Y_WIDTH<={_SHORT_PRODUCT} %i",
+        "maccmap t:$macc t:$macc_v2",
+        f"scratchpad -set abc9.D {_LOGIC_DELAY}",
+        f"{synthesis} -run begin:map_gates",
+        "flatten",
+        "clean",
+        "techmap -map arith.v",
+        f"{synthesis} -run map_gates:",
+        "check -assert",
+        "write_json netlist.json", ""])
+
+
+def open_chains(netlist: Path) -> None:
+    """Take off what is connected to the ends of carry chains to no purpose.
+
+    nextpnr adds a cell for every carry into a chain, a constant one too, and for every carry out of
+    it, also if that leads nowhere. A carry into a chain has no effect if the first LUT is 0, as in
+    ``ecp5_arith.v``.
+    """
+    design = json.loads(netlist.read_text())
+    cells = [cell for module in design["modules"].values() for cell in module["cells"].values()]
+    uses = Counter(bit for cell in cells for bits in cell["connections"].values() for bit in bits)
+    for cell in cells:
+        if cell["type"] != "CCU2C":
+            continue
+        ends = cell["connections"]
+        if uses[ends["COUT"][0]] == 1:
+            ends["COUT"] = ["x"]
+        if (ends["CIN"] in (["0"], ["1"], ["x"]) and ends["C0"] == ends["D0"] == ["1"]
+                and cell["parameters"]["INIT0"].startswith("0000")):
+            ends["CIN"] = ["x"]
+    netlist.write_text(json.dumps(design))
+
+
+def _run(tool: str, arguments: list[str], folder: Path, progress: Callable[[str], None]) -> None:
+    """Run a tool whose log is ``log``; raise :class:`RouterError` with what it says if it fails."""
+    log = folder / "log"
+    log.unlink(missing_ok=True)
+    with (folder / "errors").open("w") as errors:
+        process = subprocess.Popen([sys.executable, "-c", _RUN.format(tool), *arguments],
+                                   cwd=folder, stdout=errors, stderr=errors)
+        try:
+            while process.poll() is None:
+                said = log.read_text(errors="replace") if log.exists() else ""
+                progress(f"{tool}: {_stage(said)}")
+                # The placer would go on for long before it gives up.
+                _check_room(said)
+                try:
+                    process.wait(timeout=1)
+                except subprocess.TimeoutExpired:
+                    continue
+        finally:
+            process.kill()
+    if process.returncode:
+        text = (log.read_text() if log.exists() else "") + (folder / "errors").read_text()
+        faults = list(dict.fromkeys(re.findall(r"^(?:\S+ )?ERROR: (.*)$", text, re.M)))
+        raise RouterError(f"{tool}: " + ("; ".join(faults) or text.strip()[-500:]))
+
+
+def _check_room(log: str) -> None:
+    """Raise :class:`RouterError` if a log says that there are too few of a part."""
+    for part, used, available in _USED.findall(log):
+        if int(used) > int(available):
+            raise RouterError(f"the design takes {int(used):,} {part}, {DEVICE} has"
+                              f" {int(available):,}")
+
+
+def _stage(log: str) -> str:
+    """Return what the last lines of a log say that is being done."""
+    found = _STAGES.findall(log[-20_000:])
+    return next(filter(None, found[-1])) if found else "works" if log else "starts"

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The flow to ECP5: what Yosys is given, and faults of the tools."""
+
+import json
+import re
+
+import pytest
+
+from platforms import ecp5_flow
+from platforms.ecp5_flow import (
+    Options,
+    RouterError,
+    implement,
+    memories,
+    open_chains,
+    pins,
+    script,
+)
+from rtl.config import named
+from rtl.top import HeatViT
+from sim.build import emitted
+
+MEMORIES = """
+  (* ram_style = "distributed" *)
+  reg [17:0] memory [0:63];
+  (* ram_style = "distributed" *)
+  reg [7:0] memory [0:15];
+  (* ram_style = "block" *)
+  reg [7:0] memory [0:447];
+"""
+
+
+@pytest.mark.parametrize(("rows", "styles"), [
+    (64, ["block", "distributed", "block"]), (65, ["distributed", "distributed", "block"]),
+    (16, ["block", "block", "block"])])
+def test_long_memories_are_block_ram(rows, styles):
+    changed = memories(MEMORIES, rows)
+    assert re.findall(r'ram_style = "(\w+)"', changed) == styles
+    assert re.sub(r'"\w+"', "", changed) == re.sub(r'"\w+"', "", MEMORIES)
+
+
+def test_pins_reach_every_port_once():
+    config = named("tiny")
+    text = pins(emitted(config).read_text())
+    ports = HeatViT(config).signature.members
+    connected = re.findall(r"^    \.(\w+)\((.*?)\)", text, re.M)
+    assert sorted(name for name, _ in connected) == sorted(ports)
+    for vector in ("inputs", "outputs"):
+        size, = (int(high) + 1 for high in re.findall(rf"(?:reg|wire) \[(\d+):0\] {vector};", text))
+        taken = sorted((int(low), int(width)) for name, wire in connected
+                       for low, width in re.findall(rf"{vector}\[(\d+) \+: (\d+)\]", wire))
+        ends = [low + width for low, width in taken]
+        assert [low for low, _ in taken] == [0, *ends[:-1]]
+        assert ends[-1] == size
+
+
+def test_script_reads_maps_and_writes():
+    lines = script("pins").splitlines()
+    assert lines[0] == "read_verilog design.v cells.v"
+    mapped = [line for line in lines if line.startswith(("synth_ecp5", "techmap"))]
+    assert mapped == ["synth_ecp5 -top pins -nowidelut -noflatten -run begin:map_gates",
+                      "techmap -map arith.v",
+                      "synth_ecp5 -top pins -nowidelut -noflatten -run map_gates:"]
+    assert lines[-1] == "write_json netlist.json"
+
+
+def _tool(tmp_path, monkeypatch, text):
+    monkeypatch.setattr(ecp5_flow, "_RUN", text + "  # {0}")
+    ecp5_flow._run("yosys", [], tmp_path, lambda stage: None)
+
+
+def test_the_fault_of_a_tool_is_told(tmp_path, monkeypatch):
+    with pytest.raises(RouterError, match="^yosys: Unable to place cell 'x'; no more$"):
+        _tool(tmp_path, monkeypatch, "print(\"ERROR: Unable to place cell 'x'\\n\" * 2 +"
+                                     " 'Info: fine\\nERROR: no more'); raise SystemExit(1)")
+
+
+def test_a_tool_that_says_nothing_of_a_fault(tmp_path, monkeypatch):
+    with pytest.raises(RouterError, match=r"(?s)^yosys: .*ZeroDivisionError"):
+        _tool(tmp_path, monkeypatch, "1 / 0")
+
+
+@pytest.mark.parametrize(("log", "stage"), [
+    ("", "starts"),
+    ("Yosys 0.70\n", "works"),
+    ("12.3. Executing OPT pass.\n12.44.16. Executing ABC9 pass (LUTs).\n...\n", "ABC9"),
+    ("Info: Packing constants..\nInfo:     at iteration #3\n", "at iteration #3"),
+])
+def test_progress(log, stage):
+    assert ecp5_flow._stage(log) == stage
+
+
+def test_a_design_that_is_too_large_is_not_placed():
+    log = "Info: \t          DP16KD:     208/    208   100%\n"
+    ecp5_flow._check_room(log)
+    with pytest.raises(RouterError, match="takes 90,000 TRELLIS_COMB, LFE5U-85F.* has 83,640"):
+        ecp5_flow._check_room(log + "Info: \t    TRELLIS_COMB:   90000/  83640   107%\n")
+
+
+def _chain(cin, cout, *, init="0000000000001000", c="1"):
+    return {"type": "CCU2C", "parameters": {"INIT0": init}, "connections": {
+        "CIN": [cin], "COUT": [cout], "C0": [c], "D0": ["1"], "S0": [90 + cout]}}
+
+
+def test_ends_of_chains_are_open(tmp_path):
+    path = tmp_path / "netlist.json"
+    adds = "0110000000001010"
+    cells = {"first": _chain("0", 1), "second": _chain(1, 2, init=adds),
+             "constant": _chain("1", 3, init=adds), "low": _chain("0", 4, c=7),
+             "wire": _chain(8, 5), "user": {"type": "LUT4", "parameters": {},
+                                            "connections": {"A": [3], "Z": [6]}}}
+    path.write_text(json.dumps({"modules": {"top": {"cells": cells}}}))
+    open_chains(path)
+    ends = {name: (cell["connections"]["CIN"][0], cell["connections"]["COUT"][0])
+            for name, cell in json.loads(path.read_text())["modules"]["top"]["cells"].items()
+            if cell["type"] == "CCU2C"}
+    assert ends == {
+        "first": ("x", 1),      # its first LUT lets no carry in, its carry goes on
+        "second": (1, "x"),     # its carry leads nowhere
+        "constant": ("1", 3),   # its first LUT adds the carry
+        "low": ("0", "x"),      # ... may add it
+        "wire": (8, "x"),       # a carry that is no constant
+    }
+
+
+def test_implement_runs_both_tools(monkeypatch):
+    """In a folder with what they read, on the array of instances, one after the other."""
+    runs = []
+
+    def run(tool, arguments, folder, progress):
+        design = (folder / "design.v").read_text()
+        assert "DSP48E2 #(" in design
+        assert "module heatvit_pins(" in design
+        assert (folder / "cells.v").read_text().count("module ") == 3
+        runs.append((tool, arguments))
+        (folder / "netlist.json").write_text('{"modules": {}}')
+        (folder / "report.json").write_text('{"fmax": {}}')
+
+    monkeypatch.setattr(ecp5_flow, "_run", run)
+    stages = []
+    assert implement(named("tiny"), Options(seed=7), progress=stages.append) == {"fmax": {}}
+    assert [tool for tool, _ in runs] == ["yosys", "nextpnr_ecp5"]
+    router = runs[1][1]
+    assert router[router.index("--seed") + 1] == "7"
+    assert stages == ["emission"]
