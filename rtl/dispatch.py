@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The head of the sequencer: fetches instructions, checks them, and hands them to their units."""
 
+from typing import Any
+
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -144,7 +146,7 @@ class Dispatcher(wiring.Component):
             m.d.comb += take.eq(1)
             m.d.sync += self.error_index.eq(self.error_index + 1)
 
-        def waits(activity: Activity) -> None:
+        def waits(activity: Any) -> None:
             m.d.comb += self.activity.eq(activity)
 
         with m.FSM():
