@@ -130,7 +130,8 @@ class Bench:
             ctx.set(self.dut.images, self.images)
             for port, segments in ((self.dut.current, self.current), (self.dut.gone, self.gone)):
                 for i, (start, count) in enumerate(segments):
-                    ctx.set(port[i], {"start": start, "count": count})
+                    ctx.set(port[i], {"start": start, "count": count,
+                                      "last": start + count - 1})
             await main(ctx)
 
         sim = Simulator(self.dut)

@@ -37,6 +37,8 @@ class Bench:
 
     def segment(self, ctx, table, i):
         value = ctx.get(getattr(self.dut, table)[i])
+        if value.count:
+            assert value.last == value.start + value.count - 1
         return value.start, value.count
 
     def run(self, main):
