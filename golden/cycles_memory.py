@@ -33,8 +33,10 @@ class Memory:
         Beats of a burst, and of an instruction.
     beat_cycles
         Cycles of a beat of port 0.
-    capacity
-        Rows of weights that the FIFOs hold.
+    fifo, queues, capacity
+        Rows of weights that the FIFO holds, the queues of the masters in front of it, and both.
+    join
+        Cycles in which the beats of a row are taken from the queues.
     row_interval
         Cycles from a row of weights to the next, where nothing else is read.
     """
@@ -45,7 +47,9 @@ class Memory:
         self.latency = latency
         self.read_delay = ReadMaster.LATENCY + latency + _BUS + Fifo.LATENCY
         self.instruction_beats = 8 * INSTRUCTION_BYTES // config.port_bits
-        self.capacity = config.weight_depth + WEIGHT_BEATS * config.bus_bytes // config.columns
+        self.fifo = config.weight_depth
+        self.queues = WEIGHT_BEATS * config.bus_bytes // config.columns
+        self.capacity = self.fifo + self.queues
         self._ports = config.ports
         #: Rows in the FIFO with which an urgent load holds weights back, and those on their way.
         self.hold = 2 * config.rows
@@ -53,7 +57,7 @@ class Memory:
             config.columns)
         # Beats of a row on each port, and a cycle: of the memory, and of a port, which has so many
         # bursts under way and no more.
-        self._row_beats = config.columns / config.bus_bytes
+        self.join = config.columns // config.bus_bytes
         self._beats = bytes_per_cycle * 8 / config.port_bits
         self._port = min(1, reader.outstanding * reader.max_beats
                          / (latency + _BURST + reader.max_beats))
@@ -63,7 +67,7 @@ class Memory:
     def _rows(self, taken: float) -> float:
         """Return the cycles of a row where a load takes so many beats a cycle of port 0."""
         rate = min(self._port - taken, (self._beats - taken) / self._ports)
-        return max(1, self._row_beats / rate)
+        return max(1, self.join / rate)
 
     def shared(self, most: float) -> tuple[float, float]:
         """Return the beats a cycle of a load that takes at most ``most``, while weights are read,
@@ -89,11 +93,11 @@ class _Load:
 
 @dataclass
 class Weights:
-    """Rows of weights on their way from memory, through the FIFO, to the loader.
+    """Rows of weights on their way from memory, through queues and FIFO, to the loader.
 
-    Rows come at a constant rate, unless the FIFO is full: then each is asked for when there is the
-    place of another one that was read. Loads slow them down, and take what they leave; urgent ones
-    hold them back where there are some.
+    Rows come at a constant rate, unless the queues are full: then each is asked for when there is
+    the place of another one that has gone to the FIFO, where it waits for a place, too. Loads slow
+    them down, and take what they leave; urgent ones hold them back where there are some.
 
     Parameters
     ----------
@@ -105,26 +109,28 @@ class Weights:
 
     memory: Memory
     start: float
-    #: Cycle in which the last row came that was taken.
+    #: Cycle in which the last row that was taken had come to the FIFO.
     arrived: float = field(init=False)
     _row: int = 0
+    #: Rows that were taken, and cycles in which the last of them came to the FIFO, and was read.
     _rows: list[int] = field(default_factory=lambda: [0])
+    _entered: list[float] = field(default_factory=lambda: [0.0])
     _read: list[int] = field(default_factory=lambda: [0])
     _loads: list[_Load] = field(default_factory=list)
     _loaded: float = 0
     _hungry: bool = False
 
     def __post_init__(self) -> None:
-        self.arrived = self.start
+        self.arrived = self._came = float(self.start)
         self._full = self.start + self.memory.row_interval * self.memory.capacity
 
     def filling(self, now: float) -> bool:
-        """Return whether the FIFO has room for more than what was read."""
+        """Return whether there is room for more than what was read."""
         return self._hungry or now < self._full
 
     def hold(self, cycles: float, filling: bool) -> None:
         """Let something else pass, for so many cycles."""
-        self.arrived += cycles
+        self._came += cycles
         if filling:
             self._full += cycles
 
@@ -135,7 +141,7 @@ class Weights:
     def loaded(self) -> float:
         """Return when all loads have ended, if no row of weights is read until then."""
         memory = self.memory
-        now, rows = self.arrived, 0.0
+        now, rows = self._came, 0.0
         for load in self._loads:
             if now < load.start:
                 rows += min(memory.capacity - rows, (load.start - now) / memory.row_interval)
@@ -152,72 +158,77 @@ class Weights:
         """Let rows come one after another, with loads between them."""
         while self._loads:
             load = self._loads[0]
-            before = (load.start - self.arrived) / self.memory.row_interval
+            before = (load.start - self._came) / self.memory.row_interval
             if before >= rows:
                 break
             if before > 0:
                 rows -= before
-                self.arrived = load.start
+                self._came = load.start
             if load.urgent:
                 # Until fewer rows are left: those that were on their way had come before.
                 held = self._row - int(rows) - self.memory.hold - self.memory.on_their_way
-                if held > 0 and self._when_read(held) > self.arrived:
+                if held > 0 and self._when_read(held) > self._came:
                     self._wait(min(self._when_read(held),
-                                   self.arrived + load.beats / self.memory.alone(load.most)))
+                                   self._came + load.beats / self.memory.alone(load.most)))
                     continue
             beats, interval = self.memory.shared(load.most)
             with_it = min(rows, load.beats / beats / interval)
-            self.arrived += with_it * interval
+            self._came += with_it * interval
             rows -= with_it
             self._progress(with_it * interval * beats)
             if rows <= 0:
                 return
-        self.arrived += rows * self.memory.row_interval
+        self._came += rows * self.memory.row_interval
 
-    def _when_read(self, row: int) -> float:
+    def _when_read(self, row: int, at_once: int = 1) -> float:
         """Return when so many rows have been read, if that is known."""
         at = bisect_left(self._rows, row)
-        return self._read[at] if at < len(self._rows) else float("inf")
+        # Within what was taken at once, one after another.
+        return (self._read[at] - (self._rows[at] - row) // at_once if at < len(self._rows)
+                else float("inf"))
 
     def _progress(self, beats: float) -> None:
         """Take beats from the first load."""
         load = self._loads[0]
         load.beats -= beats
         if load.beats < 1e-6:
-            self._loaded = self.arrived
+            self._loaded = self._came
             del self._loads[0]
 
     def _wait(self, until: float) -> None:
-        """Let time pass in which the FIFO is full: loads go on."""
+        """Let time pass in which there is no room: loads go on."""
         while self._loads and self._loads[0].start < until:
             load = self._loads[0]
-            self.arrived = max(self.arrived, load.start)
+            self._came = max(self._came, load.start)
             rate = self.memory.alone(load.most)
-            cycles = min(until - self.arrived, load.beats / rate)
-            self.arrived += cycles
+            cycles = min(until - self._came, load.beats / rate)
+            self._came += cycles
             self._progress(cycles * rate)
-            if self.arrived >= until:
+            if self._came >= until:
                 return
-        self.arrived = until
+        self._came = until
 
     def take(self, rows: int, earliest: int, at_once: int = 1) -> int:
         """Return when the last of the next rows is read, of which the first is at ``earliest``.
 
         ``at_once`` are the rows that are read in a cycle.
         """
+        memory = self.memory
         self._row += rows
         self._arrive(rows)
-        before = self._row - self.memory.capacity
-        if before > 0:
-            # Within what was read at once, one after another.
-            at = bisect_left(self._rows, before)
-            read = self._read[at] - (self._rows[at] - before) // at_once
-            free = read + self.memory.read_delay
-            self._hungry = free <= self.arrived
+        left = self._row - memory.queues
+        if left > 0:
+            at = bisect_left(self._rows, left)
+            free = (self._entered[at] - (self._rows[at] - left) * memory.join + memory.read_delay
+                    if at < len(self._rows) else 0)
+            self._hungry = free <= self._came
             if not self._hungry:
                 self._wait(free)
+        self.arrived = max(self._came, self.arrived + rows * memory.join,
+                           self._when_read(self._row - memory.fifo, at_once) + Fifo.LATENCY)
         end = max(earliest + -(-rows // at_once) - 1, int(self.arrived))
         self._rows.append(self._row)
+        self._entered.append(self.arrived)
         self._read.append(end)
         return end
 

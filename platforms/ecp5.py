@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from golden.files import check_output
-from platforms.ecp5_flow import DEVICE, Options, implement
+from platforms.ecp5_flow import DEVICE, implement
 from platforms.ecp5_timing import Result
 from platforms.tables import print_or_update
 from rtl.config import CONFIGS, Config, named
@@ -22,9 +22,9 @@ __all__ = ["main", "record", "slower", "tables"]
 TOLERANCE = 0.1
 
 
-def record(config: Config, options: Options, result: Result) -> dict[str, Any]:
+def record(config: Config, seed: int, result: Result) -> dict[str, Any]:
     """Return what ``--json`` writes: the run and its result as plain data."""
-    return {"config": config.name, "device": DEVICE, "seed": options.seed, **result.to_dict()}
+    return {"config": config.name, "device": DEVICE, "seed": seed, **result.to_dict()}
 
 
 def slower(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -68,17 +68,17 @@ def main(arguments: list[str] | None = None) -> int:
         config = named(options.config)
         if options.json:
             check_output(options.json)
-        return config.name, lambda: _run(config, Options(seed=options.seed), options.json)
+        return config.name, lambda: _run(config, options.seed, options.json)
 
     return print_or_update(options.update, prepare)
 
 
-def _run(config: Config, options: Options, file: Path | None) -> str:
+def _run(config: Config, seed: int, file: Path | None) -> str:
     with Console(stderr=True).status("") as status:
         result = Result.parse(implement(
-            config, options, progress=lambda stage: status.update(f"{config.name}: {stage}")))
+            config, seed=seed, progress=lambda stage: status.update(f"{config.name}: {stage}")))
     if file:
-        file.write_text(json.dumps(record(config, options, result), indent=2) + "\n")
+        file.write_text(json.dumps(record(config, seed, result), indent=2) + "\n")
     return tables(result)
 
 

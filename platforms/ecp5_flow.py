@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,8 +16,7 @@ from platforms.synthesis import SynthesisError, blocks, without_zeros
 from rtl.config import Config
 from rtl.top import emit_verilog
 
-__all__ = ["DEVICE", "Options", "RouterError", "implement", "memories",
-           "open_chains", "pins", "script"]
+__all__ = ["DEVICE", "RouterError", "implement", "memories", "open_chains", "pins", "script"]
 
 #: The device: as it is called, and as nextpnr is told.
 DEVICE = "LFE5U-85F-6BG381"
@@ -39,9 +38,12 @@ _SHORT_PRODUCT = 9
 #: A port of a module.
 _PORT = re.compile(r"^  (input|output) (?:\[(\d+):0\] )?(\w+);$", re.M)
 
-#: A memory with a style, in a module of its own: style, rows and bits.
-_MEMORY = re.compile(r'(?<=ram_style = ")(distributed)(?=" \*\)\n'
+#: A memory with a style, in a module of its own: style, highest bit and highest row.
+_MEMORY = re.compile(r'(?<=ram_style = ")\w+(?=" \*\)\n'
                      r'  reg \[(\d+):0\] memory \[0:(\d+)\];)')
+
+#: A memory is block RAM if it has so many rows and so many bits, or so many rows.
+_ROWS, _BITS, _MANY_ROWS = 64, 20, 128
 
 #: Where a log of nextpnr says how many of a part are used, and how many there are.
 _USED = re.compile(r"^Info:\s+(\w+):\s+(\d+)/\s*(\d+)\s+\d+%", re.M)
@@ -56,24 +58,7 @@ class RouterError(SynthesisError):
     """The design does not fit the device, or a tool fails for another reason."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What the flow chooses.
-
-    Parameters
-    ----------
-    seed
-        Where the placer begins.
-    block_rows
-        Memories of at least so many rows are block RAM, also where a larger FPGA would have them
-        distributed.
-    """
-
-    seed: int = 1
-    block_rows: int = 64
-
-
-def implement(config: Config, options: Options, *,
+def implement(config: Config, *, seed: int,
               progress: Callable[[str], None] = lambda stage: None) -> dict[str, Any]:
     """Place and route the accelerator; return the report of nextpnr.
 
@@ -81,14 +66,14 @@ def implement(config: Config, options: Options, *,
     ----------
     config
         Its configuration; its multipliers are those of ``ecp5_cells.v``.
-    options
-        What the flow chooses.
+    seed
+        Where the placer begins.
     progress
         Is told what is being done.
     """
     progress("emission")
     config = replace(config, multiplier="dsp48e2")
-    verilog = memories(without_zeros(emit_verilog(config)), options.block_rows)
+    verilog = memories(without_zeros(emit_verilog(config)))
     with TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "design.v").write_text(verilog + pins(verilog))
@@ -99,16 +84,23 @@ def implement(config: Config, options: Options, *,
         open_chains(folder / "netlist.json")
         _run("nextpnr_ecp5", [
             *_DEVICE, "-q", "--log", "log", "--json", "netlist.json", "--report", "report.json",
-            "--seed", str(options.seed), "--freq", str(_TARGET), "--timing-allow-fail",
+            "--seed", str(seed), "--freq", str(_TARGET), "--timing-allow-fail",
             "--lpf-allow-unconstrained"], folder, progress)
         report: dict[str, Any] = json.loads((folder / "report.json").read_text())
     return report
 
 
-def memories(verilog: str, block_rows: int) -> str:
-    """Return ``verilog`` with distributed memories of at least ``block_rows`` rows as block RAM."""
-    return _MEMORY.sub(
-        lambda memory: "block" if int(memory[3]) + 1 >= block_rows else memory[1], verilog)
+def memories(verilog: str) -> str:
+    """Return ``verilog`` with block RAM for all memories but the short and the narrow ones.
+
+    A larger FPGA has distributed memories of more rows; here these take too many LUTs.
+    """
+    def style(memory: re.Match[str]) -> str:
+        bits, rows = int(memory[1]) + 1, int(memory[2]) + 1
+        block = rows >= (_ROWS if bits >= _BITS else _MANY_ROWS)
+        return "block" if block else "distributed"
+
+    return _MEMORY.sub(style, verilog)
 
 
 def pins(verilog: str) -> str:

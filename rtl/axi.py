@@ -158,13 +158,12 @@ class Splitter(wiring.Component):
         m = Module()
         low = ceil_log2(self.max_beats)
         address = Signal(len(self.i.p.address) - self.offset_bits, reset_less=True)  # in beats
-        remaining = Signal(BEATS_BITS)
-        active = Signal()
+        active = Signal()  # something remains
+        remaining = Signal(BEATS_BITS, reset_less=True)  # beats less one
         take = Signal()
         room = Signal(low)  # beats less one up to the next multiple of max_beats
         ends = Signal()
         m.d.comb += [
-            active.eq(remaining != 0),
             self.busy.eq(active | self.o.valid),
             self.i.ready.eq(~active),
             take.eq(active & (~self.o.valid | self.o.ready)),
@@ -173,14 +172,15 @@ class Splitter(wiring.Component):
         ]
         with m.If(self.i.valid & self.i.ready):
             m.d.sync += [address.eq(self.i.p.address >> self.offset_bits),
-                         remaining.eq(self.i.p.beats)]
+                         remaining.eq(self.i.p.beats - 1), active.eq(self.i.p.beats != 0)]
         with m.If(take):
             m.d.sync += [
                 self.o.valid.eq(1),
                 self.o.p.address.eq(Cat(Const(0, self.offset_bits), address)),
-                self.o.p.last.eq(Mux(ends, remaining - 1, room)),
+                self.o.p.last.eq(Mux(ends, remaining, room)),
                 address.eq(Cat(Const(0, low), address[low:] + 1)),
-                remaining.eq(Mux(ends, 0, remaining - room - 1)),
+                remaining.eq(remaining - room - 1),
+                active.eq(~ends),
             ]
         with m.Elif(self.o.ready):
             m.d.sync += self.o.valid.eq(0)

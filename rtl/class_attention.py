@@ -134,11 +134,13 @@ class ClassAttention(Component):
                             delay(m, amount, 1, name="amount"))
         en, late_segment, late_position = self._accumulate(m, t, segment, position, first,
                                                            reading)
+        under_way = Signal()  # any of them
+        m.d.sync += under_way.eq(reading | en[:-1].any())
         m.d.comb += [
             self.score_en.eq(en[-1]),
             self.score_segment.eq(late_segment),
             self.score_row.eq(late_position),
-            self.busy.eq(capturing | reading | en.any()),
+            self.busy.eq(capturing | reading | under_way),
         ]
         return m
 

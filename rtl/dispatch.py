@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The head of the sequencer: fetches instructions, checks them, and hands them to their units."""
 
+from typing import Any
+
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -85,11 +87,7 @@ class Dispatcher(wiring.Component):
         m = Module()
         word, word_valid, take = self._assemble(m)
         table = data.View(isa.table_layout, word)
-        load = data.View(isa.load_layout, word)
         step = data.View(isa.pass_layout, word)
-        select = data.View(isa.select_layout, word)
-        end = data.View(isa.end_layout, word)
-        opcode = step.opcode
 
         m.submodules.requests = requests = RoundRequests(self.config)
         at_begin, begin_seen, begin_valid = Signal(), Signal(), Signal()
@@ -109,12 +107,12 @@ class Dispatcher(wiring.Component):
         behind_error, behind_index = Signal(isa.Error), Signal.like(self.error_index)
         # The checks of an instruction are registered: it is looked at a cycle after it is there.
         checked, bad = Signal(), Signal()
-        bad_model, ran_out = Signal(), Signal()
+        bad_model, ran_out, is_last = Signal(), Signal(), Signal()
         m.d.comb += [
-            self.load.eq(load),
-            self.select.eq(select),
+            self.load.eq(word),
+            self.select.eq(word),
             self.image.eq(word),
-            self.classes.eq(end.classes),
+            self.classes.eq(data.View(isa.end_layout, word).classes),
             self.table.eq(table.table),
             self.table_row.eq(table.first + row),
             self.table_data.eq(table.rows.as_value().word_select(row, 64)),
@@ -131,10 +129,15 @@ class Dispatcher(wiring.Component):
                                 self.end_error)),
             behind_index.eq(Mux(self.load_error != isa.Error.NONE, load_index,
                                 self.begin.instructions - 1)),
+            is_last.eq(left == 1),
             checked.eq(word_valid & ~take),
             bad.eq(self._bad(m, word, passes, selectors, selected, dropped)),
         ]
         self._begin(m, word, at_begin, requests, begin_error)
+
+        known, may, skips, waits_for = self._verdict(m, word, under_way, is_last)
+        kind = {opcode: Signal(name=f"is_{opcode.name.lower()}") for opcode in isa.Opcode}
+        m.d.sync += [signal.eq(step.opcode == opcode) for opcode, signal in kind.items()]
 
         def fail(code: isa.Error | Value) -> None:
             m.d.sync += self.error.eq(code)
@@ -144,7 +147,7 @@ class Dispatcher(wiring.Component):
             m.d.comb += take.eq(1)
             m.d.sync += self.error_index.eq(self.error_index + 1)
 
-        def waits(activity: Activity) -> None:
+        def waits(activity: Any) -> None:
             m.d.comb += self.activity.eq(activity)
 
         with m.FSM():
@@ -177,84 +180,44 @@ class Dispatcher(wiring.Component):
                 with m.Elif(ran_out):
                     # The program ran out without END.
                     fail(isa.Error.BAD_OPCODE)
+                with m.Elif(checked & bad):
+                    fail(Mux(known, isa.Error.BAD_FIELD, isa.Error.BAD_OPCODE))
+                with m.Elif(checked & ~may):
+                    m.d.comb += self.activity.eq(waits_for)
+                with m.Elif(checked & kind[isa.Opcode.TABLE]):
+                    m.d.sync += row.eq(0)
+                    m.next = "Table"
+                with m.Elif(checked & kind[isa.Opcode.END]):
+                    m.d.comb += self.activity.eq(Activity.DRAIN)
+                    m.d.sync += self.end_start.eq(1)
+                    with m.If(is_last):
+                        m.next = "End"
+                    with m.Else():
+                        m.d.comb += take.eq(1)
+                        m.d.sync += [self.next_round.eq(1), self.odd.eq(~self.odd),
+                                     left.eq(left - 1), self.error_index.eq(self.begin.loop)]
                 with m.Elif(checked):
-                    with m.Switch(opcode):
-                        with m.Case(isa.Opcode.TABLE):
-                            with m.If(bad):
-                                fail(isa.Error.BAD_FIELD)
-                            with m.Elif(under_way <= table.under_way):
-                                m.d.sync += row.eq(0)
-                                m.next = "Table"
-                        with m.Case(isa.Opcode.LOAD):
-                            with m.If(load.ahead & (left == 1)):
-                                following()
-                            with m.Elif((under_way <= load.under_way) & ~self.load_busy):
-                                m.d.sync += self.load_start.eq(1)
-                                m.d.sync += load_index.eq(self.error_index)
-                                following()
-                            with m.Else():
-                                waits(Activity.LOAD)
-                        with m.Case(isa.Opcode.IMAGE):
-                            with m.If((under_way == 0) & ~self.selector_busy):
-                                m.d.sync += self.image_start.eq(1)
-                                with m.If(self.image.image == 0):
-                                    m.d.sync += [selectors.eq(0), selected.eq(0), dropped.eq(0)]
-                                following()
-                            with m.Else():
-                                waits(Activity.SELECTOR)
-                        with m.Case(isa.Opcode.PASS):
-                            with m.If(bad):
-                                fail(isa.Error.BAD_FIELD)
-                            with m.Elif((step.source == isa.Source.PATCH) & self.load_busy):
-                                waits(Activity.LOAD)
-                            with m.Elif((step.destination == isa.Destination.LOGIT)
-                                        & self.end_busy):
-                                waits(Activity.DRAIN)
-                            with m.Elif(under_way < PASS_SLOTS):
-                                with m.Switch(self.queued[:exact_log2(PASS_SLOTS)]):
-                                    for i in range(PASS_SLOTS):
-                                        with m.Case(i):
-                                            m.d.sync += self.descriptors[i].eq(step)
-                                m.d.sync += self.queued.eq(self.queued + 1)
-                                with m.If(~passes.all()):
-                                    m.d.sync += passes.eq(passes + 1)
-                                following()
-                        if self.config.pruning:
-                            with m.Case(isa.Opcode.SELECT):
-                                with m.If(bad):
-                                    fail(isa.Error.BAD_FIELD)
-                                with m.Elif((under_way <= select.under_way)
-                                            & ~self.selector_busy):
-                                    m.d.sync += self.select_start.eq(1)
-                                    m.d.sync += [selected.eq(1), dropped.eq(0)]
-                                    following()
-                                with m.Else():
-                                    waits(Activity.SELECTOR)
-                            with m.Case(isa.Opcode.PRUNE):
-                                with m.If(bad):
-                                    fail(isa.Error.BAD_FIELD)
-                                with m.Elif((under_way == 0) & ~self.selector_busy):
-                                    m.d.sync += self.prune.eq(1)
-                                    m.d.sync += [selected.eq(0), dropped.eq(1),
-                                                 selectors.eq(selectors + 1)]
-                                    following()
-                                with m.Else():
-                                    waits(Activity.SELECTOR)
-                        with m.Case(isa.Opcode.END):
-                            waits(Activity.DRAIN)
-                            with m.If(bad):
-                                fail(isa.Error.BAD_FIELD)
-                            with m.Elif((under_way == 0) & ~self.end_busy):
-                                m.d.sync += self.end_start.eq(1)
-                                with m.If(left == 1):
-                                    m.next = "End"
-                                with m.Else():
-                                    m.d.comb += take.eq(1)
-                                    m.d.sync += [self.next_round.eq(1), self.odd.eq(~self.odd),
-                                                 left.eq(left - 1),
-                                                 self.error_index.eq(self.begin.loop)]
-                        with m.Default():
-                            fail(isa.Error.BAD_OPCODE)
+                    following()
+                    with m.If(kind[isa.Opcode.LOAD] & ~skips):
+                        m.d.sync += [self.load_start.eq(1), load_index.eq(self.error_index)]
+                    with m.If(kind[isa.Opcode.IMAGE]):
+                        m.d.sync += self.image_start.eq(1)
+                        with m.If(self.image.image == 0):
+                            m.d.sync += [selectors.eq(0), selected.eq(0), dropped.eq(0)]
+                    with m.If(kind[isa.Opcode.PASS]):
+                        with m.Switch(self.queued[:exact_log2(PASS_SLOTS)]):
+                            for i in range(PASS_SLOTS):
+                                with m.Case(i):
+                                    m.d.sync += self.descriptors[i].eq(step)
+                        m.d.sync += self.queued.eq(self.queued + 1)
+                        with m.If(~passes.all()):
+                            m.d.sync += passes.eq(passes + 1)
+                    if self.config.pruning:
+                        with m.If(kind[isa.Opcode.SELECT]):
+                            m.d.sync += [self.select_start.eq(1), selected.eq(1), dropped.eq(0)]
+                        with m.If(kind[isa.Opcode.PRUNE]):
+                            m.d.sync += [self.prune.eq(1), selected.eq(0), dropped.eq(1),
+                                         selectors.eq(selectors + 1)]
             with m.State("Table"):
                 m.d.comb += self.table_en.eq(1)
                 m.d.sync += row.eq(row + 1)
@@ -351,25 +314,76 @@ class Dispatcher(wiring.Component):
             m.d.sync += beats.eq(0)
         return word, valid, take
 
+    def _verdict(self, m: Module, word: Signal, under_way: Signal, is_last: Signal
+                 ) -> tuple[Signal, Signal, Signal, Signal]:
+        """Return, a cycle later, whether the instruction is one at all, may be executed, and is a
+        LOAD that is left out; and what it waits for while it may not."""
+        table, load = data.View(isa.table_layout, word), data.View(isa.load_layout, word)
+        step, select = data.View(isa.pass_layout, word), data.View(isa.select_layout, word)
+        known, may, skips = Signal(), Signal(), Signal()
+        waits_for = Signal(Activity)
+        idle = Signal()
+        patches, logits = Signal(), Signal()
+        m.d.comb += [
+            idle.eq(under_way == 0),
+            patches.eq((step.source == isa.Source.PATCH) & self.load_busy),
+            logits.eq((step.destination == isa.Destination.LOGIT) & self.end_busy),
+        ]
+        m.d.sync += [known.eq(1), may.eq(0), waits_for.eq(Activity.PROGRAM),
+                     skips.eq(load.ahead & is_last)]
+        with m.Switch(step.opcode):
+            with m.Case(isa.Opcode.TABLE):
+                m.d.sync += may.eq(under_way <= table.under_way)
+            with m.Case(isa.Opcode.LOAD):
+                m.d.sync += [may.eq(((under_way <= load.under_way) & ~self.load_busy)
+                                    | (load.ahead & is_last)),
+                             waits_for.eq(Activity.LOAD)]
+            with m.Case(isa.Opcode.IMAGE):
+                m.d.sync += [may.eq(idle & ~self.selector_busy), waits_for.eq(Activity.SELECTOR)]
+            with m.Case(isa.Opcode.PASS):
+                m.d.sync += may.eq((under_way < PASS_SLOTS) & ~patches & ~logits)
+                with m.If(patches):
+                    m.d.sync += waits_for.eq(Activity.LOAD)
+                with m.Elif(logits):
+                    m.d.sync += waits_for.eq(Activity.DRAIN)
+            if self.config.pruning:
+                with m.Case(isa.Opcode.SELECT):
+                    m.d.sync += [may.eq((under_way <= select.under_way) & ~self.selector_busy),
+                                 waits_for.eq(Activity.SELECTOR)]
+                with m.Case(isa.Opcode.PRUNE):
+                    m.d.sync += [may.eq(idle & ~self.selector_busy),
+                                 waits_for.eq(Activity.SELECTOR)]
+            with m.Case(isa.Opcode.END):
+                m.d.sync += [may.eq(idle & ~self.end_busy), waits_for.eq(Activity.DRAIN)]
+            with m.Default():
+                m.d.sync += known.eq(0)
+        return known, may, skips, waits_for
+
     def _bad(self, m: Module, word: Signal, passes: Signal, selectors: Signal, selected: Signal,
              dropped: Signal) -> Signal:
-        """Return whether a field of the instruction is outside of its limits."""
+        """Return whether this is no instruction, or a field is outside of its limits."""
         bad = Signal(name="bad_now")
         select = data.View(isa.select_layout, word)
         end = data.View(isa.end_layout, word)
         step = data.View(isa.pass_layout, word)
+        bad_pass = self._bad_pass(m, step, passes, dropped)
         with m.Switch(step.opcode):
             with m.Case(isa.Opcode.TABLE):
                 m.d.comb += bad.eq(self._bad_table(data.View(isa.table_layout, word)))
-            with m.Case(isa.Opcode.SELECT):
-                m.d.comb += bad.eq((select.special == 0) | (select.special >= self.tokens)
-                                   | (selectors == isa.SELECTORS))
-            with m.Case(isa.Opcode.PRUNE):
-                m.d.comb += bad.eq(~selected)
+            if self.config.pruning:
+                with m.Case(isa.Opcode.SELECT):
+                    m.d.comb += bad.eq((select.special == 0) | (select.special >= self.tokens)
+                                       | (selectors == isa.SELECTORS))
+                with m.Case(isa.Opcode.PRUNE):
+                    m.d.comb += bad.eq(~selected)
             with m.Case(isa.Opcode.END):
                 m.d.comb += bad.eq((end.classes == 0) | (end.classes > self.config.max_classes))
-        with m.If(step.opcode == isa.Opcode.PASS):
-            m.d.comb += bad.eq(self._bad_pass(m, step, passes, dropped))
+            with m.Case(isa.Opcode.LOAD, isa.Opcode.IMAGE):
+                pass
+            with m.Case(isa.Opcode.PASS):
+                m.d.comb += bad.eq(bad_pass)
+            with m.Default():
+                m.d.comb += bad.eq(1)
         return bad
 
     def _bad_table(self, table: data.View) -> Value:

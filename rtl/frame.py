@@ -225,8 +225,6 @@ class LoadUnit(wiring.Component):
         before_last = Signal()     # the unit behind the next one is the last of its row
         m.d.comb += [
             units.eq((load.row_bytes + width - 1) >> unit_bits),
-            rest.eq(Mux(load.row_bytes[:unit_bits] == 0, width, load.row_bytes[:unit_bits])),
-            size.eq(Mux(last_unit, rest, width)),
             following_size.eq(Mux(Mux(last_unit, one_unit, before_last), rest, width)),
         ]
 
@@ -235,20 +233,25 @@ class LoadUnit(wiring.Component):
 
         # The next pixel row begins at a block of the network.
         following = (unit | (BLOCK // width - 1)) + 1
-        m.d.sync += [line_step.eq(load.count * load.stride), one_unit.eq(units == 1),
-                     two_units.eq(units == 2)]
+        m.d.sync += [
+            line_step.eq(load.count * load.stride), one_unit.eq(units == 1),
+            two_units.eq(units == 2),
+            rest.eq(Mux(load.row_bytes[:unit_bits] == 0, width, load.row_bytes[:unit_bits])),
+        ]
         with m.If(~running):
             start = first * load.stride
             begin_row()
             m.d.sync += [
-                queue.eq(0), held.eq(0), enough.eq(0), line.eq(0), pixel_row.eq(0), column.eq(0),
+                queue.eq(0), held.eq(0), enough.eq(0), size.eq(Mux(one_unit, rest, width)),
+                line.eq(0), pixel_row.eq(0), column.eq(0),
                 unit.eq(0), row_block.eq(0), line_addr.eq(start), column_addr.eq(start),
                 last_column.eq(load.count == 1), last_row.eq(load.patch_rows == 1),
                 last_line.eq(load.lines == 1),
             ]
         with m.Elif(emit):
             m.d.sync += [
-                left.eq(left - 1), unit.eq(unit + 1), last_unit.eq(before_last),
+                left.eq(left - 1), size.eq(following_size), unit.eq(unit + 1),
+                last_unit.eq(before_last),
                 before_last.eq(left == 3),
             ]
             with m.If(last_unit):

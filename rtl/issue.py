@@ -138,7 +138,8 @@ class RowIssue(wiring.Component):
             with m.Case(isa.Rows.DROPPED):
                 m.d.comb += [first.eq(gone.start), rows.eq(gone.count)]
             with m.Case(isa.Rows.LAST):
-                m.d.comb += [first.eq(start + count - 1), rows.eq(1)]
+                m.d.comb += [first.eq(Mux(fields.of_segment, segment.last, self.tokens - 1)),
+                             rows.eq(1)]
             with m.Case(isa.Rows.EACH):
                 m.d.comb += rows.eq(self.images)
         return first, rows
@@ -212,14 +213,14 @@ class RowIssue(wiring.Component):
         i, position = Signal(11), Signal(11)
         # Rows issued, and cycles since the last one: a wait does not count, as the rows after it
         # are issued so much later.
-        elapsed = Signal(range(MIN_TILE_CYCLES))
+        elapsed, due = Signal(range(MIN_TILE_CYCLES)), Signal()
         before = Signal(12)
         ready, issue, finish, take = (Signal(name=n) for n in ("ready", "issue", "finish", "take"))
         found_valid, found = self._next(m, take)
         m.d.comb += [
             ready.eq(position < before),
             issue.eq(active & ~issued_all & ready),
-            finish.eq(active & ((issue & last) | issued_all) & (elapsed == MIN_TILE_CYCLES - 1)),
+            finish.eq(active & ((issue & last) | issued_all) & due),
             take.eq(found_valid & (~active | finish)),
             self.state.busy.eq(issue),
             self.state.waits_row.eq(active & ~issued_all & ~ready),
@@ -229,8 +230,8 @@ class RowIssue(wiring.Component):
         ]
         m.d.sync += before.eq(Mux(take, self._ready_before(m, found, "next"),
                                   self._ready_before(m, step, "this")))
-        with m.If((issue | (active & issued_all)) & (elapsed != MIN_TILE_CYCLES - 1)):
-            m.d.sync += elapsed.eq(elapsed + 1)
+        with m.If((issue | (active & issued_all)) & ~due):
+            m.d.sync += [elapsed.eq(elapsed + 1), due.eq(elapsed == MIN_TILE_CYCLES - 2)]
         following = Signal(11)
         m.d.comb += following.eq(i + 1)
         with m.If(issue):
@@ -242,7 +243,7 @@ class RowIssue(wiring.Component):
             m.d.sync += active.eq(0)
         with m.If(take):
             m.d.sync += [
-                step.eq(found), active.eq(1), issued_all.eq(0), i.eq(0), elapsed.eq(0),
+                step.eq(found), active.eq(1), issued_all.eq(0), i.eq(0), elapsed.eq(0), due.eq(0),
                 last.eq(found.rows == 1),
                 position.eq(Mux(found.each, self._token_of(Const(0), found.token), found.first)),
             ]

@@ -53,7 +53,7 @@ def _operand_layout(config: Config) -> data.StructLayout:
     """Return the layout of where the rows of a tile come from."""
     return data.StructLayout({
         "stationary": isa.Stationary,
-        "last_row": range(config.rows),   # row of its last request
+        "requests": range(config.rows),   # behind the first one
         "number": unsigned(8),            # of its pass
         "dependency": isa.pass_layout["operand_dependency"].shape,
         "key_row": unsigned(16),          # token tile times stride
@@ -189,8 +189,6 @@ class TileLoader(wiring.Component):
         m.d.comb += [
             self.slot.eq(number),
             self.active.eq(number != self.queued),
-            last_k.eq(k_tile + 1 == k_tiles),
-            last_column.eq(column_tile + 1 == column_tiles),
             last_word.eq(word == isa.SCALE_BYTES // config.load_rows - 1),
             self.list_addr.eq(list_pointer),
             self.param_en.eq(self._param & self.weight.valid),
@@ -236,6 +234,8 @@ class TileLoader(wiring.Component):
             with m.State("Tile"):
                 # The list entry is read in this cycle and taken over in the next.
                 m.d.comb += preparing.eq(LoaderActivity.TILE)
+                m.d.sync += [last_k.eq(k_tile + 1 == k_tiles),
+                             last_column.eq(column_tile + 1 == column_tiles)]
                 m.next = "List"
             with m.State("List"):
                 m.d.comb += preparing.eq(LoaderActivity.TILE)
@@ -254,8 +254,9 @@ class TileLoader(wiring.Component):
                     tile.columns_valid.eq(Mux(tokens_left_column > config.columns, config.columns,
                                               tokens_left_column)),
                     operand.stationary.eq(fields.stationary),
-                    operand.last_row.eq(Mux(fields.stationary == isa.Stationary.WEIGHT,
-                                            config.rows - config.load_rows, config.rows - 1)),
+                    operand.requests.eq(Mux(fields.stationary == isa.Stationary.WEIGHT,
+                                            config.rows // config.load_rows - 1,
+                                            config.rows - 1)),
                     operand.number.eq(number),
                     operand.dependency.eq(fields.operand_dependency),
                     operand.first.eq(self.first),
@@ -318,7 +319,8 @@ class TileLoader(wiring.Component):
         operands_ready = Signal()
         behind = Signal(8)
         read_row = Signal()   # a row, of weights a word, is requested in this cycle
-        last = Signal()
+        left = Signal(range(config.rows))  # requests behind this one
+        last = Signal()                    # there are none
         done = Signal()
         free = self._shadow_free(m, operand.stationary, done)
         m.d.comb += [
@@ -326,7 +328,6 @@ class TileLoader(wiring.Component):
             operands_ready.eq((operand.dependency == 0) | (behind.as_signed() > 0)),
             read_row.eq(loading & free & ~filled & ~is_none
                         & Mux(is_weight, self.weight.valid, operands_ready)),
-            last.eq(row == operand.last_row),
             done.eq(loading & taken & (filled | (read_row & last))),
             self._begin.eq(self._ready & (~loading | done)),
             self._stream_free.eq(~loading | filled | ~is_weight),
@@ -336,14 +337,14 @@ class TileLoader(wiring.Component):
         with m.If(self.tile.valid & self.tile.ready):
             m.d.sync += [self.tile.valid.eq(0), taken.eq(1)]
         with m.If(read_row):
-            m.d.sync += row.eq(row + Mux(is_weight, config.load_rows, 1))
+            m.d.sync += [row.eq(row + Mux(is_weight, config.load_rows, 1)), left.eq(left - 1),
+                         last.eq(left == 1)]
         with m.If((read_row & last) | (loading & free & is_none)):
             m.d.sync += filled.eq(1)
 
         # Offered when the rest of the tile can no longer be held up: the last of its rows is in
         # place ``left`` and the latency of its source from now, the row that swaps it in comes a
         # cycle and ``lead`` from now.
-        left = Signal(range(config.rows))
         most = Signal(range(self.lead + 2))
         certain = Signal()
         with m.Switch(operand.stationary):
@@ -351,7 +352,6 @@ class TileLoader(wiring.Component):
                 with m.Case(kind):
                     m.d.comb += most.eq(max(0, self.lead + 1 - cycles))
         m.d.comb += [
-            left.eq((operand.last_row - row) >> Mux(is_weight, exact_log2(config.load_rows), 0)),
             certain.eq(read_row & (left <= most) & (~is_weight | (self.weight_level > left))),
         ]
         with m.If((certain | filled) & ~offered):
@@ -362,7 +362,8 @@ class TileLoader(wiring.Component):
         with m.If(self._begin):
             m.d.sync += [
                 tile.eq(self._tile), operand.eq(self._operand), loading.eq(1),
-                row.eq(0), filled.eq(0), offered.eq(0), taken.eq(0),
+                row.eq(0), left.eq(self._operand.requests), last.eq(0), filled.eq(0), offered.eq(0),
+                taken.eq(0),
             ]
         with m.If(loading):
             m.d.comb += self.active.eq(1)

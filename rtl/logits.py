@@ -90,6 +90,7 @@ class LogitUnit(wiring.Component):
         logit = Signal(signed(isa.ACC_BITS))
         word = Signal(signed(32))
         draining, more, written = Signal(), Signal(), Signal()
+        shifting, full = Signal(), Signal()  # words into the beat, which has all of its own
         m.d.comb += [
             write.en.eq(self.write_en),
             write.addr.eq(self.write_addr),
@@ -101,6 +102,7 @@ class LogitUnit(wiring.Component):
             self.request.p.beats.eq(quads << 2 >> ceil_log2(words)),
             self.data.p.data.eq(beat),
             self.data.p.strobe.eq(~0),
+            self.data.valid.eq(shifting & full),
         ]
         m.d.sync += [
             quads.eq((classes + 7) >> 2), last_class.eq(classes - 1), written.eq(self.written),
@@ -122,7 +124,7 @@ class LogitUnit(wiring.Component):
                 m.next = "Window"
             with m.State("Window"):
                 m.d.sync += [index.eq(0), tile.eq(first_tile), lane.eq(0), filled.eq(0),
-                             is_logit.eq(1), is_last.eq(0), ended.eq(0),
+                             is_logit.eq(1), is_last.eq(0), ended.eq(0), full.eq(0),
                              self.request.p.address.eq(self.output_addr + offset)]
                 with m.If((end > self.output_bytes) | unaligned):
                     m.d.sync += self.error.eq(isa.Error.BAD_ADDRESS)
@@ -135,7 +137,7 @@ class LogitUnit(wiring.Component):
                     m.next = "Tile"
             with m.State("Tile"):
                 m.d.comb += draining.eq(1)
-                m.d.sync += [lanes.eq(read.data), lane.eq(0), tile.eq(tile + 1)]
+                m.d.sync += [lanes.eq(read.data), lane.eq(0), tile.eq(tile + 1), shifting.eq(1)]
                 m.next = "Words"
             with m.State("Words"):
                 m.d.comb += draining.eq(1)
@@ -147,12 +149,11 @@ class LogitUnit(wiring.Component):
                                                    tokens[0])):
                             with m.Case(k):
                                 m.d.comb += word.eq(value)
-                with m.If(filled == words):
-                    m.d.comb += self.data.valid.eq(1)
-                with m.If((filled != words) | self.data.ready):
+                with m.If(~full | self.data.ready):
                     m.d.sync += [
                         beat.eq(Cat(beat[32:], word)),
-                        filled.eq(Mux(filled == words, 1, filled + 1)),
+                        filled.eq(Mux(full, 1, filled + 1)),
+                        full.eq(Mux(full, words == 1, filled == words - 1)),
                         index.eq(index + 1),
                         is_logit.eq(more),
                         lane.eq(lane + 1),
@@ -163,8 +164,10 @@ class LogitUnit(wiring.Component):
                     with m.If(~more & index[:2].all()):
                         m.d.sync += [is_last.eq(1), ended.eq(is_last)]
                     with m.If(ended):
+                        m.d.sync += shifting.eq(0)
                         m.next = "Written"
                     with m.Elif((lane == config.columns - 1) & more):
+                        m.d.sync += shifting.eq(0)
                         m.next = "Tile"
             with m.State("Written"):
                 with m.If(written):

@@ -13,9 +13,9 @@ __all__ = ["SegmentTable", "segment_layout"]
 
 
 def segment_layout(config: Config) -> data.StructLayout:
-    """Return the layout of a segment: ``count`` positions of a list from ``start`` on."""
+    """Return the layout of a segment: ``count`` positions of a list from ``start`` to ``last``."""
     position = bits_for(config.pass_rows)
-    return data.StructLayout({"start": position, "count": position})
+    return data.StructLayout({"start": position, "count": position, "last": position})
 
 
 class SegmentTable(wiring.Component):
@@ -75,7 +75,8 @@ class SegmentTable(wiring.Component):
                 with m.Switch(self.segment):
                     for i in range(SEGMENTS):
                         with m.Case(i):
-                            m.d.sync += [table[i].start.eq(base), table[i].count.eq(rows)]
+                            m.d.sync += [table[i].start.eq(base), table[i].count.eq(rows),
+                                         table[i].last.eq(base + rows - 1)]
         with m.If(self.prune):
             m.d.sync += [self.current.eq(following), self.tokens.eq(self.kept_base),
                          self.kept_base.eq(0), fresh.eq(1)]
@@ -84,6 +85,7 @@ class SegmentTable(wiring.Component):
                 self.tokens.eq(self.image_tokens),
                 self.current[0].start.eq(0),
                 self.current[0].count.eq(self.image_tokens),
+                self.current[0].last.eq(self.image_tokens - 1),
             ]
             with m.If(self.first_image):
                 m.d.sync += [self.kept_base.eq(0), fresh.eq(1)]

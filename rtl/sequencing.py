@@ -52,6 +52,8 @@ def connect_sequencer(m: Module, core: "Core") -> None:
                                         [:exact_log2(isa.SEGMENTS)]].count),
     ]
     state, cause = issue.state, core.stall
+    activity = Signal(Activity)
+    m.d.sync += activity.eq(dispatcher.activity)
     with m.If(state.busy):
         m.d.comb += cause.eq(isa.Stall.BUSY)
     with m.Elif(state.waits_row):
@@ -67,12 +69,12 @@ def connect_sequencer(m: Module, core: "Core") -> None:
             with m.Default():
                 m.d.comb += cause.eq(isa.Stall.OPERAND)
     with m.Else():
-        with m.Switch(dispatcher.activity):
-            for activity, waits_for in ((Activity.PROGRAM, isa.Stall.PROGRAM),
+        with m.Switch(activity):
+            for kind, waits_for in ((Activity.PROGRAM, isa.Stall.PROGRAM),
                                         (Activity.LOAD, isa.Stall.LOAD),
                                         (Activity.DRAIN, isa.Stall.DRAIN),
                                         (Activity.SELECTOR, isa.Stall.SELECTOR)):
-                with m.Case(activity):
+                with m.Case(kind):
                     m.d.comb += cause.eq(waits_for)
 
 

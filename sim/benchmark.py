@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -39,11 +40,11 @@ _SHAPES = (("deit_tiny", "zcu102"), ("deit_tiny", "zcu102-64x32"), ("deit_tiny",
 _STEADY, _SHAPES_TABLE = "steady", "shapes"
 
 
-def networks(models: Sequence[str]) -> list[dict]:
+def networks(models: Sequence[str]) -> list[dict[str, Any]]:
     """Return the networks of the table of the steady state, as fields of ``sim.steady.Point``."""
-    listed = [{"model": model} for model in models]
+    listed: list[dict[str, Any]] = [{"model": model} for model in models]
     if "deit_tiny" in models:
-        tiny = {"model": "deit_tiny"}
+        tiny: dict[str, Any] = {"model": "deit_tiny"}
         listed += [tiny | {"counts": _LIGHT}, tiny | {"counts": _STRONG},
                    tiny | {"counts": _STRONG, "batch": 4}, tiny | {"last_block": "cls"}]
     return listed

@@ -103,7 +103,7 @@ def _run(point: Point) -> dict:
         "batch": point.batch, "last_block": point.last_block,
         "bytes_per_cycle": point.bus.bytes_per_cycle, "memory_latency": point.bus.latency,
         "clock_mhz": config.clock_mhz, "images": len(works),
-        "macs": row["macs"] // len(works), "macs_per_cycle": config.macs_per_cycle,
+        "macs": sum(report.macs) // len(works), "macs_per_cycle": config.macs_per_cycle,
         "cycles": cycles, "images_per_second": row["images_per_second"],
         "mac_utilization": row["steady_mac_utilization"],
         "latency_cycles": row["latency_cycles"], "latency_ms": row["latency_ms"],

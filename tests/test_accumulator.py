@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Accumulators against numpy: sums over K tiles, row by row."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -29,13 +31,13 @@ def _check(config, schedule, psum):
     got = run(Accumulator(config), {"psum": psum, **schedule}, {"acc": Accumulator.LATENCY})["acc"]
     last = (schedule["valid"] & schedule["last"]) != 0
     assert last.any()
-    assert_equal("acc", _expected(psum, schedule, config.max_tokens)[last], got[last])
+    assert_equal("acc", _expected(psum, schedule, config.pass_rows)[last], got[last])
 
 
 @pytest.mark.parametrize("rows", range(1, MIN_TILE_CYCLES + 1))
 def test_rows_return_after_the_shortest_tile(rows):
     rng = np.random.default_rng(rows)
-    schedule = tiles(rng, rows=rows, tiles=5, max_rows=CONFIG.max_tokens, gaps=False)
+    schedule = tiles(rng, rows=rows, tiles=5, max_rows=CONFIG.pass_rows, gaps=False)
     period = len(schedule["valid"]) // 5
     schedule["last"] = np.repeat([0, 0, 0, 0, 1], period)
     half = 1 << (psum_bits(CONFIG.rows) - 1)
@@ -46,11 +48,12 @@ def test_rows_return_after_the_shortest_tile(rows):
 def test_column_tiles_follow_each_other(config):
     """No sum survives from one column tile to the next, and one K tile alone is first and last."""
     config = named(config)
+    config = replace(config, max_rows=2 * config.max_tokens)  # as for batches
     rng = np.random.default_rng(7)
     parts, psums = [], []
     half = 1 << (psum_bits(config.rows) - 1)
     for k_tiles in (3, 1, 2, 1):
-        part = tiles(rng, rows=20, tiles=k_tiles, max_rows=config.max_tokens)
+        part = tiles(rng, rows=20, tiles=k_tiles, max_rows=config.pass_rows)
         period = len(part["valid"]) // k_tiles
         part["last"] = np.repeat(np.arange(k_tiles) == k_tiles - 1, period).astype(np.int64)
         parts.append(part)

@@ -316,6 +316,32 @@ def test_read_client_that_takes_nothing_does_not_block_the_others():
     assert memory.asked == 200 + 16
 
 
+@pytest.mark.parametrize("held", [0, 1])
+def test_read_asks_for_nothing_for_a_client_that_is_held(held):
+    """What has been asked for still comes, the other client goes on, and then it goes on itself."""
+    master = ReadMaster(data_bits=64, depths=(16, 32))
+    memory = ReadMemory(master)
+    clients = [Client(master, 0, [(0, 300)]), Client(master, 1, [(0x8000, 300)])]
+
+    async def main(ctx):
+        await ticks(ctx, 60)
+        ctx.set(master.hold, 1 << held)
+        await ticks(ctx, 60)
+        so_far = len(clients[held].got)
+        assert 0 < so_far < 200
+        await settle(ctx, Signal(init=1), lambda: len(clients[1 - held].got) == 300)
+        await ticks(ctx, 200)
+        assert len(clients[held].got) == so_far, "it was asked for more"
+        assert memory.asked == 300 + so_far == memory.beats
+        assert not ctx.get(master.idle)
+        ctx.set(master.hold, 0)
+        await settle(ctx, master.idle, lambda: len(clients[held].got) == 300)
+
+    simulate(master, memory.run, *(client.run for client in clients), main=main)
+    for client in clients:
+        client.check()
+
+
 @pytest.mark.parametrize("period", [1, 24])
 def test_read_serves_clients_in_turn(period):
     master = ReadMaster(data_bits=64, depths=(64, 64, 64))

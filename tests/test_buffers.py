@@ -56,6 +56,44 @@ def test_key_buffer_transposes(config, tiles):
     _run(dut, bench)
 
 
+@pytest.mark.parametrize("name", ["tiny", "tiny-8x8", "small"])
+def test_keys_that_begin_within_a_tile(name):
+    """The tokens of a segment begin anywhere: the rest of a column tile is in the tile after."""
+    config = named(name)
+    dut = KeyBuffer(config)
+    lanes, stride, tiles = config.columns, 2, 3
+    keys = np.random.default_rng(4).integers(-127, 128, (tiles * lanes, stride * lanes))
+
+    async def bench(ctx):
+        ctx.set(dut.write_en, 1)
+        for tile in range(stride):
+            for t in range(tiles * lanes):
+                ctx.set(dut.write_addr, ((t // lanes) * stride + tile) * lanes + t % lanes)
+                ctx.set(dut.write_data, keys[t, tile * lanes:(tile + 1) * lanes].tolist())
+                await ctx.tick()
+        ctx.set(dut.write_en, 0)
+        await ctx.tick().repeat(dut.write_latency)
+        # Every start with every channel; what one reads says nothing about the next.
+        asked = [(tile, (start + c) % lanes, c) for tile in range(tiles - 1)
+                 for start in range(lanes) for c in range(stride * lanes)]
+        for i in range(len(asked) + dut.latency):
+            if i < len(asked):
+                tile, start, c = asked[i]
+                ctx.set(dut.read_base, tile * stride + c // lanes)
+                ctx.set(dut.read_after, (tile + 1) * stride + c // lanes)
+                ctx.set(dut.read_start, start)
+                ctx.set(dut.read_channel, c % lanes)
+            if i >= dut.latency:
+                tile, start, c = asked[i - dut.latency]
+                first = tile * lanes + start
+                got = [ctx.get(dut.read_data[j]) for j in range(lanes)]
+                assert got == keys[first:first + lanes, c].tolist(), (
+                    f"token tile {tile} from {start} on, channel {c}")
+            await ctx.tick()
+
+    _run(dut, bench)
+
+
 def test_stream_buffer_banks_are_independent():
     config = named("small")
     dut = StreamBuffer(config, bits=8, depth=8)

@@ -68,7 +68,7 @@ def _schedule(config, images, *, gap, reciprocal):
     """
     events, starts, reciprocals = {}, [], []
     cycle = 0
-    for tokens, heads in images:
+    for image, (tokens, heads) in enumerate(images):
         for number, head in enumerate(heads):
             tiles = -(-tokens // config.rows)
             starts.append(cycle)
@@ -76,7 +76,8 @@ def _schedule(config, images, *, gap, reciprocal):
                 lanes = slice(k * config.rows, (k + 1) * config.rows)
                 events.setdefault(cycle, {}).update(
                     capture=1, first_k=k == 0, first_head=number == 0, score_s=head.score_s,
-                    tokens=tokens, e=sum(int(v) << 16 * i for i, v in enumerate(head.e[lanes])),
+                    segment=image % config.images, tokens=tokens,
+                    e=sum(int(v) << 16 * i for i, v in enumerate(head.e[lanes])),
                     power=sum(int(v) << 4 * i for i, v in enumerate(head.z[lanes])))
                 if k == tiles - 1:
                     reciprocals.append(cycle + reciprocal)
@@ -92,6 +93,7 @@ def _run(config, images, *, gap, reciprocal, rng):
     """Run all heads; return their scores, after checking the cycle of every output."""
     events, starts, reciprocals = _schedule(config, images, gap=gap, reciprocal=reciprocal)
     counts = [tokens for tokens, heads in images for _ in heads]
+    segments = [i % config.images for i, (_, heads) in enumerate(images) for _ in heads]
     first_out = [cycle + ClassAttention.LATENCY for cycle in reciprocals]
     expected_en = {start + p: (h, p) for h, (start, count) in enumerate(
         zip(first_out, counts, strict=True)) for p in range(count)}
@@ -105,7 +107,8 @@ def _run(config, images, *, gap, reciprocal, rng):
             event = events.get(cycle, {})
             for name in ("capture", "reciprocal_valid"):
                 ctx.set(getattr(dut, name), event.get(name, 0))
-            for name in ("first_k", "first_head", "score_s", "mantissa", "shift", "e", "power"):
+            for name in ("first_k", "first_head", "score_s", "segment", "mantissa",
+                         "shift", "e", "power"):
                 # What comes without its valid bit is anything.
                 port = Value.cast(getattr(dut, name))
                 wild = int(rng.integers(0, 1 << 62)) & ((1 << len(port)) - 1)
@@ -117,6 +120,7 @@ def _run(config, images, *, gap, reciprocal, rng):
             if cycle in expected_en:
                 head, p = expected_en[cycle]
                 scores[head][p] = ctx.get(dut.score_row), ctx.get(dut.score)
+                assert ctx.get(dut.score_segment) == segments[head], f"segment of head {head}"
             await ctx.tick()
 
     sim = Simulator(dut)

@@ -18,6 +18,7 @@ from rtl.core import Core
 from rtl.dispatch import Activity
 from rtl.issue import RowIssue
 from rtl.pipeline import RowPipeline
+from rtl.sequencing import connect_sequencer
 
 #: Cycles from the issue of a row to: prologue, array, accumulators, epilogue, write, retirement.
 #: They add up from the latencies of the blocks; a change here is a change of every cycle count.
@@ -163,26 +164,27 @@ def test_one_cause_for_every_cycle():
     core = Core(named("tiny"))
     state, loader, dispatcher = core.issue.state, core.loader, core.dispatcher
 
-    def cause(busy, waits_row, pads, active, operand, activity):
+    def cause(busy, waits_row, pads, active, stationary, activity):
         stall = isa.Stall
         if busy or waits_row or pads:
             return stall.BUSY if busy else stall.ROW if waits_row else stall.TILE
         if active:
-            return stall.OPERAND if operand else stall.WEIGHT
+            return {isa.Stationary.WEIGHT: stall.WEIGHT,
+                    isa.Stationary.NONE: stall.TILE}.get(stationary, stall.OPERAND)
         return {Activity.PROGRAM: stall.PROGRAM, Activity.LOAD: stall.LOAD,
-                Activity.DRAIN: stall.DRAIN}[activity]
+                Activity.DRAIN: stall.DRAIN, Activity.SELECTOR: stall.SELECTOR}[activity]
 
     def build(m):
-        core._sequencer(m)
+        connect_sequencer(m, core)
 
     async def bench(ctx):
-        for case in product(*[(0, 1)] * 5, Activity):
-            busy, waits_row, pads, active, operand, activity = case
+        for case in product(*[(0, 1)] * 4, isa.Stationary, Activity):
+            busy, waits_row, pads, active, stationary, activity = case
             ctx.set(state.busy, busy)
             ctx.set(state.waits_row, waits_row)
             ctx.set(state.pads, pads)
             ctx.set(loader.active, active)
-            ctx.set(loader.waits_operand, operand)
+            ctx.set(Value.cast(loader.stationary), stationary.value)
             ctx.set(Value.cast(dispatcher.activity), activity.value)
             got = isa.Stall(ctx.get(core.stall))
             assert got == cause(*case), f"{case}: expected {cause(*case)}, got {got}"

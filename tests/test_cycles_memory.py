@@ -7,6 +7,7 @@ import pytest
 
 from golden.cycles_memory import Memory, Weights
 from rtl.config import named
+from rtl.fifo import Fifo
 
 
 def _weights(bytes_per_cycle: float, tiles: int = 8) -> Weights:
@@ -23,14 +24,26 @@ def test_rows_come_as_fast_as_the_memory(bytes_per_cycle: float, interval: int) 
     assert weights.take(64, 6000, at_once=2) == 6031
 
 
-def test_a_full_fifo_waits_for_what_is_read() -> None:
+def test_full_queues_wait_for_what_is_read() -> None:
     weights = _weights(64)
     memory = weights.memory
     for at in range(100_000, 100_000 + 64 * memory.capacity, 64):
         assert weights.take(1, at) == at
-    # The next row was asked for when the first one was read.
+    # It was asked for when the first row was read and another one went on from the queues: so it
+    # is there when there is a place in the FIFO.
     weights.take(1, 0)
-    assert weights.arrived == 100_000 + memory.read_delay
+    assert memory.read_delay < 64 * memory.queues
+    assert weights.arrived == 100_000 + 64 * memory.queues + Fifo.LATENCY
+
+
+def test_the_fifo_is_filled_from_the_queues() -> None:
+    """Two beats make a row: read faster, they wait, though the memory is ahead."""
+    config = replace(named("tiny"), weight_tiles=8)
+    weights = Weights(Memory(config, 64, 100), 0)
+    for at in range(10_000, 10_000 + weights.memory.fifo):
+        assert weights.take(1, at) == at
+    after = [weights.take(16, 0) for _ in range(4)]
+    assert [b - a for a, b in zip(after, after[1:], strict=False)] == [32, 32, 32]
 
 
 @pytest.mark.parametrize(("bytes_per_cycle", "load", "row"), [
@@ -57,7 +70,7 @@ def test_a_load_has_what_a_full_fifo_leaves() -> None:
     # All rows but the first come when it has ended.
     for at in range(10_000, 10_000 + weights.memory.capacity):
         weights.take(1, at)
-    assert weights.take(1, 0) == 10_000 + weights.memory.read_delay
+    assert weights.take(1, 0) == 10_000 + weights.memory.queues + Fifo.LATENCY
     assert weights.loaded() == full + 2010
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from platforms import ecp5
 from platforms.ecp5 import main, record, slower, tables
-from platforms.ecp5_flow import DEVICE, Options, RouterError
+from platforms.ecp5_flow import DEVICE, RouterError
 from platforms.ecp5_timing import Result
 from rtl.config import named
 from tests.test_ecp5_timing import REPORT
@@ -19,9 +19,9 @@ def router(monkeypatch):
     """Runs of the tools, which take minutes, are replaced by their report; returns the runs."""
     runs = []
 
-    def run(config, options, *, progress):
+    def run(config, *, seed, progress):
         progress("works")
-        runs.append((config.name, options))
+        runs.append((config.name, seed))
         return REPORT
 
     monkeypatch.setattr(ecp5, "implement", run)
@@ -41,7 +41,7 @@ def test_tables():
 def test_command(router, tmp_path, capsys):
     file = tmp_path / "result.json"
     assert main(["--config", "tiny", "--seed", "5", "--json", str(file)]) == 0
-    assert router == [("tiny", Options(seed=5))]
+    assert router == [("tiny", 5)]
     assert "110.2 MHz" in capsys.readouterr().out
     value = json.loads(file.read_text())
     assert (value["config"], value["device"], value["seed"]) == ("tiny", DEVICE, 5)
@@ -81,7 +81,7 @@ def test_faults_of_the_tools_are_told(monkeypatch, capsys):
 
 
 def test_slower():
-    before = record(named("tiny"), Options(), Result.parse(REPORT))
+    before = record(named("tiny"), 1, Result.parse(REPORT))
     assert slower(before, before) == []
     now = copy.deepcopy(before)
     now["mhz"] = 99.2

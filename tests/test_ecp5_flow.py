@@ -8,7 +8,6 @@ import pytest
 
 from platforms import ecp5_flow
 from platforms.ecp5_flow import (
-    Options,
     RouterError,
     implement,
     memories,
@@ -20,23 +19,19 @@ from rtl.config import named
 from rtl.top import HeatViT
 from sim.build import emitted
 
-MEMORIES = """
-  (* ram_style = "distributed" *)
-  reg [17:0] memory [0:63];
-  (* ram_style = "distributed" *)
-  reg [7:0] memory [0:15];
-  (* ram_style = "block" *)
-  reg [7:0] memory [0:447];
+MEMORY = """
+  (* ram_style = "{}" *)
+  reg [{}:0] memory [0:{}];
 """
 
 
-@pytest.mark.parametrize(("rows", "styles"), [
-    (64, ["block", "distributed", "block"]), (65, ["distributed", "distributed", "block"]),
-    (16, ["block", "block", "block"])])
-def test_long_memories_are_block_ram(rows, styles):
-    changed = memories(MEMORIES, rows)
-    assert re.findall(r'ram_style = "(\w+)"', changed) == styles
-    assert re.sub(r'"\w+"', "", changed) == re.sub(r'"\w+"', "", MEMORIES)
+@pytest.mark.parametrize("before", ["block", "distributed"])
+@pytest.mark.parametrize(("rows", "bits", "style"), [
+    (16, 64, "distributed"), (63, 432, "distributed"), (64, 20, "block"), (64, 19, "distributed"),
+    (127, 19, "distributed"), (128, 7, "block"), (448, 8, "block")])
+def test_memories_that_are_neither_short_nor_narrow_are_block_ram(before, rows, bits, style):
+    changed = memories(MEMORY.format(before, bits - 1, rows - 1))
+    assert changed == MEMORY.format(style, bits - 1, rows - 1)
 
 
 def test_pins_reach_every_port_once():
@@ -138,7 +133,7 @@ def test_implement_runs_both_tools(monkeypatch):
 
     monkeypatch.setattr(ecp5_flow, "_run", run)
     stages = []
-    assert implement(named("tiny"), Options(seed=7), progress=stages.append) == {"fmax": {}}
+    assert implement(named("tiny"), seed=7, progress=stages.append) == {"fmax": {}}
     assert [tool for tool, _ in runs] == ["yosys", "nextpnr_ecp5"]
     router = runs[1][1]
     assert router[router.index("--seed") + 1] == "7"

@@ -71,13 +71,13 @@ class Bench:
     Rows that come later than the swap, or before that of the tile before, are found at the swap.
     """
 
-    def __init__(self, config, passes, *, tokens=20, lead=None, kind="none", seed=0,
+    def __init__(self, config, passes, *, tokens=20, first=0, lead=None, kind="none", seed=0,
                  wait=lambda: 0, drain=60, period=MIN_TILE_CYCLES, burst=4):
         self.config, self.load_rows = config, config.load_rows
         self.keys, self.values = KeyBuffer(config), ValueBuffer(config)
         self.lead = _lead(config) if lead is None else lead
         self.dut = TileLoader(config, keys=self.keys, values=self.values, lead=self.lead)
-        self.passes, self.tokens = passes, tokens
+        self.passes, self.tokens, self.first = passes, tokens, first
         # Structs are packed once, and ports of structs are set as numbers: this is much faster.
         self.descriptors = [isa.pass_layout.const(f).as_bits() for f in passes]
         self.port = {name: Value.cast(getattr(self.dut, name))
@@ -171,17 +171,24 @@ class Bench:
         if f["stationary"] == WEIGHT:
             return self._weights()
         if f["stationary"] == VALUE:
-            token = kt * config.rows + r
+            token = self.first + kt * config.rows + r
             at = token * f.get("operand_stride", 0) + f.get("operand_base", 0) + ct
             return self.value_memory[at % len(self.value_memory)]
         entry = isa.ListEntry.from_bits(
             blocks >> isa.ListEntry.size * (r // config.block) & 0xFF)
         channel = entry.index * config.rows + r
-        base = ct * f.get("operand_stride", 0) + channel // config.columns
-        return self.key_memory[self._key(base, channel % config.columns)]
+        stride, (tile, start) = f.get("operand_stride", 0), divmod(self.first, config.columns)
+        base = (ct + tile) * stride + channel // config.columns
+        return self._keys(base, base + stride, start, channel % config.columns)
 
     def _key(self, base, channel):
         return (base * self.config.columns + channel) % len(self.key_memory)
+
+    def _keys(self, base, after, start, channel):
+        """Return keys from the token ``start`` of a tile on, the rest from the tile after."""
+        here, behind = (self.key_memory[self._key(at, channel)] for at in (base, after))
+        bits = 8 * self.config.columns
+        return (here >> 8 * start | behind << bits - 8 * start) & ((1 << bits) - 1)
 
     # The cycle
 
@@ -217,8 +224,8 @@ class Bench:
             self._parameter(ctx)
         if ctx.get(dut.weight.valid) and ctx.get(dut.weight.ready):
             self.taken += self.load_rows
-        self.key_answers.append(
-            self.key_memory[self._key(ctx.get(dut.key_base), ctx.get(dut.key_channel))])
+        self.key_answers.append(self._keys(*(ctx.get(port) for port in (
+            dut.key_base, dut.key_after, dut.key_start, dut.key_channel))))
         self.value_answers.append(self.value_memory[ctx.get(dut.value_addr)])
         self.past.append(self.retired)
         self.list_answer = ctx.get(dut.list_addr)
@@ -328,6 +335,7 @@ class Bench:
         """Simulate ``main``, or until all has retired; then check that all has come."""
         async def bench(ctx):
             ctx.set(self.dut.tokens, self.tokens)
+            ctx.set(self.dut.first, self.first)
             if main is not None:
                 await main(ctx)
             while self.retired < len(self.passes):
@@ -409,6 +417,21 @@ def test_tiles_that_the_tokens_do_not_fill(size, tokens):
     for counts, full in ((scores, config.columns), (values, config.rows)):
         assert sum(counts) == tokens
         assert counts[:-1] == [full] * (len(counts) - 1)
+
+
+@pytest.mark.parametrize("first", [1, 7, 15, 16, 17, 40, 100])
+@pytest.mark.parametrize("size", SIZES)
+def test_operands_of_a_segment_begin_at_its_first_token(size, first):
+    """Keys within a tile, with the rest of the next one; values at the row of the token."""
+    config = SIZES[size]
+    passes = [_pass(stationary=KEY, scale_source=CONSTANT, columns_from_tokens=1, k_tiles=2,
+                    operand_stride=3),
+              _pass(stationary=VALUE, scale_source=CONSTANT, k_from_tokens=1, column_tiles=2,
+                    operand_stride=2, operand_base=1),
+              _pass(k_tiles=2)]
+    bench = Bench(config, passes, tokens=45, first=first)
+    bench.run()
+    assert min(bench.margins()) >= 0
 
 
 @pytest.mark.parametrize("size", ["16x16", "16x64", "64x32"])

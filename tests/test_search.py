@@ -235,3 +235,52 @@ def test_comparators():
     sim = Simulator(dut)
     sim.add_testbench(bench)
     sim.run()
+
+
+@pytest.mark.parametrize("images", [1, 2, 3, 4])
+def test_segments(images):
+    """Scores of one segment after those of another: each is searched, and read, by itself."""
+    config = replace(TINY, images=images)
+    dut = TopKSearch(config)
+    rng = np.random.default_rng(images)
+    scores = [rng.integers(0, TOP + 1, config.max_tokens - 7 * i) for i in range(images)]
+
+    async def bench(ctx):
+        ctx.set(dut.score_en, 1)
+        for i in range(config.max_tokens):
+            for segment in range(images):
+                if i < len(scores[segment]):
+                    ctx.set(dut.score_segment, segment)
+                    ctx.set(dut.score_row, i)
+                    ctx.set(dut.score, int(scores[segment][i]))
+                    await ctx.tick()
+        # Word by word, as class attention gives them: lanes hold one segment at a time.
+        for segment in range(images):
+            ctx.set(dut.score_segment, segment)
+            for i, score in enumerate(scores[segment]):
+                ctx.set(dut.score_row, i)
+                ctx.set(dut.score, int(score))
+                await ctx.tick()
+        ctx.set(dut.score_en, 0)
+        for segment in (*range(images), *reversed(range(images))):
+            patches, keep = scores[segment][2:].tolist(), 20 + segment
+            ctx.set(dut.segment, segment)
+            ctx.set(dut.first, 2)
+            ctx.set(dut.count, len(patches))
+            ctx.set(dut.keep, keep)
+            ctx.set(dut.start, 1)
+            await ctx.tick()
+            ctx.set(dut.start, 0)
+            await ctx.tick().until(dut.done)
+            got = kept_by_threshold(patches, ctx.get(dut.threshold), ctx.get(dut.ties))
+            assert got == kept_by_sort(patches, keep), f"segment {segment}"
+            for i in (0, 1, 50, len(scores[segment]) - 1):
+                ctx.set(dut.read_row, i)
+                for _ in range(dut.READ_LATENCY):
+                    await ctx.tick()
+                assert ctx.get(dut.read_score) == scores[segment][i], f"segment {segment}"
+
+    sim = Simulator(dut)
+    sim.add_clock(1e-6)
+    sim.add_testbench(bench)
+    sim.run()

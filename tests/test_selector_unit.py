@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Selector with its token list and the reciprocal unit that it uses."""
+"""Selector with its token list, segments, and the reciprocal unit that it uses."""
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -12,9 +12,10 @@ from amaranth.sim import Simulator
 from golden.fit import reciprocal_table
 from golden.functions import reciprocal
 from rtl.config import Config, named
-from rtl.isa import SHARE_MARGIN, SelectorKind
+from rtl.isa import SEGMENTS, SHARE_MARGIN, SelectorKind
 from rtl.rowscale import Reciprocal
 from rtl.search import TopKSearch
+from rtl.segments import SegmentTable
 from rtl.selector import Selector
 from rtl.token_list import TokenList
 from tests.pipeline import assert_equal, table_writes
@@ -32,12 +33,14 @@ class Rig(Elaboratable):
         self.config = config
         self.selector = Selector(config)
         self.tokens = TokenList(config)
+        self.segments = SegmentTable(config)
         self.reciprocal = Reciprocal()
 
     def elaborate(self, platform):
         m = Module()
         m.submodules.selector = selector = self.selector
         m.submodules.tokens = tokens = self.tokens
+        m.submodules.segments = segments = self.segments
         m.submodules.reciprocal = reciprocal = self.reciprocal
         for name in ("write_en", "write_dropped", "write_position", "write_row"):
             m.d.comb += getattr(tokens, name).eq(getattr(selector, name))
@@ -49,6 +52,14 @@ class Rig(Elaboratable):
             with m.If(selector.request):
                 m.d.comb += other.eq(wanted)
         m.d.comb += [
+            segments.start.eq(selector.start),
+            segments.append.eq(selector.append),
+            segments.segment.eq(selector.image),
+            segments.kept.eq(selector.kept),
+            segments.dropped.eq(selector.dropped),
+            selector.segment.eq(segments.current[selector.select.segment]),
+            selector.kept_base.eq(segments.kept_base),
+            selector.dropped_base.eq(segments.dropped_base),
             tokens.scan_position.eq(selector.scan_position),
             selector.scan_row.eq(tokens.scan_row),
             selector.reciprocal.eq(reciprocal.o),
@@ -72,7 +83,7 @@ class Step:
 class Model:
     """What a chain of selectors does to the tokens, by the page on arithmetic."""
 
-    max_tokens: int
+    residual_rows: int
     special: int
     rows: list
     packages: int = 0
@@ -81,7 +92,7 @@ class Model:
     counts: list = field(default_factory=lambda: [0] * 15)
 
     def __post_init__(self):
-        self.map = [15] * self.max_tokens
+        self.map = [15] * self.residual_rows
 
     def step(self, step):
         tokens = len(self.rows)
@@ -116,8 +127,7 @@ class Model:
         self.counts[self.index] = len(after) << 16 | len(stay)
         self.index += 1
         expected = {"physical": self.rows, "keep": keep, "list": after, "dropped": dropped,
-                    "weight": weights, "share": shares, "tokens_after": [len(after)],
-                    "dropped_rows": [len(dropped)]}
+                    "weight": weights, "share": shares, "appended": [len(after), len(dropped)]}
         self.rows = after
         return expected
 
@@ -135,49 +145,69 @@ async def _pulse(ctx, port):
     ctx.set(port, 0)
 
 
-async def _read(ctx, at, port, count):
-    """Read ``port``, one cycle behind the address ``at``."""
+async def _read(ctx, at, port, segment):
+    """Read ``port``, one cycle behind the address ``at``, in the positions of a segment."""
+    start, count = segment.start, segment.count
     got = []
-    for i in range(count):
+    for i in range(start, start + count):
         ctx.set(at, i)
         await ctx.tick()
         got.append(ctx.get(port))
     return got
 
 
-async def _scores(ctx, s, step, positions):
-    for p in positions:
+async def _image(ctx, rig, image, first_row, tokens):
+    """Begin an image, as the instruction IMAGE does."""
+    ports = (rig.tokens.image, rig.segments.image, rig.selector.init)
+    ctx.set(rig.tokens.first_row, first_row)
+    ctx.set(rig.segments.image_tokens, tokens)
+    ctx.set(rig.segments.first_image, image == 0)
+    ctx.set(rig.selector.init_image, image)
+    for port in ports:
+        ctx.set(port, 1)
+    await ctx.tick()
+    for port in ports:
+        ctx.set(port, 0)
+    for _ in range(max(64, rig.config.pass_rows, rig.config.residual_rows // 8)):
+        await ctx.tick()
+
+
+async def _scores(ctx, s, step, segment, indices):
+    ctx.set(s.score_segment, segment)
+    for p in indices:
         ctx.set(s.score_row, p)
         ctx.set(s.score, step.score[p])
         await _pulse(ctx, s.score_en)
+    ctx.set(s.score_segment, SEGMENTS - 1 - segment)
 
 
-def _pair(ctx, s, step, p):
-    """Let the pair of a position come in this cycle, or none."""
+def _pair(ctx, s, step, first, p):
+    """Let the pair of a token come in this cycle, or none."""
     ctx.set(s.pair_valid, p is not None)
     if p is not None:
-        ctx.set(s.pair_row, p)
+        ctx.set(s.pair_row, first + p)
         ctx.set(s.pair_weighted, step.weighted[p])
         ctx.set(s.pair_importance, step.importance[p])
 
 
-async def _select(ctx, rig, step, tokens, *, special, patches, late):
-    """Run one selector; return what its taps and lists show."""
+async def _select(ctx, rig, step, tokens, *, special, patches, late, segment=0, image=0):
+    """Run one selector of a segment; return what its taps show."""
     s = rig.selector
     got = {name: [] for name in ("physical", "keep", "weight")}
     shares = {}
     topk = step.kind == SelectorKind.TOPK
     first_late = tokens - late
+    first = ctx.get(rig.segments.current[segment]).start
     if topk:
-        await _scores(ctx, s, step, range(first_late))
-    ctx.set(s.tokens, tokens)
+        await _scores(ctx, s, step, segment, range(first_late))
     ctx.set(s.select, {"kind": step.kind, "keep": step.keep, "merged": step.merged,
-                       "special": special})
+                       "special": special, "segment": segment, "image": image})
     ctx.set(s.attention_busy, topk and first_late < tokens)
     await _pulse(ctx, s.start)
-    ctx.set(s.select, {"kind": 1, "keep": 0xFFFF, "merged": 1, "special": 3})
+    ctx.set(s.select, {"kind": 1, "keep": 0xFFFF, "merged": 1, "special": 3, "segment": 3,
+                       "image": 3})
     if topk:
-        await _scores(ctx, s, step, range(first_late, tokens))
+        await _scores(ctx, s, step, segment, range(first_late, tokens))
     ctx.set(s.attention_busy, 0)
     packages = tokens - special - patches
     cycles = search_cycles = 0
@@ -199,13 +229,16 @@ async def _select(ctx, rig, step, tokens, *, special, patches, late):
             index = ctx.get(s.share_index)
             assert index not in shares, f"share {index} came twice"
             shares[index] = ctx.get(s.share_value)
+        if ctx.get(s.append):
+            assert "appended" not in got, "it was appended twice"
+            assert ctx.get(s.image) == image
+            got["appended"] = [ctx.get(s.kept), ctx.get(s.dropped)]
         pair = next(pairs, -1)
-        _pair(ctx, s, step, None if pair == -1 else pair)
+        _pair(ctx, s, step, first, None if pair == -1 else pair)
         # Of THRESHOLD only the cycles after the last pair count.
         cycles = cycles + 1 if pair == -1 else 0
         assert cycles < 20_000, "the selector does not end"
         await ctx.tick()
-    got["tokens_after"] = [ctx.get(s.tokens_after)]
     count = len(shares)
     assert sorted(shares) == list(range(count)), "a share is missing"
     bound = Selector.busy_cycles(tokens if topk else 1, count)
@@ -213,33 +246,44 @@ async def _select(ctx, rig, step, tokens, *, special, patches, late):
     assert cycles - search_cycles <= bound, (
         f"{cycles} cycles, {search_cycles} of them of the search, of at most {bound} others")
     got["share"] = [shares[i] for i in range(count)]
-    assert_equal("share, read", got["share"], await _read(ctx, s.share_row, s.share, count))
+    return got
+
+
+async def _prune(ctx, rig):
+    ports = (rig.selector.apply, rig.tokens.flip, rig.segments.prune)
+    for port in ports:
+        ctx.set(port, 1)
+    await ctx.tick()
+    for port in ports:
+        ctx.set(port, 0)
+
+
+async def _lists(ctx, rig, segment):
+    """Return what the lists hold of a segment, when the new one is in use."""
+    kept, gone = (ctx.get(table[segment]) for table in (rig.segments.current, rig.segments.gone))
+    got = {"list": await _read(ctx, rig.tokens.position, rig.tokens.row, kept),
+           "share, read": await _read(ctx, rig.selector.share_row, rig.selector.share, gone)}
     ctx.set(rig.tokens.dropped, 1)
-    got["dropped"] = await _read(ctx, rig.tokens.position, rig.tokens.row, count)
+    got["dropped"] = await _read(ctx, rig.tokens.position, rig.tokens.row, gone)
     ctx.set(rig.tokens.dropped, 0)
-    ctx.set(s.apply, 1)
-    await _pulse(ctx, rig.tokens.flip)
-    ctx.set(s.apply, 0)
-    got["dropped_rows"] = [ctx.get(s.dropped_rows)]
-    got["list"] = await _read(ctx, rig.tokens.position, rig.tokens.row, got["tokens_after"][0])
     return got
 
 
 async def _readback(ctx, s):
+    """Return the words of all selectors, by image, and the selector of every residual row."""
+    rows = s.config.residual_rows
     words = []
-    for at in (*range(0x40, 0x4F), *range(0x100, 0x100 + -(-s.config.max_tokens // 8))):
+    for at in (*range(0x40, 0x40 + 15 * SEGMENTS), *range(0x100, 0x100 + -(-rows // 8))):
         ctx.set(s.readback_at, at)
         await ctx.tick()
         words.append(ctx.get(s.readback))
-    return words[:15], [words[15 + i // 8] >> (i % 8 * 4) & 15
-                        for i in range(s.config.max_tokens)]
+    counts, words = words[:15 * SEGMENTS], words[15 * SEGMENTS:]
+    return ([counts[image::SEGMENTS] for image in range(SEGMENTS)],
+            [words[i // 8] >> (i % 8 * 4) & 15 for i in range(rows)])
 
 
-def check(config, chains, *, special=1, late=60):
-    """Run ``chains`` on one selector: each is a number of tokens and a function for each selector.
-
-    A function makes the Step of the model as it is then.
-    """
+def simulate(config, main):
+    """Simulate ``main(ctx, rig)`` when the tables are written."""
     rig = Rig(config)
 
     async def bench(ctx):
@@ -248,13 +292,23 @@ def check(config, chains, *, special=1, late=60):
                 ctx.set(getattr(rig.reciprocal, name), value)
             await ctx.tick()
         ctx.set(rig.reciprocal.write_en, 0)
+        await main(ctx, rig)
+
+    sim = Simulator(rig)
+    sim.add_clock(1e-6)
+    sim.add_testbench(bench)
+    sim.run()
+
+
+def check(config, chains, *, special=1, late=60):
+    """Run ``chains`` on one selector: each is a number of tokens and a function for each selector.
+
+    A function makes the Step of the model as it is then.
+    """
+    async def main(ctx, rig):
         for number, (tokens, steps) in enumerate(chains):
-            ctx.set(rig.tokens.init, 1)
-            await _pulse(ctx, rig.selector.init)
-            ctx.set(rig.tokens.init, 0)
-            for _ in range(max(16, config.max_tokens)):
-                await ctx.tick()
-            model = Model(config.max_tokens, special, list(range(tokens)))
+            await _image(ctx, rig, 0, 0, tokens)
+            model = Model(config.residual_rows, special, list(range(tokens)))
             for k, make in enumerate(steps):
                 step = make(model)
                 before = len(model.rows)
@@ -262,16 +316,56 @@ def check(config, chains, *, special=1, late=60):
                 expected = model.step(step)
                 got = await _select(ctx, rig, step, before, special=special,
                                     patches=patches, late=min(late, before))
-                for name, values in expected.items():
+                await _prune(ctx, rig)
+                got |= await _lists(ctx, rig, 0)
+                for name, values in (expected | {"share, read": expected["share"]}).items():
                     assert_equal(f"chain {number}, selector {k}, {name}", values, got[name])
             counts, kept_map = await _readback(ctx, rig.selector)
-            assert_equal(f"chain {number}, counts", model.counts, counts)
+            assert_equal(f"chain {number}, counts", model.counts, counts[0])
+            assert not any(map(any, counts[1:])), "counts of images that there are not"
             assert_equal(f"chain {number}, map", model.map, kept_map)
 
-    sim = Simulator(rig)
-    sim.add_clock(1e-6)
-    sim.add_testbench(bench)
-    sim.run()
+    simulate(config, main)
+
+
+def check_batch(config, images, rounds, *, tokens, special=1, late=20):
+    """Run rounds of several images: the first selector image by image, the others by segments.
+
+    A round is a list of selectors, each a function for each image, as in ``check``.
+    """
+    async def main(ctx, rig):
+        for r, selectors in enumerate(rounds):
+            models = [Model(config.residual_rows, special,
+                            list(range(b * tokens, (b + 1) * tokens))) for b in range(images)]
+            for k, makes in enumerate(selectors):
+                expected = []
+                for b, (model, make) in enumerate(zip(models, makes, strict=True)):
+                    where = f"round {r}, selector {k}, image {b}"
+                    if k == 0:
+                        await _image(ctx, rig, b, b * tokens, tokens)
+                    step = make(model)
+                    before = len(model.rows)
+                    patches = before - special - model.packages
+                    expected.append(model.step(step))
+                    got = await _select(ctx, rig, step, before, special=special, patches=patches,
+                                        late=min(late, before), segment=b if k else 0, image=b)
+                    for name in ("physical", "keep", "weight", "share", "appended"):
+                        assert_equal(f"{where}, {name}", expected[-1][name], got[name])
+                await _prune(ctx, rig)
+                for b, wanted in enumerate(expected):
+                    got = await _lists(ctx, rig, b)
+                    for name, values in got.items():
+                        assert_equal(f"round {r}, selector {k}, image {b}, {name}",
+                                     wanted[name.split(",")[0]], values)
+                assert ctx.get(rig.segments.tokens) == sum(len(model.rows) for model in models)
+            counts, kept_map = await _readback(ctx, rig.selector)
+            for b, model in enumerate(models):
+                assert_equal(f"round {r}, image {b}, counts", model.counts, counts[b])
+            assert_equal(f"round {r}, map", [min(rows) for rows in
+                                             zip(*(model.map for model in models), strict=True)],
+                         kept_map)
+
+    simulate(config, main)
 
 
 def topk(keep, scores, *, merged=False):
@@ -416,3 +510,27 @@ def test_small_list():
     check(Config(**{**sizes, "max_tokens": 5}), [(5, [topk(2, uniform(1)), topk(1, uniform(2))])])
     check(Config(**{**sizes, "rows": 32, "max_tokens": 1024}),
           [(1024, [topk(900, uniform(1, 1 << 12)), threshold(around(2))])], late=0)
+
+
+@pytest.mark.parametrize("merged", [False, True], ids=["each", "merged"])
+@pytest.mark.parametrize("images", [2, 3, 4])
+def test_rounds_of_several_images(images, merged):
+    """Packages, shares and counts are of an image; the rounds do not know of each other."""
+    config = replace(TINY, max_tokens=40, max_rows=160, images=4)
+    rounds = [
+        [[topk(0.7, uniform(100 * r + 10 * b + k), merged=merged) for b in range(images)]
+         for k in range(3 - r)] for r in range(2)]
+    rounds.append([[threshold(around(10 * b + k), merged=merged) for b in range(images)]
+                   for k in range(2)])
+    check_batch(config, images, rounds, tokens=40)
+
+
+def test_images_that_drop_all_or_nothing():
+    """Empty segments of the dropped list, full ones, and one row, beside each other."""
+    config = replace(TINY, max_tokens=24, max_rows=96, images=4)
+    some = uniform(5)
+    check_batch(config, 4, [
+        [[topk(0xFFFF, some), topk(0, some), topk(22, some), topk(1, some)],
+         [topk(0, some), topk(0, some), topk(0xFFFF, some), topk(0, some)]],
+        [[threshold(pair(64, 1)), threshold(pair(0, 1)), threshold(pair(63, 1)),
+          threshold(around(3))]] * 2], tokens=24)

@@ -9,7 +9,7 @@ from amaranth.sim import Simulator
 from golden.fit import reciprocal_table
 from golden.functions import reciprocal
 from rtl.config import Config, named
-from rtl.isa import SHARE_MARGIN
+from rtl.isa import SEGMENTS, SHARE_MARGIN
 from rtl.rowscale import Reciprocal
 from rtl.shares import Shares
 from tests.pipeline import assert_equal, table_writes
@@ -59,8 +59,12 @@ def _shares(weights):
     return [shares[0] + ONE - sum(shares), *shares[1:]]
 
 
-def _run(selectors, *, gaps=0.0):
-    """Run lists of dropped rows, one after another, and compare weights and shares."""
+def _run(selectors, *, gaps=0.0, places=None):
+    """Run lists of dropped rows, one after another, and compare weights and shares.
+
+    ``places`` are the image and the first place in the list of each, or ``None``: an image begins.
+    """
+    places = places or [(0, 0)] * len(selectors)
     rig = Rig()
     dut = rig.shares
     rng = np.random.default_rng(len(selectors))
@@ -74,8 +78,19 @@ def _run(selectors, *, gaps=0.0):
         ctx.set(dut.init, 1)
         await ctx.tick()
         ctx.set(dut.init, 0)
-        carried = 0
-        for number, rows in enumerate(selectors):
+        carried = [0] * SEGMENTS
+        held = {}    # shares of the list, by place
+        for number, (rows, (image, base)) in enumerate(zip(selectors, places, strict=True)):
+            if rows is None:
+                ctx.set(dut.init_image, image)
+                ctx.set(dut.init, 1)
+                await ctx.tick()
+                ctx.set(dut.init, 0)
+                ctx.set(dut.init_image, SEGMENTS - 1 - image)
+                carried[image] = 0
+                continue
+            ctx.set(dut.image, image)
+            ctx.set(dut.base, base)
             ctx.set(dut.quotient, bool(rows) and rows[0]["importance"] is not None)
             ctx.set(dut.start, 1)
             await ctx.tick()
@@ -105,20 +120,22 @@ def _run(selectors, *, gaps=0.0):
                 cycle += 1
             bound = Shares.finish_cycles(len(rows))
             assert cycle - finished <= bound, f"{cycle - finished} cycles, more than {bound}"
-            expected = [_weight(row, carried) for row in rows]
+            expected = [_weight(row, carried[image]) for row in rows]
             assert_equal(f"selector {number}, weight", expected, weights)
             if expected:
-                carried = sum(expected)
+                carried[image] = sum(expected)
             expected = _shares(expected) if expected else [ONE]
             assert_equal(f"selector {number}, index", range(len(expected)), sorted(shares))
             assert_equal(f"selector {number}, share", expected,
                          [shares[i] for i in range(len(expected))])
+            # Those of other images are still there.
+            held |= {base + i: share for i, share in enumerate(expected)}
             read = []
-            for i in range(len(expected)):
-                ctx.set(dut.share_row, i)
+            for place in held:
+                ctx.set(dut.share_row, place)
                 await ctx.tick()
                 read.append(ctx.get(dut.share))
-            assert_equal(f"selector {number}, share that is read", expected, read)
+            assert_equal(f"selector {number}, share that is read", list(held.values()), read)
 
     sim = Simulator(rig)
     sim.add_clock(1e-6)
@@ -166,3 +183,25 @@ def test_sums_of_every_length(total):
 
 def test_nothing_dropped():
     _run([[], []])
+
+
+def test_images_have_packages_of_their_own():
+    """Shares are behind those of the images before; a weight is that of the image's package."""
+    package = {"score": 3, "importance": None, "package": 1}
+    rng = np.random.default_rng(5)
+
+    def rows(count, *, merged=True):
+        return [*_plain(rng.integers(0, 1 << 16, count)), *[package] * merged]
+
+    first = [rows(count, merged=False) for count in (30, 7, 1, 90)]
+    second = [rows(3), [package], rows(60), []]
+    bases = [0, 30, 37, 38], [0, 4, 5, 66]
+    # There is no package of an image that has begun anew.
+    again = [*second[:2], rows(60, merged=False), second[3]]
+    _run([*first, *second, None, *again], places=[
+        *enumerate(bases[0]), *enumerate(bases[1]), (2, 0), *enumerate(bases[1])])
+
+
+def test_last_places_of_the_list():
+    rows = CONFIG.pass_rows
+    _run([_plain([5, 6, 7]), _plain([9])], places=[(3, rows - 3), (1, rows - 4)])

@@ -31,7 +31,7 @@ def _parameters(channels):
 @pytest.mark.parametrize("rows, count", [(1, 4), (16, 3), (40, 3)])
 def test_rows(config, rows, count):
     rng = np.random.default_rng(rows)
-    schedule = tiles(rng, rows=rows, tiles=count, max_rows=config.max_tokens)
+    schedule = tiles(rng, rows=rows, tiles=count, max_rows=config.residual_rows)
     cycles = len(schedule["row"])
     schedule["last"] = np.repeat(np.arange(count) == count - 1, cycles // count)
     x = rng.integers(-32768, 32768, (cycles, config.columns)) >> rng.integers(0, 14, (cycles, 1))
@@ -76,7 +76,7 @@ def _mixed(config, rng):
         for gap in (*[True] * int(rng.choice((0, 0, 1, 3))), False):
             kinds.append(None if gap else kind)
             values = {name: rng.integers(2) for name in inputs}
-            values |= {"row": rng.integers(config.max_tokens), "share": rng.integers(1 << 17),
+            values |= {"row": rng.integers(config.residual_rows), "share": rng.integers(1 << 17),
                        "norm_slot": rng.integers(4),
                        "enable": rng.integers(1 << config.column_blocks),
                        "data": rng.integers(-32768, 32768, config.columns)}
@@ -151,7 +151,7 @@ def test_packages_and_pairs(config):
 def test_norm_slots():
     """Every slot of every row holds what was written to it last."""
     rng = np.random.default_rng(4)
-    rows = TINY.max_tokens
+    rows = TINY.residual_rows
     order = rng.permutation(4 * rows)
     slot, row = order // rows, order % rows
     x = rng.integers(-1000, 1000, (4 * rows, 16))
@@ -194,7 +194,7 @@ def test_without_pruning():
 def test_read_back(early):
     """Each row is read ``latency`` cycles after it entered; one cycle early finds the old one."""
     rng = np.random.default_rng(5)
-    rows = TINY.max_tokens
+    rows = TINY.residual_rows
     dut = Statistics(TINY)
     x = rng.integers(-1000, 1000, (rows, 16))
     parameters = _parameters(16)
