@@ -3,29 +3,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from amaranth.lib import data
 from numpy.typing import NDArray
 
 from golden.cycles_memory import Fetch, Memory, Weights
+from golden.cycles_program import Step
 from golden.program import Program
 from rtl.class_attention import ClassAttention
-from rtl.config import MIN_TILE_CYCLES, PASS_SLOTS, Config
+from rtl.config import MIN_TILE_CYCLES, PASS_SLOTS
 from rtl.control import RunControl
 from rtl.core import Core
 from rtl.fifo import Fifo
-from rtl.isa import (
-    SCALE_BYTES,
-    Destination,
-    Opcode,
-    Rows,
-    ScaleSource,
-    SelectorKind,
-    Source,
-    Stationary,
-)
+from rtl.isa import SCALE_BYTES, Opcode, Rows, Stationary
 from rtl.search import TopKSearch
 from rtl.selector import Selector
 
@@ -81,71 +71,6 @@ _ANSWER = 2
 _SEARCH_STEPS = 16
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Step:
-    """What the model takes from an instruction.
-
-    Tiles are 0 where they follow the tokens. ``count`` are rows of a table or classes, ``size``
-    and ``units`` the bytes of a LOAD and the cycles that it takes to write them. ``segment`` is
-    None where all segments are meant.
-    """
-
-    opcode: Opcode
-    under_way: int = 0
-    count: int = 0
-    size: int = 0
-    units: int = 0
-    ahead: bool = False
-    by_score: bool = False
-    segment: int | None = None
-    rows_from: Any = Rows.TOKENS
-    row_first: int = 0
-    row_count: int = 0
-    column_tiles: int = 0
-    k_tiles: int = 0
-    stationary: Any = Stationary.WEIGHT
-    of_patches: bool = False
-    own_scales: bool = False
-    row_dependency: int = 0
-    operand_dependency: int = 0
-    to_residual: bool = False
-    to_selector: bool = False
-    to_logits: bool = False
-    class_attention: bool = False
-
-    @classmethod
-    def of(cls, fields: data.Const, config: Config) -> "_Step":
-        """Return the step of an instruction."""
-        opcode = Opcode(fields.opcode)
-        if opcode == Opcode.TABLE:
-            return cls(opcode=opcode, under_way=fields.under_way, count=fields.count)
-        if opcode == Opcode.LOAD:
-            rows = fields.count * fields.lines * fields.patch_rows
-            return cls(opcode=opcode, under_way=fields.under_way, ahead=bool(fields.ahead),
-                       size=rows * fields.row_bytes,
-                       units=rows * -(-fields.row_bytes // config.block))
-        if opcode == Opcode.SELECT:
-            return cls(opcode=opcode, under_way=fields.under_way,
-                       by_score=SelectorKind(fields.kind) == SelectorKind.TOPK)
-        if opcode == Opcode.END:
-            return cls(opcode=opcode, count=fields.classes)
-        if opcode != Opcode.PASS:
-            return cls(opcode=opcode)
-        return cls(
-            opcode=opcode, rows_from=fields.rows_from, row_first=fields.row_first,
-            row_count=fields.row_count,
-            column_tiles=0 if fields.columns_from_tokens else fields.column_tiles,
-            k_tiles=0 if fields.k_from_tokens else fields.k_tiles,
-            segment=fields.segment if fields.of_segment else None,
-            stationary=fields.stationary, of_patches=Source(fields.source) == Source.PATCH,
-            own_scales=ScaleSource(fields.scale_source) == ScaleSource.COLUMN,
-            row_dependency=fields.row_dependency, operand_dependency=fields.operand_dependency,
-            to_residual=Destination(fields.destination) == Destination.RESIDUAL,
-            to_selector=Destination(fields.destination) == Destination.SELECTOR,
-            to_logits=Destination(fields.destination) == Destination.LOGIT,
-            class_attention=bool(fields.class_attention))
-
-
 @dataclass
 class _Issued:
     """A pass whose rows have been issued: those of its last tile are what others wait for.
@@ -154,7 +79,7 @@ class _Issued:
     the cycle from which the whole pass is known to be over.
     """
 
-    step: _Step
+    step: Step
     first: int
     last: NDArray[np.int64]
     retired: int
@@ -203,7 +128,7 @@ class CycleModel:
         begin = program.instructions[0]
         #: Instruction at which further rounds begin, and images of a round.
         self.loop, self.images = begin.loop, begin.images
-        self.steps = [_Step.of(fields, program.config) for fields in program.instructions]
+        self.steps = [Step.of(fields, program.config) for fields in program.instructions]
 
     def cycles(self, tokens: Sequence[int]) -> int:
         """Return the cycles of a run of one round, with so many tokens of each image at the start
@@ -284,7 +209,7 @@ class _Run:
             fetch.again(self.m.loop)
             now = fetch.next(now + _FOLLOW) + _CHECK
 
-    def _step(self, index: int, step: _Step, now: int, last: bool) -> int:
+    def _step(self, index: int, step: Step, now: int, last: bool) -> int:
         """Return when an instruction has been handed over that is there ``now``."""
         if step.opcode == Opcode.TABLE:
             return self._under_way(step.under_way, now) + step.count
@@ -338,7 +263,7 @@ class _Run:
 
     # Selectors
 
-    def _select(self, step: _Step, now: int) -> None:
+    def _select(self, step: Step, now: int) -> None:
         before, after = self.counts[self.selectors:self.selectors + 2]
         self.selecting += 1
         self.dropped = max(1, before - after + 1)
@@ -353,7 +278,7 @@ class _Run:
 
     # Passes
 
-    def _positions(self, step: _Step) -> NDArray[np.int64]:
+    def _positions(self, step: Step) -> NDArray[np.int64]:
         """Return the positions of the rows."""
         first, tokens = 0, self.tokens * self.segments
         if step.segment is not None:
@@ -365,7 +290,7 @@ class _Run:
         start, count = rows[step.rows_from]
         return first + start + np.arange(count)
 
-    def _first_rows(self, step: _Step, positions: NDArray[np.int64], now: int) -> NDArray[np.int64]:
+    def _first_rows(self, step: Step, positions: NDArray[np.int64], now: int) -> NDArray[np.int64]:
         """Return when the rows of the first tile are issued, the first not before ``now``."""
         steady = np.arange(len(positions))
         if not step.row_dependency:
@@ -386,7 +311,7 @@ class _Run:
             ready[positions != made.first] = 0
         return np.maximum.accumulate(np.maximum(ready + _ENDED, now) - steady) + steady
 
-    def _issue(self, step: _Step, queued: int) -> None:
+    def _issue(self, step: Step, queued: int) -> None:
         """Stream a pass tile after tile; it is queued from this cycle on."""
         positions = self._positions(step)
         rows = len(positions)

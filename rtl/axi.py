@@ -399,9 +399,10 @@ class WriteMaster(wiring.Component):
         # Address channel; a burst begins when all beats of the one before are on their way
         count = Signal(range(self.outstanding + 1))
         left = Signal(range(self.max_beats + 1))
+        sending = Signal()  # some are left
         begin = Signal()
         m.d.comb += [
-            begin.eq(burst.valid & (left == 0) & (~axi.awvalid | axi.awready)
+            begin.eq(burst.valid & ~sending & (~axi.awvalid | axi.awready)
                      & (count != self.outstanding) & ~self.stop),
             burst.ready.eq(begin),
             axi.awsize.eq(ceil_log2(self.data_bits // 8)),
@@ -418,7 +419,7 @@ class WriteMaster(wiring.Component):
         free = Signal()
         send = Signal()
         m.d.comb += [
-            free.eq((left != 0) & (~axi.wvalid | axi.wready)),
+            free.eq(sending & (~axi.wvalid | axi.wready)),
             send.eq(free & (self.data.valid | self.stop)),
             self.data.ready.eq(free & ~self.stop),
         ]
@@ -429,11 +430,12 @@ class WriteMaster(wiring.Component):
                 axi.wstrb.eq(Mux(self.stop, 0, self.data.p.strobe)),
                 axi.wlast.eq(left == 1),
                 left.eq(left - 1),
+                sending.eq(left != 1),
             ]
         with m.Elif(axi.wready):
             m.d.sync += axi.wvalid.eq(0)
         with m.If(begin):
-            m.d.sync += left.eq(burst.p.last + 1)
+            m.d.sync += [left.eq(burst.p.last + 1), sending.eq(1)]
         m.d.sync += self.beat.eq(axi.wvalid & axi.wready)
 
         # Acknowledgements
