@@ -178,37 +178,32 @@ class LoadUnit(wiring.Component):
         m.submodules.beats = beats = Fifo(config.port_bits, depth=2)
         wiring.connect(m, wiring.flipped(self.data), beats.i)
 
-        # A queue of bytes, aligned so that the next unit is at its low end. Of a row, all units but
-        # the last one are whole.
-        queue = Signal(8 * 2 * width, reset_less=True)
-        held = Signal(range(2 * width + 1))
-        enough = Signal()          # for the next unit
+        # Two words, and a unit at any byte of the first: of a row, all but the last are whole.
+        size_of_word = max(beat_bytes, width)
+        first_word = Signal(8 * size_of_word, reset_less=True)
+        has_word = Signal()
+        at = Signal(range(size_of_word))
         rest, size = Signal(range(width + 1)), Signal(range(width + 1))  # of the last, the next one
-        following_size = Signal(range(width + 1))  # of the one behind it
-        emit, accept = Signal(), Signal()
-        kept = Signal(range(-2 * width, 2 * width + 1))  # what is held behind the next unit
+        end = Signal(range(2 * size_of_word))
+        emit, take, done = Signal(), Signal(), Signal()
         is_frame, waits = Signal(), Signal()
         residual_waits = Signal()  # what was written last has not yet been taken
-        room = 2 * width - beat_bytes
+        next_word, has_next = self._words(m, beats, size_of_word, running, take)
+        cut = Signal(8 * width)
         m.d.comb += [
             is_frame.eq(load.kind == isa.LoadKind.FRAME),
-            kept.eq(held - size),
-            emit.eq(running & enough & ~waits),
-            accept.eq(running & beats.o.valid & Mux(emit, kept <= room, held <= room)),
-            beats.o.ready.eq(accept),
+            end.eq(at + size),
+            done.eq(end >= size_of_word),
+            emit.eq(running & has_word & ((end <= size_of_word) | has_next) & ~waits),
+            take.eq(has_next & ((emit & done) | ~has_word)),
+            cut.eq(Cat(first_word, next_word) >> (at << 3)),
         ]
-        # What follows is made for each case, in parallel with the decision between them.
-        moved = Mux(emit, queue >> (size << 3), queue)
-        added = Mux(emit, beats.o.payload << (kept[:len(held)] << 3),
-                    beats.o.payload << (held << 3))
-        m.d.sync += [
-            queue.eq(moved | Mux(accept, added, 0)),
-            held.eq(Mux(accept, Mux(emit, kept + beat_bytes, held + beat_bytes),
-                        Mux(emit, kept, held))),
-            enough.eq(Mux(accept, Mux(emit, kept + beat_bytes >= following_size,
-                                      held + beat_bytes >= size),
-                          Mux(emit, kept >= following_size, held >= size))),
-        ]
+        with m.If(emit):
+            m.d.sync += at.eq(end)
+        with m.If(take):
+            m.d.sync += [first_word.eq(next_word), has_word.eq(1)]
+        with m.Elif(emit & done):
+            m.d.sync += has_word.eq(0)
 
         # for line: for pixel row: for column: for unit. Flags say which step is the last one.
         line, pixel_row, column = Signal(16), Signal(16), Signal(16)
@@ -216,43 +211,38 @@ class LoadUnit(wiring.Component):
         line_addr, column_addr, line_step = Signal(16), Signal(16), Signal(16)
         last_unit, last_column, last_row, last_line, last = (Signal(name=n) for n in (
             "last_unit", "last_column", "last_row", "last_line", "last"))
-        one_unit, two_units = Signal(), Signal()  # is all there is of a row
+        one_unit = Signal()  # is all there is of a row
         m.d.comb += last.eq(emit & last_unit & last_column & last_row & last_line)
 
         unit_bits = exact_log2(width)
         units = Signal(16)         # in a row
         left = Signal(16)          # of this row
-        before_last = Signal()     # the unit behind the next one is the last of its row
         m.d.comb += [
             units.eq((load.row_bytes + width - 1) >> unit_bits),
-            following_size.eq(Mux(Mux(last_unit, one_unit, before_last), rest, width)),
+            size.eq(Mux(last_unit, rest, width)),
         ]
 
         def begin_row() -> None:
-            m.d.sync += [left.eq(units), last_unit.eq(one_unit), before_last.eq(two_units)]
+            m.d.sync += [left.eq(units), last_unit.eq(one_unit)]
 
         # The next pixel row begins at a block of the network.
         following = (unit | (BLOCK // width - 1)) + 1
         m.d.sync += [
             line_step.eq(load.count * load.stride), one_unit.eq(units == 1),
-            two_units.eq(units == 2),
             rest.eq(Mux(load.row_bytes[:unit_bits] == 0, width, load.row_bytes[:unit_bits])),
         ]
         with m.If(~running):
             start = first * load.stride
             begin_row()
             m.d.sync += [
-                queue.eq(0), held.eq(0), enough.eq(0), size.eq(Mux(one_unit, rest, width)),
-                line.eq(0), pixel_row.eq(0), column.eq(0),
+                has_word.eq(0), at.eq(0), line.eq(0), pixel_row.eq(0), column.eq(0),
                 unit.eq(0), row_block.eq(0), line_addr.eq(start), column_addr.eq(start),
                 last_column.eq(load.count == 1), last_row.eq(load.patch_rows == 1),
                 last_line.eq(load.lines == 1),
             ]
         with m.Elif(emit):
             m.d.sync += [
-                left.eq(left - 1), size.eq(following_size), unit.eq(unit + 1),
-                last_unit.eq(before_last),
-                before_last.eq(left == 3),
+                left.eq(left - 1), unit.eq(unit + 1), last_unit.eq(left == 2),
             ]
             with m.If(last_unit):
                 begin_row()
@@ -292,11 +282,42 @@ class LoadUnit(wiring.Component):
         with m.If(self.residual_ready):
             m.d.sync += self.residual_en.eq(0)
         with m.If(emit):
-            m.d.sync += previous.eq(queue[:8 * width])
+            m.d.sync += previous.eq(cut)
             with m.If(is_frame | unit[0]):
                 m.d.sync += [
                     self.residual_en.eq(Mux(is_frame, 0, bank)),
                     self.write_addr.eq(column_addr + (block >> bank_bits)),
-                    self.write_data.eq(Cat(previous, queue[:8 * width])),
+                    self.write_data.eq(Cat(previous, cut)),
                 ]
         return last
+
+    def _words(self, m: Module, beats: Fifo, size: int, running: Signal, take: Signal
+               ) -> tuple[Value, Value]:
+        """Join beats to words of ``size`` bytes; return the next word and whether it is there.
+
+        The last word of a load may be there in part: it is complete with the last beat.
+        """
+        count = size // (self.config.port_bits // 8)
+        if count == 1:
+            m.d.comb += beats.o.ready.eq(take)
+            return beats.o.payload, beats.o.valid
+        word = Signal(8 * size, reset_less=True)
+        filled = Signal(range(count + 1))
+        left = Signal.like(self.request.p.beats)
+        complete, accept = Signal(), Signal()
+        m.d.comb += [
+            accept.eq(running & beats.o.valid & (~complete | take)),
+            beats.o.ready.eq(accept),
+        ]
+        with m.If(take):
+            m.d.sync += [filled.eq(0), complete.eq(0)]
+        with m.If(accept):
+            place = Mux(take, 0, filled)
+            m.d.sync += [
+                word.word_select(place, self.config.port_bits).eq(beats.o.payload),
+                filled.eq(place + 1), complete.eq((place == count - 1) | (left == 1)),
+                left.eq(left - 1),
+            ]
+        with m.If(~running):
+            m.d.sync += [filled.eq(0), complete.eq(0), left.eq(self.request.p.beats)]
+        return word, complete

@@ -317,21 +317,18 @@ class TileLoader(wiring.Component):
         is_weight = operand.stationary == isa.Stationary.WEIGHT
         is_none = operand.stationary == isa.Stationary.NONE
         operands_ready = Signal()
-        behind = Signal(8)
         read_row = Signal()   # a row, of weights a word, is requested in this cycle
         left = Signal(range(config.rows))  # requests behind this one
         last = Signal()                    # there are none
         done = Signal()
         free = self._shadow_free(m, operand.stationary, done)
         m.d.comb += [
-            behind.eq(pass_behind(self.retired, operand.number, operand.dependency)),
-            operands_ready.eq((operand.dependency == 0) | (behind.as_signed() > 0)),
             read_row.eq(loading & free & ~filled & ~is_none
                         & Mux(is_weight, self.weight.valid, operands_ready)),
             done.eq(loading & taken & (filled | (read_row & last))),
             self._begin.eq(self._ready & (~loading | done)),
             self._stream_free.eq(~loading | filled | ~is_weight),
-            self.weight.ready.eq(self._param | (read_row & is_weight)),
+            self.weight.ready.eq(self._param | (loading & free & ~filled & is_weight)),
             self.stationary.eq(Mux(loading, operand.stationary, self.descriptor.stationary)),
         ]
         with m.If(self.tile.valid & self.tile.ready):
@@ -365,6 +362,9 @@ class TileLoader(wiring.Component):
                 row.eq(0), left.eq(self._operand.requests), last.eq(0), filled.eq(0), offered.eq(0),
                 taken.eq(0),
             ]
+        # A cycle late, which is safe, but not of the tile before.
+        m.d.sync += operands_ready.eq(Mux(self._begin, self._written(m, self._operand, "next"),
+                                          self._written(m, operand, "this")))
         with m.If(loading):
             m.d.comb += self.active.eq(1)
         self._request(m, read_row, row, operand)
@@ -381,6 +381,12 @@ class TileLoader(wiring.Component):
         with m.Else():
             m.d.comb += self.activity.eq(Mux(is_weight, LoaderActivity.WEIGHT,
                                              LoaderActivity.OPERAND))
+
+    def _written(self, m: Module, operand: data.View, name: str) -> Value:
+        """Return whether the pass that writes the keys or values of a tile has retired."""
+        behind = Signal(8, name=f"{name}_behind")
+        m.d.comb += behind.eq(pass_behind(self.retired, operand.number, operand.dependency))
+        return (operand.dependency == 0) | (behind.as_signed() > 0)
 
     def _shadow_free(self, m: Module, stationary: Value, done: Signal) -> Value:
         """Return whether a row that is requested now comes to the array after the swap of the tile

@@ -10,7 +10,7 @@ from amaranth.utils import ceil_log2
 from rtl import isa
 from rtl.axi import request_layout, write_layout
 from rtl.config import Config
-from rtl.fifo import DISTRIBUTED_DEPTH
+from rtl.fifo import DISTRIBUTED_DEPTH, Fifo
 
 __all__ = ["LogitUnit"]
 
@@ -70,6 +70,10 @@ class LogitUnit(wiring.Component):
                                               attrs={"ram_style": style})
         read, write = memory.read_port(), memory.write_port()
 
+        # So that nothing here waits for the master in the cycle in which that decides.
+        m.submodules.beats = beats = Fifo(self.data.p.shape(), depth=2)
+        wiring.connect(m, beats.o, wiring.flipped(self.data))
+
         words = config.port_bits // 32
         classes = Signal(16)
         left = Signal(8)     # images, this one included
@@ -100,9 +104,9 @@ class LogitUnit(wiring.Component):
             more.eq(is_logit & (index != last_class)),
             logit.eq(lanes[:isa.ACC_BITS]),
             self.request.p.beats.eq(quads << 2 >> ceil_log2(words)),
-            self.data.p.data.eq(beat),
-            self.data.p.strobe.eq(~0),
-            self.data.valid.eq(shifting & full),
+            beats.i.p.data.eq(beat),
+            beats.i.p.strobe.eq(~0),
+            beats.i.valid.eq(shifting & full),
         ]
         m.d.sync += [
             quads.eq((classes + 7) >> 2), last_class.eq(classes - 1), written.eq(self.written),
@@ -149,7 +153,7 @@ class LogitUnit(wiring.Component):
                                                    tokens[0])):
                             with m.Case(k):
                                 m.d.comb += word.eq(value)
-                with m.If(~full | self.data.ready):
+                with m.If(~full | beats.i.ready):
                     m.d.sync += [
                         beat.eq(Cat(beat[32:], word)),
                         filled.eq(Mux(full, 1, filled + 1)),

@@ -551,8 +551,8 @@ def test_operands_are_loaded_when_their_pass_has_retired(stationary, distance):
     bench.run()
     # The last pass of weights retires last: dependency 3 is met while it is under way.
     retired = bench.swapped_at[3 - distance] + bench.drain
-    # Asked for in that cycle; one register before the array.
-    first = retired + latency + 1
+    # Asked for in the cycle after that; one register before the array.
+    first = retired + 1 + latency + 1
     assert bench.loaded_at[3] == first + TINY.rows - 1, (
         f"first row at {bench.loaded_at[3] - TINY.rows + 1}, must be {first}")
 

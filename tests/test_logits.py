@@ -51,7 +51,9 @@ def _end(config, *images, window=1 << 16, stride=0x1000, stall=0.0, starts=1):
                 ready = rng.random() >= stall
                 ctx.set(dut.data.ready, ready)
                 ctx.set(dut.cycle, cycle)
-                ctx.set(dut.written, rng.random() < 0.3)
+                # Nothing is written before it has been handed over.
+                asked = sum(beats for _, beats in got["requests"])
+                ctx.set(dut.written, len(got["cycles"]) == asked and rng.random() < 0.3)
                 valid = ctx.get(dut.data.valid)
                 assert valid or not pending, "valid was taken back"
                 pending = valid and not ready
