@@ -45,8 +45,9 @@ _QUEUE = 1
 _ACCEPT = 2
 
 #: Registers between the counter of passes that have ended, or of their rows, and the dispatcher, or
-#: the issue stage.
+#: the issue stage; between what an instruction waits for and its execution.
 _ENDED = 1
+_VERDICT = 1
 
 #: Cycles of the tile loader from its states Pass, Column and Tile until a tile is prepared; it does
 #: that while it loads the tile before.
@@ -197,7 +198,7 @@ class _Run:
         for left in reversed(range(rounds)):
             for index, step in steps:
                 if step.opcode == Opcode.END:
-                    now = max(self._under_way(0, now), self.written)
+                    now = max(self._under_way(0, now), self.written + _VERDICT)
                     self._end(now, step.count)
                     break
                 now = self._step(index, step, now, last=not left)
@@ -221,20 +222,20 @@ class _Run:
             self.weights.load(now + _LOAD_STATES + self.m.memory.read_delay, beats, step.units,
                               urgent=not step.ahead)
         elif step.opcode == Opcode.IMAGE:
-            now = max(self._under_way(0, now), self.selected)
+            now = max(self._under_way(0, now), self.selected + _VERDICT)
             self.selectors, self.segments = 0, 1
         elif step.opcode == Opcode.PASS:
             if step.of_patches:
                 now = max(now, self._loaded())
             if step.to_logits:
-                now = max(now, self.written)
+                now = max(now, self.written + _VERDICT)
             now = self._under_way(PASS_SLOTS - 1, now)
             self._issue(step, now + _QUEUE)
         elif step.opcode == Opcode.SELECT:
-            now = max(self._under_way(step.under_way, now), self.selected)
+            now = max(self._under_way(step.under_way, now), self.selected + _VERDICT)
             self._select(step, now)
         elif step.opcode == Opcode.PRUNE:
-            now = max(self._under_way(0, now), self.selected)
+            now = max(self._under_way(0, now), self.selected + _VERDICT)
             self.selectors += 1
             self.segments, self.selecting = self.selecting, 0
         else:
@@ -244,12 +245,13 @@ class _Run:
 
     def _under_way(self, most: int, now: int) -> int:
         """Return when there are at most so many passes under way."""
-        return (max(now, self.passes[-1 - most].retired + _ENDED) if len(self.passes) > most
-                else now)
+        if len(self.passes) <= most:
+            return now
+        return max(now, self.passes[-1 - most].retired + _ENDED + _VERDICT)
 
     def _loaded(self) -> int:
         """Return when all loads have ended."""
-        return round(self.weights.loaded()) + _LOADED
+        return round(self.weights.loaded()) + _LOADED + _VERDICT
 
     def _end(self, now: int, classes: int) -> None:
         """Write the logits of a round, a word a cycle; each image is in memory before the next."""
@@ -305,7 +307,8 @@ class _Run:
             known = (at >= 0) & (at < len(made.last))
             ready[known] = np.minimum(made.retired, made.last[at[known]] + self.m.to_retire)
             # Another image: its rows are there when the pass is the next to retire.
-            ready[at < 0] = self._under_way(step.row_dependency, 0)
+            before = self.passes[:-step.row_dependency]
+            ready[at < 0] = before[-1].retired if before else 0
         if (made.step.rows_from == Rows.LAST and made.step.segment is None
                 and made.step.to_residual):
             ready[positions != made.first] = 0

@@ -19,6 +19,8 @@ _NEVER = -1 << 40
 #: Cells and borders of modules on a path; more of them are a loop.
 _LONGEST = 2000
 
+#: Numbers of cells that one memory is made of.
+_PART = re.compile(r"(\.\d+)+$")
 #: Numbers of instances that are repeated, numbers by which names are kept apart, bits of a word.
 _REPEATED, _APART, _BIT = re.compile(r"\d+$"), re.compile(r"(?<=\w)\$\d+$"), re.compile(r"\[\d+\]$")
 
@@ -127,7 +129,7 @@ def _module(netlist: Netlist, known: Mapping[str, Netlist]) -> _Module:
             out = [bit for _, bit in _bits(kind, cell, "output")]
             module.starts += out
             label = next((names[bit] for bit in out if bit in names),
-                         kind if cell["hide_name"] else name)
+                         kind if cell["hide_name"] else _PART.sub("", name))
             module.ends += [(bit, label, pin) for pin, bit in _bits(kind, cell, "input")]
     return module
 

@@ -179,7 +179,7 @@ def _run(options: argparse.Namespace, console: Console) -> bool:
         with console.status(f"{point.model} on {point.config}, {point.bytes_per_cycle:g} bytes per"
                             " cycle"):
             rows.append(_row(point, measure(point, simulation)))
-        console.print(", ".join(_cells(rows[-1])), markup=False, highlight=False)
+        console.print(", ".join(_cells(rows[-1])), markup=False, highlight=False, soft_wrap=True)
     text = _markdown(rows)
     console.print(text, markup=False, highlight=False, soft_wrap=True)
     if options.update:

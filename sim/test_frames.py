@@ -127,7 +127,7 @@ def test_a_batch_reads_its_weights_once() -> None:
     reports = [run(workload(model, config, pruning_of("topk"), batch=batch), BUSES["slow"], 3)
                for batch in (1, 2)]
     steady = [report.to_dict()["steady_cycles"] for report in reports]
-    assert 2 * reports[0].bytes_read > 1.5 * reports[1].bytes_read
+    assert 2 * reports[0].bytes_read > 1.3 * reports[1].bytes_read
     assert isinstance(steady[0], int) and isinstance(steady[1], int)
     assert steady[1] < 0.75 * steady[0]
 

@@ -69,15 +69,17 @@ class Bench:
     unless ``wait`` says how much later, and takes the next one after as many cycles as a tile has.
     The loader is told ``swap_lead`` cycles before.
     Rows that come later than the swap, or before that of the tile before, are found at the swap.
+    ``segments`` are the first position and number of the tokens of each pass, if not all tokens.
     """
 
-    def __init__(self, config, passes, *, tokens=20, first=0, lead=None, kind="none", seed=0,
+    def __init__(self, config, passes, *, tokens=20, segments=(), lead=None, kind="none", seed=0,
                  wait=lambda: 0, drain=60, period=MIN_TILE_CYCLES, burst=4):
         self.config, self.load_rows = config, config.load_rows
         self.keys, self.values = KeyBuffer(config), ValueBuffer(config)
         self.lead = _lead(config) if lead is None else lead
         self.dut = TileLoader(config, keys=self.keys, values=self.values, lead=self.lead)
-        self.passes, self.tokens, self.first = passes, tokens, first
+        self.passes = passes
+        self.segments = list(segments) or [(0, tokens)] * len(passes)
         # Structs are packed once, and ports of structs are set as numbers: this is much faster.
         self.descriptors = [isa.pass_layout.const(f).as_bits() for f in passes]
         self.port = {name: Value.cast(getattr(self.dut, name))
@@ -126,11 +128,11 @@ class Bench:
     # What must come, by docs/program.md
 
     def _tiles(self, number):
-        config, f = self.config, self.passes[number]
+        config, f, (first, tokens) = self.config, self.passes[number], self.segments[number]
         parts = config.package_parts
-        columns = -(-self.tokens // config.columns) if f.get("columns_from_tokens") \
+        columns = -(-tokens // config.columns) if f.get("columns_from_tokens") \
             else f["column_tiles"]
-        ks = -(-self.tokens // config.rows) if f.get("k_from_tokens") else f["k_tiles"]
+        ks = -(-tokens // config.rows) if f.get("k_from_tokens") else f["k_tiles"]
         for ct in range(columns):
             if f["scale_source"] == COLUMN:
                 self.columns.append(Column([self._weights() for _ in range(isa.SCALE_BYTES)]))
@@ -149,16 +151,15 @@ class Bench:
                     "blocks": sum((b | (b != isa.NO_BLOCK) << 8) << 9 * i
                                   for i, b in enumerate(bits))}
                 if f.get("k_from_tokens"):
-                    fields["rows_valid"] = min(config.rows, self.tokens - kt * config.rows)
+                    fields["rows_valid"] = min(config.rows, tokens - kt * config.rows)
                 if f.get("columns_from_tokens"):
-                    fields["columns_valid"] = min(config.columns,
-                                                  self.tokens - ct * config.columns)
+                    fields["columns_valid"] = min(config.columns, tokens - ct * config.columns)
                 has_scales = f["scale_source"] == COLUMN
                 if has_scales:
                     fields["scale_slot"] = (len(self.columns) - 1) % SCALE_SLOTS
                 yield Tile(number, f"pass {number}, column tile {ct}, K tile {kt}", fields,
-                           [self._operand(f, blocks, ct, kt, r) for r in range(config.rows)
-                            if f["stationary"] != NONE],
+                           [self._operand(f, first, blocks, ct, kt, r)
+                            for r in range(config.rows) if f["stationary"] != NONE],
                            len(self.columns) - 1 if has_scales else -1,
                            has_scales and kt == ks - 1, ct == columns - 1 and kt == ks - 1)
 
@@ -166,29 +167,35 @@ class Bench:
         self.stream.append(self.rng.getrandbits(8 * self.config.columns))
         return self.stream[-1]
 
-    def _operand(self, f, blocks, ct, kt, r):
+    def _operand(self, f, first, blocks, ct, kt, r):
         config = self.config
         if f["stationary"] == WEIGHT:
             return self._weights()
         if f["stationary"] == VALUE:
-            token = self.first + kt * config.rows + r
+            token = first + kt * config.rows + r
             at = token * f.get("operand_stride", 0) + f.get("operand_base", 0) + ct
             return self.value_memory[at % len(self.value_memory)]
         entry = isa.ListEntry.from_bits(
             blocks >> isa.ListEntry.size * (r // config.block) & 0xFF)
         channel = entry.index * config.rows + r
-        stride, (tile, start) = f.get("operand_stride", 0), divmod(self.first, config.columns)
-        base = (ct + tile) * stride + channel // config.columns
-        return self._keys(base, base + stride, start, channel % config.columns)
+        row = 0
+        for c in range(config.columns):
+            tile, lane = divmod(first + ct * config.columns + c, config.columns)
+            base = tile * f.get("operand_stride", 0) + channel // config.columns
+            row |= (self._key(base, channel % config.columns) >> 8 * lane & 0xFF) << 8 * c
+        return row
 
     def _key(self, base, channel):
-        return (base * self.config.columns + channel) % len(self.key_memory)
+        """Return a channel of all tokens of a tile."""
+        return self.key_memory[(base * self.config.columns + channel) % len(self.key_memory)]
 
-    def _keys(self, base, after, start, channel):
-        """Return keys from the token ``start`` of a tile on, the rest from the tile after."""
-        here, behind = (self.key_memory[self._key(at, channel)] for at in (base, after))
-        bits = 8 * self.config.columns
-        return (here >> 8 * start | behind << bits - 8 * start) & ((1 << bits) - 1)
+    def _keys(self, ctx):
+        """Return what the buffer answers: the end of one tile, and the begin of another."""
+        channel, start = ctx.get(self.dut.key_channel), ctx.get(self.dut.key_start)
+        tile, after = (self._key(ctx.get(base), channel)
+                       for base in (self.dut.key_base, self.dut.key_after))
+        split = 8 * (self.config.columns - start)
+        return tile >> 8 * start | (after & ((1 << 8 * start) - 1)) << split
 
     # The cycle
 
@@ -201,13 +208,14 @@ class Bench:
             self.sent = min(len(self.stream), self.sent + self.burst,
                             self.taken + self.config.weight_depth)
         words = self.sent // self.load_rows - self.taken // self.load_rows
+        descriptor, (first, tokens) = self._pass_in(ctx.get(dut.slot))
         for name, value in (
                 ("retired", self.retired % 256), ("columns_retired", self.columns_retired % 16),
                 ("queued", self.queued % 256), ("list_entry", self.lists[self.list_answer]),
                 ("key_data", self.key_answers.popleft()),
                 ("value_data", self.value_answers.popleft()),
                 ("weight_level", words), ("swap", now + dut.swap_lead in self.swaps),
-                ("descriptor", self._descriptor(ctx.get(dut.slot)))):
+                ("descriptor", descriptor), ("first", first), ("tokens", tokens)):
             if self.driven.get(name) != value:
                 ctx.set(port[name], value)
                 self.driven[name] = value
@@ -224,18 +232,19 @@ class Bench:
             self._parameter(ctx)
         if ctx.get(dut.weight.valid) and ctx.get(dut.weight.ready):
             self.taken += self.load_rows
-        self.key_answers.append(self._keys(*(ctx.get(port) for port in (
-            dut.key_base, dut.key_after, dut.key_start, dut.key_channel))))
+        self.key_answers.append(self._keys(ctx))
         self.value_answers.append(self.value_memory[ctx.get(dut.value_addr)])
         self.past.append(self.retired)
         self.list_answer = ctx.get(dut.list_addr)
         self.now += 1
         await ctx.tick()
 
-    def _descriptor(self, slot):
-        """Return the pass in a slot; a slot that is free may hold anything."""
+    def _pass_in(self, slot):
+        """Return the pass in a slot, and its segment; a slot that is free may hold anything."""
         number = self.retired + (slot - self.retired) % 4
-        return self.descriptors[number] if number < self.queued else self.rubbish
+        if number < self.queued:
+            return self.descriptors[number], self.segments[number]
+        return self.rubbish, (self.rubbish % 1000, 7)
 
     def _join(self, rows):
         """Return a word of the stream."""
@@ -334,8 +343,6 @@ class Bench:
     def run(self, main=None):
         """Simulate ``main``, or until all has retired; then check that all has come."""
         async def bench(ctx):
-            ctx.set(self.dut.tokens, self.tokens)
-            ctx.set(self.dut.first, self.first)
             if main is not None:
                 await main(ctx)
             while self.retired < len(self.passes):
@@ -429,9 +436,31 @@ def test_operands_of_a_segment_begin_at_its_first_token(size, first):
               _pass(stationary=VALUE, scale_source=CONSTANT, k_from_tokens=1, column_tiles=2,
                     operand_stride=2, operand_base=1),
               _pass(k_tiles=2)]
-    bench = Bench(config, passes, tokens=45, first=first)
+    bench = Bench(config, passes, segments=[(first, 45)] * 3)
     bench.run()
     assert min(bench.margins()) >= 0
+
+
+@pytest.mark.parametrize("size", ["16x16", "32x16", "16x64"])
+def test_operands_of_segments_one_after_another(size):
+    """Segments that begin at every place in a word, and end within it or in a later one."""
+    config = SIZES[size]
+    rng = random.Random(size)
+    passes, segments = [], []
+    for start in range(config.columns):
+        first = rng.randrange(3) * config.columns + start
+        if start % 3 == 0:
+            passes.append(_pass(stationary=VALUE, scale_source=CONSTANT, k_from_tokens=1,
+                                operand_stride=rng.randrange(1, 5), operand_base=rng.randrange(3)))
+            segments.append((first, rng.randrange(1, config.rows + 3)))
+        passes.append(_pass(stationary=KEY, scale_source=CONSTANT, columns_from_tokens=1,
+                            operand_stride=rng.randrange(1, 5)))
+        segments.append((first, rng.randrange(1, config.columns + 3)))
+    bench = Bench(config, passes, segments=segments, drain=1)
+    bench.run()
+    of_keys = [first % config.columns for f, (first, _) in zip(passes, segments, strict=True)
+               if f["stationary"] == KEY]
+    assert of_keys == [*range(config.columns)]
 
 
 @pytest.mark.parametrize("size", ["16x16", "16x64", "64x32"])

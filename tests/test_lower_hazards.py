@@ -3,9 +3,11 @@
 
 The interpreter runs a pass after another, the hardware up to four at once. Here every word that a
 pass reads is traced to the row of the pass that wrote it last, and that row must have retired by
-what the instructions wait for, whatever the speed of the rest.
+what the instructions wait for, whatever the speed of the rest. No pass may touch what is loaded
+while it may be loaded.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +25,6 @@ from golden.program import Program, tokens_of
 from rtl.config import PASS_SLOTS, named
 from rtl.isa import (
     Destination,
-    LoadKind,
     Opcode,
     Prologue,
     Rows,
@@ -31,13 +32,14 @@ from rtl.isa import (
     Source,
     Stationary,
     Table,
+    load_layout,
     pass_layout,
 )
 
 
 class _Traced(_Machine):
     """Notes for each pass what it reads, and the position of the row; what it writes, and which of
-    its rows; and its first and last position, and how many there are.
+    its rows; and its first and last position, and how many there are. Of each LOAD what it writes.
     """
 
     def __init__(self, *args: Any) -> None:
@@ -45,13 +47,14 @@ class _Traced(_Machine):
         self.reads: list[list[tuple[Any, int]]] = []
         self.writes: list[list[tuple[Any, int]]] = []
         self.shapes: list[tuple[int, int, int]] = []
+        self.loads: list[set[Any]] = []
         self.count = 0
         self.used: NDArray[np.bool_] | None = None
         self.storing = self.identity = self.loading = False
 
     def load(self, fields: data.Const) -> None:
-        # Passes that need what is loaded wait for it, whatever they depend on.
         self.loading = True
+        self.loads.append(set())
         super().load(fields)
         self.loading = False
 
@@ -88,7 +91,10 @@ class _Traced(_Machine):
     def place(self, source: Any, base: int, stride: int, rows: PassRows, blocks: Any,
               broadcast: Any = False) -> Any:
         word, bank = super().place(source, base, stride, rows, blocks, broadcast)
-        if self.reads and source != Source.PATCH and not self.loading:
+        if self.loading:
+            self.loads[-1] |= {(source, int(w), int(b))
+                               for w, b in zip(word.flat, bank.flat, strict=True)}
+        elif self.reads:
             log = self.writes[-1] if self.storing else self.reads[-1]
             if self.storing and self.identity and source == Source.RESIDUAL:
                 return word, bank
@@ -107,23 +113,50 @@ class _Traced(_Machine):
         self.storing = False
 
 
-def check(net: Network, program: Program) -> None:
-    frames = [noise(net.qvit.model, i).tobytes() for i in range(program.batch)]
+def executed(program: Program, rounds: int) -> Iterator[data.Const]:
+    """Give the instructions of a run."""
+    yield from program.instructions
+    for _ in range(rounds - 1):
+        yield from program.instructions[program.instructions[0].loop:]
+
+
+def check(net: Network, program: Program, rounds: int = 1) -> None:
+    frames = [noise(net.qvit.model, i).tobytes() for i in range(rounds * program.batch)]
     machine = _Traced(program.image, program.config, frames, 0)
     machine.run()
+    loads = iter(machine.loads)
+    loading: set[Any] = set()  # what may still be loaded
+    gone = -1      # passes up to this one have retired when the next instruction is taken
     written: dict[Any, tuple[int, int]] = {}
     operands: dict[Any, int] = {}
     over = -1      # passes up to this one have retired when the next one is issued
     loaded = -1    # the same, when its operands are loaded
     queued = 0
     fields: list[data.Const] = []
-    for f in program.instructions:
-        if f.opcode in (Opcode.TABLE, Opcode.LOAD, Opcode.IMAGE, Opcode.SELECT, Opcode.PRUNE):
-            waits_for_all = f.opcode in (Opcode.IMAGE, Opcode.PRUNE)
+
+    def meets(passes: range) -> None:
+        for number in passes:
+            for place, _ in machine.reads[number] + machine.writes[number]:
+                assert place not in loading, (
+                    f"pass {number} ({label(number)}) is under way while {place} is loaded")
+
+    def label(number: int) -> Any:
+        return program.labels[number % len(program.labels)]
+
+    for f in executed(program, rounds):
+        if f.opcode in (Opcode.TABLE, Opcode.LOAD, Opcode.IMAGE, Opcode.SELECT, Opcode.PRUNE,
+                        Opcode.END):
+            waits_for_all = f.opcode in (Opcode.IMAGE, Opcode.PRUNE, Opcode.END)
             done = queued - 1 - (0 if waits_for_all else f.under_way)
-            if f.opcode == Opcode.LOAD and f.kind == LoadKind.FRAME:
-                assert not any(p.source == Source.PATCH for p in fields[done + 1:]), (
-                    "a frame in use is overwritten")
+            gone = max(gone, done)
+            if f.opcode == Opcode.LOAD:
+                written_now = next(loads)
+                if not written_now:
+                    continue  # ahead of the last round
+                loading = written_now
+                meets(range(gone + 1, queued))
+                for place in loading:
+                    written.pop(place, None)
             if f.opcode == Opcode.TABLE and f.table == Table.LANE and f.first < 40:
                 assert not any(p.gelu for p in fields[done + 1:]), "a table in use is rewritten"
             if f.opcode == Opcode.SELECT:
@@ -137,7 +170,11 @@ def check(net: Network, program: Program) -> None:
             continue
         index, queued = queued, queued + 1
         fields.append(f)
+        if f.source == Source.PATCH:
+            loading = set()
+        meets(range(index, queued))
         over, loaded = max(over, index - PASS_SLOTS), max(loaded, index - PASS_SLOTS)
+        gone = max(gone, index - PASS_SLOTS)
         waits = index - f.row_dependency if f.row_dependency else -1
         earlier = fields[waits]
         of_residual = earlier.destination == Destination.RESIDUAL
@@ -154,8 +191,8 @@ def check(net: Network, program: Program) -> None:
                 known = max(known, waits - 1 if by_row else waits)
                 if by_row and writer == waits and row <= position - made_first:
                     known = waits
-            assert writer <= known, (f"pass {index} ({program.labels[index]}) reads {place} of"
-                                     f" pass {writer} ({program.labels[writer]}) too early")
+            assert writer <= known, (f"pass {index} ({label(index)}) reads {place} of pass"
+                                     f" {writer} ({label(writer)}) too early")
         if f.stationary in (Stationary.KEY, Stationary.VALUE):
             if f.operand_dependency:
                 loaded = max(loaded, index - f.operand_dependency)
@@ -195,7 +232,7 @@ def test_what_is_read_is_waited_for(name: str, selector: str, what: tuple[float,
 @pytest.mark.parametrize("name", ["small_test", "heads16", "two_tokens"])
 def test_dense_networks_wait_too(name: str) -> None:
     net = network(name)
-    check(net, lower(net.qvit, named("zcu102")))
+    check(net, lower(net.qvit, named("zcu102")), rounds=2)
 
 
 @pytest.mark.parametrize("name", ["small_test", "heads16", "two_tokens"])
@@ -220,6 +257,13 @@ def test_batches_wait_too(name: str, package: str, what: tuple[float, ...], batc
                           last_block: str) -> None:
     net = pruned_network(name, "topk", package, (1, 2), what)
     check(net, lower(net.qvit, named("zcu102"), last_block=last_block, batch=batch))
+
+
+@pytest.mark.parametrize(("selector", "what", "batch"), [
+    ("topk", (5, 2), 2), ("threshold", (0, 0), 1)])
+def test_rounds_of_selectors_wait_too(selector: str, what: tuple[float, ...], batch: int) -> None:
+    net = pruned_network("tiny_test", selector, "merged", (1, 2), what)
+    check(net, lower(net.qvit, named("small"), batch=batch), rounds=2)
 
 
 def found_missing(net: Network, program: Program) -> set[tuple[str, str]]:
@@ -260,3 +304,35 @@ def test_a_dependency_that_is_missing_in_a_batch_is_found() -> None:
     assert found >= {("row_dependency", kind) for kind in (
         "q", "score", "attention", "projection", "mlp1", "mlp2", "package_norm", "head")}
     assert ("operand_dependency", "score") in found
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_frame_that_comes_over_the_last_one_is_found(batch: int) -> None:
+    net = pruned_network("tiny_test", "topk", "each", (1,), (4,))
+    program = lower(net.qvit, named("small"), batch=batch)
+    at = next(i for i, f in enumerate(program.instructions)
+              if f.opcode == Opcode.LOAD and f.under_way)
+    with pytest.raises(AssertionError, match=r"embed.residual.* is under way while .*PATCH"):
+        check(net, _changed(program, at, under_way=PASS_SLOTS), rounds=2)
+
+
+def test_rows_that_come_over_those_in_use_are_found() -> None:
+    """Those of the next round, where they do not take turns."""
+    net = network("small_test")
+    program = lower(net.qvit, named("zcu102"))
+    at = next(i for i, f in enumerate(program.instructions)
+              if f.opcode == Opcode.LOAD and f.alternate)
+    with pytest.raises(AssertionError, match="is under way while .*RESIDUAL"):
+        check(net, _changed(program, at, alternate=0), rounds=2)
+
+
+def _changed(program: Program, at: int, **fields: int) -> Program:
+    """Return the program with other fields in a LOAD."""
+    image = bytearray(program.image)
+    word = int.from_bytes(image[64 * at:64 * at + 64], "little")
+    for name, value in fields.items():
+        field = load_layout[name]
+        word &= ~(((1 << field.width) - 1) << field.offset)
+        word |= value << field.offset
+    image[64 * at:64 * at + 64] = word.to_bytes(64, "little")
+    return replace(program, image=bytes(image))

@@ -50,7 +50,7 @@ DSPS = {
     "norm_scale": 8,
     "statistics": TINY.columns + 8,
     "row_issue": 2,
-    "tile_loader": 1,
+    "tile_loader": 2,
     "load_unit": 5,
     "class_attention": 1,
     "shares": 1,
