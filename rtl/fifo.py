@@ -35,6 +35,8 @@ class Fifo(wiring.Component):
     level
         Elements held, that in the output register included: as many can leave without a gap once
         ``o.valid`` is high.
+    behind
+        Those behind the output register.
     """
 
     LATENCY = 2
@@ -45,7 +47,7 @@ class Fifo(wiring.Component):
         self.shape = shape
         self.depth = depth
         super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape)),
-                          "level": Out(range(depth + 2))})
+                          "level": Out(range(depth + 2)), "behind": Out(range(depth + 1))})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -56,19 +58,25 @@ class Fifo(wiring.Component):
         read_port = ram.read_port()
 
         stored = Signal(range(self.depth + 1))
+        # Flags, as comparisons would be in front of every handshake.
+        some, full = Signal(), Signal()
         write = Signal()
         read = Signal()
         m.d.comb += [
-            self.i.ready.eq(stored != self.depth),
+            self.i.ready.eq(~full),
             write.eq(self.i.valid & self.i.ready),
-            read.eq((stored != 0) & (~self.o.valid | self.o.ready)),
+            read.eq(some & (~self.o.valid | self.o.ready)),
             write_port.en.eq(write),
             write_port.data.eq(self.i.payload),
             read_port.en.eq(read),
             self.o.payload.eq(read_port.data),
             self.level.eq(stored + self.o.valid),
+            self.behind.eq(stored),
         ]
-        m.d.sync += stored.eq(stored + write - read)
+        with m.If(write & ~read):
+            m.d.sync += [stored.eq(stored + 1), some.eq(1), full.eq(stored == self.depth - 1)]
+        with m.If(read & ~write):
+            m.d.sync += [stored.eq(stored - 1), some.eq(stored != 1), full.eq(0)]
         for enable, address in ((write, write_port.addr), (read, read_port.addr)):
             pointer = Signal.like(address, name="write_at" if enable is write else "read_at")
             m.d.comb += address.eq(pointer)

@@ -178,28 +178,32 @@ class LoadUnit(wiring.Component):
         m.submodules.beats = beats = Fifo(config.port_bits, depth=2)
         wiring.connect(m, wiring.flipped(self.data), beats.i)
 
+        last_unit, last_column, last_row, last_line, last = (Signal(name=n) for n in (
+            "last_unit", "last_column", "last_row", "last_line", "last"))
         # Two words, and a unit at any byte of the first: of a row, all but the last are whole.
         size_of_word = max(beat_bytes, width)
         first_word = Signal(8 * size_of_word, reset_less=True)
         has_word = Signal()
         at = Signal(range(size_of_word))
         rest, size = Signal(range(width + 1)), Signal(range(width + 1))  # of the last, the next one
-        end = Signal(range(2 * size_of_word))
-        emit, take, done = Signal(), Signal(), Signal()
+        # A unit that begins behind ``inside`` ends in the next word, at it with this one.
+        inside_rest = Signal(range(size_of_word + 1))
+        emit, take = Signal(), Signal()
+        spans, done = Signal(), Signal()
         is_frame, waits = Signal(), Signal()
         residual_waits = Signal()  # what was written last has not yet been taken
         next_word, has_next = self._words(m, beats, size_of_word, running, take)
         cut = Signal(8 * width)
         m.d.comb += [
             is_frame.eq(load.kind == isa.LoadKind.FRAME),
-            end.eq(at + size),
-            done.eq(end >= size_of_word),
-            emit.eq(running & has_word & ((end <= size_of_word) | has_next) & ~waits),
+            spans.eq(Mux(last_unit, at > inside_rest, at > size_of_word - width)),
+            done.eq(Mux(last_unit, at >= inside_rest, at >= size_of_word - width)),
+            emit.eq(running & has_word & (~spans | has_next) & ~waits),
             take.eq(has_next & ((emit & done) | ~has_word)),
             cut.eq(Cat(first_word, next_word) >> (at << 3)),
         ]
         with m.If(emit):
-            m.d.sync += at.eq(end)
+            m.d.sync += at.eq(at + size)
         with m.If(take):
             m.d.sync += [first_word.eq(next_word), has_word.eq(1)]
         with m.Elif(emit & done):
@@ -209,8 +213,6 @@ class LoadUnit(wiring.Component):
         line, pixel_row, column = Signal(16), Signal(16), Signal(16)
         unit, row_block = Signal(12), Signal(12)
         line_addr, column_addr, line_step = Signal(16), Signal(16), Signal(16)
-        last_unit, last_column, last_row, last_line, last = (Signal(name=n) for n in (
-            "last_unit", "last_column", "last_row", "last_line", "last"))
         one_unit = Signal()  # is all there is of a row
         m.d.comb += last.eq(emit & last_unit & last_column & last_row & last_line)
 
@@ -230,6 +232,7 @@ class LoadUnit(wiring.Component):
         m.d.sync += [
             line_step.eq(load.count * load.stride), one_unit.eq(units == 1),
             rest.eq(Mux(load.row_bytes[:unit_bits] == 0, width, load.row_bytes[:unit_bits])),
+            inside_rest.eq(size_of_word - rest),
         ]
         with m.If(~running):
             start = first * load.stride

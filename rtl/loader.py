@@ -106,7 +106,7 @@ class TileLoader(wiring.Component):
     slot : Out, pass descriptor that is read; ``descriptor`` : In
     tokens, first : In, of the list or segment of the pass: how many, the first position
     list_addr : Out; list_entry : In, one cycle later
-    weight : In(stream), words of ``load_rows`` array rows; weight_level : In, words
+    weight : In(stream), words of ``load_rows`` array rows; weight_behind : In, words behind it
     key_base, key_channel, key_start, key_after : Out; key_data : In, as ``KeyBuffer``
     value_addr : Out; value_data : In, as ``ValueBuffer``
     swap : In, the first row of a tile will be at the array in ``swap_lead`` cycles
@@ -136,7 +136,7 @@ class TileLoader(wiring.Component):
             "list_addr": Out(ceil_log2(config.list_depth)),
             "list_entry": In(data.ArrayLayout(isa.ListEntry, config.row_blocks)),
             "weight": In(stream.Signature(unsigned(8 * config.columns * config.load_rows))),
-            "weight_level": In(range(config.weight_depth // config.load_rows + 1)),
+            "weight_behind": In(range(config.weight_depth // config.load_rows + 1)),
             "key_base": Out(len(keys.read_base)), "key_after": Out(len(keys.read_base)),
             "key_channel": Out(len(keys.read_channel)), "key_start": Out(len(keys.read_start)),
             "key_data": In(signed_word),
@@ -349,7 +349,7 @@ class TileLoader(wiring.Component):
                 with m.Case(kind):
                     m.d.comb += most.eq(max(0, self.lead + 1 - cycles))
         m.d.comb += [
-            certain.eq(read_row & (left <= most) & (~is_weight | (self.weight_level > left))),
+            certain.eq(read_row & (left <= most) & (~is_weight | (self.weight_behind >= left))),
         ]
         with m.If((certain | filled) & ~offered):
             m.d.sync += [self.tile.valid.eq(1), offered.eq(1)]

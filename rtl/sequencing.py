@@ -37,7 +37,7 @@ def connect_sequencer(m: Module, core: "Core") -> None:
         segments.image_tokens.eq(dispatcher.begin.tokens),
         segments.prune.eq(dispatcher.prune),
         dispatcher.tokens.eq(segments.tokens),
-        loader.weight_level.eq(core.weights.level),
+        loader.weight_behind.eq(core.weights.behind),
         loader.queued.eq(dispatcher.queued),
         loader.descriptor.eq(dispatcher.descriptors[loader.slot]),
         segment.eq(segments.current[loader.descriptor.segment]),
@@ -83,6 +83,8 @@ def connect_host(m: Module, core: "Core") -> None:
     dispatcher, frame, logits = core.dispatcher, core.frame, core.logits
     m.submodules.watchdog = watchdog = Watchdog()
     moving = (core.program, core.load, core.output, *core.weight)
+    moves = Signal(len(moving) + 1)
+    m.d.sync += moves.eq(Cat(*(s.valid & s.ready for s in moving), core.issue.state.busy))
     flipped = wiring.flipped(core)
     wiring.connect(m, flipped.program_request, dispatcher.program_request)
     wiring.connect(m, flipped.program, dispatcher.program)
@@ -125,7 +127,7 @@ def connect_host(m: Module, core: "Core") -> None:
         dispatcher.end_error.eq(logits.error),
         core.done.eq(dispatcher.done & core.written),
         watchdog.start.eq(core.start),
-        watchdog.moves.eq(Cat(s.valid & s.ready for s in moving).any() | core.issue.state.busy),
+        watchdog.moves.eq(moves.any()),
         watchdog.ends.eq(core.done),
         core.error.eq(Mux(watchdog.hung, isa.Error.HANG, dispatcher.error)),
         core.error_index.eq(dispatcher.error_index),

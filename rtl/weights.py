@@ -27,7 +27,7 @@ class WeightStream(wiring.Component):
     -------
     i : In(stream of port_bits), one per port
     o : Out(stream of 8 * columns * load_rows), the first row in the lowest bits
-    level : Out, words in the FIFO
+    level, behind : Out, words in the FIFO; those behind the one that is offered
     """
 
     def __init__(self, config: Config):
@@ -38,7 +38,7 @@ class WeightStream(wiring.Component):
         super().__init__({
             "i": In(stream.Signature(config.port_bits)).array(config.ports),
             "o": Out(stream.Signature(unsigned(8 * config.columns * config.load_rows))),
-            "level": Out(range(self.depth + 1)),
+            "level": Out(range(self.depth + 1)), "behind": Out(range(self.depth)),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -77,6 +77,7 @@ class WeightStream(wiring.Component):
                                   for row in range(self.config.load_rows)
                                   for segment in segments)),
             self.level.eq(fifo.level),
+            self.behind.eq(fifo.behind),
         ]
         wiring.connect(m, fifo.o, wiring.flipped(self.o))
         return m

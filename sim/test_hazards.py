@@ -108,7 +108,7 @@ def tiles_do_not_wait_for_the_swap(core: FaultyCore, m: Module, rows: RowPipelin
 
 @fault
 def tiles_do_not_wait_for_their_weights(core: FaultyCore, m: Module, rows: RowPipeline) -> None:
-    m.d.comb += core.loader.weight_level.eq(~0)
+    m.d.comb += core.loader.weight_behind.eq(~0)
 
 
 @fault

@@ -214,7 +214,7 @@ class Bench:
                 ("queued", self.queued % 256), ("list_entry", self.lists[self.list_answer]),
                 ("key_data", self.key_answers.popleft()),
                 ("value_data", self.value_answers.popleft()),
-                ("weight_level", words), ("swap", now + dut.swap_lead in self.swaps),
+                ("weight_behind", max(0, words - 1)), ("swap", now + dut.swap_lead in self.swaps),
                 ("descriptor", descriptor), ("first", first), ("tokens", tokens)):
             if self.driven.get(name) != value:
                 ctx.set(port[name], value)
