@@ -219,7 +219,7 @@ class _Run:
                 return now
             now = max(self._under_way(step.under_way, now), self._loaded())
             beats = -(-8 * step.size // self.config.port_bits)
-            self.weights.load(now + _LOAD_STATES + self.m.memory.read_delay, beats, step.units,
+            self.weights.load(now + _LOAD_STATES, beats, step.units,
                               urgent=not step.ahead)
         elif step.opcode == Opcode.IMAGE:
             now = max(self._under_way(0, now), self.selected + _VERDICT)

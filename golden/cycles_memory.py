@@ -27,8 +27,9 @@ class Memory:
 
     Members
     -------
-    read_delay
-        Cycles from a request to its data in the queue of its client.
+    read_delay, busy_delay
+        Cycles from a request to its data in the queue of its client, and where the bursts of
+        weights that are under way come first.
     burst, instruction_beats
         Beats of a burst, and of an instruction.
     beat_cycles
@@ -53,7 +54,7 @@ class Memory:
         self._ports = config.ports
         #: Rows in the FIFO with which an urgent load holds weights back, and those on their way.
         self.hold = 2 * config.rows
-        self.on_their_way = reader.outstanding * reader.max_beats // 2 * config.bus_bytes // (
+        self.on_their_way = reader.outstanding * reader.max_beats * config.bus_bytes // (
             config.columns)
         # Beats of a row on each port, and a cycle: of the memory, and of a port, which has so many
         # bursts under way and no more.
@@ -62,6 +63,8 @@ class Memory:
         self._port = min(1, reader.outstanding * reader.max_beats
                          / (latency + _BURST + reader.max_beats))
         self.row_interval = self._rows(0)
+        self.busy_delay = max(self.read_delay + self.burst, round(
+            reader.outstanding * self.burst * self.row_interval / self.join))
         self.beat_cycles = max(1, 1 / self._beats, 1 / self._port)
 
     def _rows(self, taken: float) -> float:
@@ -134,8 +137,11 @@ class Weights:
         if filling:
             self._full += cycles
 
-    def load(self, start: float, beats: float, units: int, urgent: bool = False) -> None:
-        """Begin a load of so many beats, written as so many units, one a cycle."""
+    def load(self, now: int, beats: float, units: int, urgent: bool = False) -> None:
+        """Ask for a load of so many beats, written as so many units, one a cycle."""
+        held = bool(self._loads) and self._loads[-1].urgent
+        start = now + (self.memory.busy_delay if self.filling(now) and not held
+                       else self.memory.read_delay)
         self._loads.append(_Load(start, beats, min(1, beats / units), urgent))
 
     def loaded(self) -> float:
@@ -267,8 +273,7 @@ class Fetch:
     def _following(self, now: int) -> None:
         """Ask for a burst, as the beats of one have been taken."""
         memory = self.memory
-        # While weights fill the FIFO, a burst waits for the end of one of theirs.
         filling = self.weights.filling(now)
-        wait = memory.burst if filling else 0
-        self.arrives.append(max(now + wait + memory.read_delay, self.arrives[-1] + memory.burst))
+        delay = memory.busy_delay if filling else memory.read_delay
+        self.arrives.append(max(now + delay, self.arrives[-1] + memory.burst))
         self.weights.hold(memory.burst * memory.beat_cycles, filling)

@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Every precaution of docs/hazards.md, taken out: then the results must be wrong.
 
-Precautions between blocks are taken out of the core, at its wires. All of these faults are in one
-design, and a run chooses one of them, or none, by the top byte of the frame address: there is one
-simulator to build. Precautions within a block are taken out of that block, whose own test must
-then fail.
+Precautions between blocks are taken out of the core, at its wires, see ``sim.faults``. Precautions
+within a block are taken out of that block, whose own test must then fail.
 """
 
 import re
-from collections.abc import Callable
-from copy import copy
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from amaranth.hdl import Module, Signal, Value
+from amaranth.hdl import Module, Value
 
 import rtl.array
 import rtl.buffers
@@ -23,20 +21,19 @@ import rtl.issue
 import rtl.loader
 import rtl.top
 from golden.model import FloatViT, ModelConfig
+from golden.pruning import PruningConfig
 from golden.quantize import quantize
 from golden.synthetic import synthetic
 from rtl.accumulator import Accumulator
 from rtl.arith import delay
-from rtl.buffers import DelayBuffer
-from rtl.config import BLOCK, Config, named
-from rtl.core import Core
-from rtl.isa import Destination, Error, Opcode
-from rtl.pipeline import RowPipeline
+from rtl.config import named
+from rtl.isa import Error
 from sim.build import bench
-from sim.compare import Comparison, compare, compare_output
+from sim.compare import Comparison, compare, compare_output, compare_run
 from sim.device import FRAME_BASE, MODEL_BASE, Device
+from sim.faults import CONFIG, FAULTS, FaultyCore, choice
 from sim.session import Session, SimulationFault
-from sim.simulate import Bus
+from sim.simulate import PATIENCE, Bus
 from sim.streams import streams
 from sim.workload import Workload, calibration_frames
 from tests import (
@@ -44,175 +41,11 @@ from tests import (
     test_array,
     test_buffers,
     test_core,
+    test_dispatch,
+    test_frame,
     test_issue,
     test_loader,
 )
-
-CONFIG = Config(name="hazards", rows=16, columns=16, ports=1, port_bits=64, max_tokens=80,
-                max_width=32, max_hidden=64, max_patch=64, max_classes=16, weight_tiles=4,
-                clock_mhz=50)
-
-#: Where in the frame address the fault is chosen.
-_CHOICE = slice(56, 64)
-
-_Fault = Callable[["FaultyCore", Module, RowPipeline], None]
-_FAULTS: dict[str, _Fault] = {}
-
-
-def fault(apply: _Fault) -> _Fault:
-    """Register a fault under the name of its function."""
-    _FAULTS[apply.__name__] = apply
-    return apply
-
-
-class FaultyCore(Core):
-    """The core, with every fault beside what it breaks: later assignments win."""
-
-    def elaborate(self, platform: object) -> Module:
-        m = super().elaborate(platform)
-        m.d.comb += self.frame.frame_addr.eq(self.frame_addr[:_CHOICE.start])
-        chosen = Signal(8)
-        m.d.comb += chosen.eq(self.frame_addr[_CHOICE])
-        rows = RowPipeline(m, self.issue.valid, self.issue.row, self.dispatcher.descriptors,
-                           depth=self.at_retire)
-        for number, apply in enumerate(_FAULTS.values(), 1):
-            with m.If(chosen == number):
-                apply(self, m, rows)
-        return m
-
-
-# Order of passes, tiles and rows
-
-@fault
-def rows_do_not_wait(core: FaultyCore, m: Module, rows: RowPipeline) -> None:
-    m.d.comb += core.issue.retired.eq(core.dispatcher.queued)
-
-
-@fault
-def rows_are_handed_over_early(core: FaultyCore, m: Module, rows: RowPipeline) -> None:
-    """When they are written: statistics, maxima and keys that follow from them are not there."""
-    early = copy(core)
-    early.at_retire = core.at_write + 1
-    early._retire(m, rows)
-
-
-@fault
-def operands_do_not_wait(core: FaultyCore, m: Module, rows: RowPipeline) -> None:
-    m.d.comb += core.loader.retired.eq(core.dispatcher.queued)
-
-
-@fault
-def tiles_do_not_wait_for_the_swap(core: FaultyCore, m: Module, rows: RowPipeline) -> None:
-    m.d.comb += core.loader.swap.eq(1)
-
-
-@fault
-def tiles_do_not_wait_for_their_weights(core: FaultyCore, m: Module, rows: RowPipeline) -> None:
-    m.d.comb += core.loader.weight_behind.eq(~0)
-
-
-@fault
-def swaps_do_not_travel_with_their_row(core: FaultyCore, m: Module, rows: RowPipeline) -> None:
-    k = core.at_array + 1
-    m.d.comb += core.array.swap.eq(rows.valid(k) & rows.row(k).swap)
-
-
-@fault
-def passes_do_not_wait_for_a_descriptor(core: FaultyCore, m: Module, rows: RowPipeline) -> None:
-    _nothing_under_way(core, m, Opcode.PASS)
-
-
-@fault
-def tables_do_not_wait(core: FaultyCore, m: Module, rows: RowPipeline) -> None:
-    _nothing_under_way(core, m, Opcode.TABLE)
-
-
-@fault
-def the_end_does_not_wait(core: FaultyCore, m: Module, rows: RowPipeline) -> None:
-    _nothing_under_way(core, m, Opcode.END)
-
-
-def _nothing_under_way(core: FaultyCore, m: Module, opcode: Opcode) -> None:
-    """Let the dispatcher believe that all passes have retired, for instructions of one kind."""
-    with m.If(core.dispatcher.load.opcode == opcode):
-        m.d.comb += core.dispatcher.retired.eq(core.dispatcher.queued)
-
-
-@fault
-def all_columns_share_one_slot_of_scales(core: FaultyCore, m: Module, rows: RowPipeline) -> None:
-    m.d.comb += [core.epilogue.slot.eq(0), core.epilogue.param_slot.eq(0)]
-
-
-@fault
-def both_heads_share_one_slot_of_maxima(core: FaultyCore, m: Module, rows: RowPipeline) -> None:
-    m.d.comb += [core.rowmax.slot.eq(0), core.rowmax.read_slot.eq(0)]
-
-
-# Read-modify-write: the first tile takes nothing from before
-
-@fault
-def accumulators_are_not_begun_anew(core: FaultyCore, m: Module, rows: RowPipeline) -> None:
-    m.d.comb += core.accumulator.first.eq(0)
-
-
-@fault
-def maxima_are_not_begun_anew(core: FaultyCore, m: Module, rows: RowPipeline) -> None:
-    m.d.comb += core.rowmax.first.eq(0)
-
-
-@fault
-def row_sums_are_not_begun_anew(core: FaultyCore, m: Module, rows: RowPipeline) -> None:
-    m.d.comb += core.rowsum.first.eq(0)
-
-
-@fault
-def statistics_are_not_begun_anew(core: FaultyCore, m: Module, rows: RowPipeline) -> None:
-    m.d.comb += core.statistics.first.eq(0)
-
-
-# Columns that are no tokens
-
-@fault
-def maxima_of_padding(core: FaultyCore, m: Module, rows: RowPipeline) -> None:
-    m.d.comb += core.rowmax.enable.eq(~0)
-
-
-@fault
-def exponentials_of_padding(core: FaultyCore, m: Module, rows: RowPipeline) -> None:
-    row = rows.row(core.at_prologue - 1)
-    for lane in range(core.config.rows):
-        m.d.sync += core.prologue.enable[lane].eq(
-            row.tile.blocks[lane // BLOCK].valid & ~row.zero)
-
-
-# The residual row that the epilogue adds to
-
-@fault
-def old_residual_is_one_cycle_early(core: FaultyCore, m: Module, rows: RowPipeline) -> None:
-    old = m.submodules.old
-    m.submodules.old_early = early = DelayBuffer(width=old.width, cycles=old.cycles - 1)
-    m.d.comb += early.i.eq(old.i)
-    _old_residual(core, m, rows, early.o)
-
-
-@fault
-def old_residual_is_read_late(core: FaultyCore, m: Module, rows: RowPipeline) -> None:
-    """When the epilogue needs it: a row that is issued in that cycle finds the port taken."""
-    k = core.at_epilogue + core.epilogue.OLD_DELAY - 2
-    row = rows.row(k)
-    adds = rows.field(k, "destination") == Destination.RESIDUAL
-    with m.If(rows.valid(k) & row.tile.last_k & adds):
-        for bank in range(core.config.banks):
-            m.d.comb += core.residual.read_addr[bank].eq(row.write_addr)
-    _old_residual(core, m, rows, m.submodules.old.i)
-
-
-def _old_residual(core: FaultyCore, m: Module, rows: RowPipeline, word: Value) -> None:
-    at = core.at_epilogue + core.epilogue.OLD_DELAY
-    with m.If(rows.field(at, "destination") == Destination.RESIDUAL):
-        for c in range(core.config.columns):
-            m.d.comb += core.epilogue.old[c].eq(word[16 * c:16 * c + 16].as_signed())
-
 
 # Runs
 
@@ -227,13 +60,28 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @cache
-def workload(grid: int, *, width: int = 32, depth: int = 1, distilled: bool = False) -> Workload:
-    """Return a network of ``grid`` squared patches, and one or two tokens more."""
+def workload(grid: int, *, width: int = 32, depth: int = 1, distilled: bool = False,
+             counts: tuple[int, ...] = (), batch: int = 1) -> Workload:
+    """Return a network of ``grid`` squared patches, and one or two tokens more.
+
+    ``counts`` of patches are left by selectors, before the last blocks.
+    """
     model = ModelConfig(name=f"grid{grid}", image_size=4 * grid, patch=4, width=width, depth=depth,
                         heads=width // 16, hidden=48, classes=10, distilled=distilled)
+    pruning = PruningConfig(selector="topk", blocks=tuple(range(depth - len(counts), depth)),
+                            counts=counts, package="merged") if counts else None
     frames = calibration_frames(model.image_size)
-    qvit = quantize(FloatViT(model, synthetic(model, 5)), frames, weights="synthetic")
-    return Workload(qvit, CONFIG, frames[0])
+    qvit = quantize(FloatViT(model, synthetic(model, 5)), frames, weights="synthetic",
+                    pruning=pruning)
+    return Workload(qvit, CONFIG, frames[0], batch=batch)
+
+
+@cache
+def images(count: int, **network: Any) -> tuple[Workload, ...]:
+    """Return a network as :func:`workload` does, with frames of which no two are equal."""
+    work = workload(**network)
+    return tuple(work.with_frame(frame)
+                 for frame in calibration_frames(work.qvit.model.image_size)[:count])
 
 
 def run(program: Path, work: Workload, bus: Bus, *, fault: str = "",
@@ -242,8 +90,7 @@ def run(program: Path, work: Workload, bus: Bus, *, fault: str = "",
 
     ``before`` is run first, without it, and leaves what it leaves in the buffers.
     """
-    choice = [*_FAULTS].index(fault) + 1 if fault else 0
-    turns = [(work, choice)] if before is None else [(before, 0), (work, choice)]
+    turns = [(work, choice(fault))] if before is None else [(before, 0), (work, choice(fault))]
     with Session(program) as session:
         device = Device(session, work.qvit.model.classes, CONFIG.port_bits // 8)
         session.bus(bytes_per_cycle=bus.bytes_per_cycle, latency=bus.latency, stalls=bus.stalls)
@@ -254,7 +101,7 @@ def run(program: Path, work: Workload, bus: Bus, *, fault: str = "",
             session.load(image, MODEL_BASE)
             device.frame(frame)
             device.arguments(model_bytes=len(image), frame_bytes=len(frame))
-            device.write("FRAME_ADDR", FRAME_BASE | chosen << _CHOICE.start)
+            device.write("FRAME_ADDR", FRAME_BASE | chosen)
             folder = session.trace(f"turn{number}")
             device.start()
             status, results = device.finish(20 * bus.cycles(turn))
@@ -267,6 +114,30 @@ def run(program: Path, work: Workload, bus: Bus, *, fault: str = "",
         outside = compare_output(logits, top_class, status().tokens, results()[0],
                                  status().top_class)
         return Comparison(inside.stages + outside.stages, inside.problems)
+
+
+def run_images(program: Path, works: Sequence[Workload], *, fault: str = "",
+               late: bool = False) -> Comparison:
+    """Run images of one network in one run with a fault, and compare everything of all of them."""
+    first, bus = works[0], FAST
+    with Session(program) as session:
+        device = Device(session, first.qvit.model.classes, CONFIG.port_bits // 8)
+        session.bus(bytes_per_cycle=bus.bytes_per_cycle, latency=bus.latency, stalls=bus.stalls)
+        device.place(first.program.image, *(work.frame.tobytes() for work in works),
+                     batch=first.batch)
+        device.write("FRAME_ADDR", FRAME_BASE | choice(fault, late=late))
+        folder = session.trace("images")
+        device.start()
+        status, results = device.finish(PATIENCE * len(works) * bus.cycles(first))
+        session.trace_off()
+        session.run()
+        assert status().error == Error.NONE
+        recording = {stream.name: stream.read(folder) for stream in streams(CONFIG)}
+        inside = compare_run(first.program, [work.expected[2] for work in works], recording)
+        outside = [compare_output(*work.expected[:2], work.tokens[-1], result,
+                                  status().top_class if work is works[-1] else None)
+                   for work, result in zip(works, results(), strict=True)]
+        return Comparison.joined(*inside, *outside)
 
 
 FAST = Bus(bytes_per_cycle=64, latency=20)
@@ -287,6 +158,31 @@ _NEEDS: dict[str, dict[str, int]] = {
 }
 
 
+#: Networks that faults between images need: 26 tokens take turns in the residual.
+_DENSE = {"count": 3, "grid": 5}
+#: Two images share weights. Their tokens are 22, then 14: the second begins within a word.
+_BATCH = {"count": 4, "grid": 4, "depth": 3, "counts": (9, 5), "batch": 2}
+_BETWEEN_IMAGES: dict[str, dict[str, Any]] = {
+    # The patch embedding is under way for longer than a table of GELU takes to come.
+    "loads_do_not_wait_for_passes": {"count": 3, "grid": 8},
+    "loads_do_not_wait_for_each_other": _DENSE,
+    "patches_do_not_wait_for_their_load": _DENSE,
+    "logits_do_not_wait_for_the_last_output": _DENSE,
+    "loads_write_beside_passes": _DENSE,
+    # Initial rows come while the package of the image before is written.
+    "loads_write_beside_a_package": {"count": 3, "grid": 4, "depth": 4, "counts": (9, 5)},
+    "images_do_not_take_turns_in_the_residual": _DENSE,
+    "selectors_do_not_begin_anew": {"count": 3, "grid": 4, "depth": 2, "counts": (9,)},
+} | dict.fromkeys((
+    "selectors_do_not_wait_for_each_other", "images_do_not_wait",
+    "an_image_forgets_the_package_of_another", "every_image_begins_a_round",
+    "what_stays_of_all_images_begins_at_one_place", "what_goes_of_all_images_begins_at_one_place",
+    "segments_share_their_scores", "operands_of_a_segment_begin_with_a_word",
+    "keys_of_a_segment_end_with_their_word"), _BATCH)
+
+#: Faults that show only where outputs or initial rows come late.
+_LATE = {"logits_do_not_wait_for_the_last_output", "loads_write_beside_a_package"}
+
 #: Faults that need a memory that the core waits for.
 _SLOW = {"tiles_do_not_wait_for_their_weights"}
 
@@ -295,7 +191,8 @@ _HANGS = {"passes_do_not_wait_for_a_descriptor"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in _FAULTS if name not in _HANGS])
+@pytest.mark.parametrize("name", [name for name in FAULTS
+                                  if name not in _HANGS and name not in _BETWEEN_IMAGES])
 def test_without_its_precaution_the_result_is_wrong(program: Path, name: str) -> None:
     """Seventeen tokens have been there before: keys and values of them are left behind."""
     work = workload(**{"grid": 3} | _NEEDS.get(name, {}))
@@ -315,6 +212,16 @@ def test_without_its_precaution_the_core_hangs(program: Path, name: str) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", _BETWEEN_IMAGES)
+def test_without_its_precaution_some_image_is_wrong(program: Path, name: str) -> None:
+    works, late = images(**_BETWEEN_IMAGES[name]), name in _LATE
+    assert run_images(program, works, late=late).exact
+    comparison = run_images(program, works, fault=name, late=late)
+    assert not comparison.exact
+    assert comparison.first_mismatch is not None, comparison.problems
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("bus", [FAST, SLOW, STALLS], ids=["fast", "slow", "stalls"])
 @pytest.mark.parametrize("distilled", [False, True], ids=["cls", "distilled"])
 @pytest.mark.parametrize("grid", [1, 2, 3, 4, 5, 8])
@@ -327,13 +234,16 @@ def test_with_all_precautions_the_result_is_right(program: Path, grid: int, dist
 
 
 def test_every_fault_is_documented() -> None:
-    text = (Path(__file__).parent.parent / "docs" / "hazards.md").read_text(encoding="utf-8")
+    root = Path(__file__).parent.parent
+    text = (root / "docs" / "hazards.md").read_text(encoding="utf-8")
     named_there = set(re.findall(r"`(\w+)`", text))
-    assert not set(_FAULTS) - named_there
+    assert not set(FAULTS) - named_there
     tests = {name for name in named_there if name.startswith("test_")}
-    known = {name for module in (test_accumulator, test_core, test_loader)
-             for name in vars(module)} | set(globals())
+    modules = test_accumulator, test_core, test_dispatch, test_frame, test_loader
+    known = {name for module in modules for name in vars(module)} | set(globals())
     assert not tests - known
+    files = set(re.findall(r"`(\w+/\w+\.py)`", text))
+    assert files and all((root / name).exists() for name in files)
 
 
 # Within a block

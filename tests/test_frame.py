@@ -288,6 +288,37 @@ def test_rows_of_the_residual_alternate(rounds, ahead, alternate):
     _check_residual(bench, residual, 3 + 16 * (alternate and (rounds + ahead) % 2))
 
 
+@pytest.mark.parametrize("fields", [FRAME | {"image": 1}, RESIDUAL | {"alternate": 1}],
+                         ids=["frame", "residual"])
+def test_a_round_may_end_right_behind_a_load(fields):
+    """What is ahead is of the next round as it was at the start, three cycles before an END."""
+    frames, residual = _frames(6), _residual(5)
+    bench = Bench(frames=frames.tobytes(), model=residual.tobytes(), images=2, row_step=16,
+                  frame_stride=FRAME_BYTES)
+
+    async def main(ctx):
+        dut = bench.dut
+        ctx.set(dut.load, isa.load_layout.const({"opcode": isa.Opcode.LOAD, "ahead": 1, **fields}))
+        ctx.set(dut.start, 1)
+        await bench.step(ctx)
+        ctx.set(dut.start, 0)
+        for _ in range(2):
+            await bench.step(ctx)
+        ctx.set(dut.next_round, 1)
+        ctx.set(dut.odd, 1)
+        await bench.step(ctx)
+        ctx.set(dut.next_round, 0)
+        while bench.busy:
+            await bench.step(ctx)
+
+    bench.run(main)
+    if fields["kind"] == isa.LoadKind.FRAME:
+        assert bench.requests[0][0] == FRAMES + 3 * FRAME_BYTES
+        _check_frame(bench, frames[3], fields, 0)
+    else:
+        _check_residual(bench, residual, 16)
+
+
 def test_loads_of_both_kinds_follow_each_other():
     """Nothing of one is left in the other; the last bytes of a beat may belong to none."""
     frame, = _frames(1)
