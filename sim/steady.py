@@ -10,7 +10,6 @@ from multiprocessing import get_context
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from golden.files import check_output
 from golden.images import load_image
 from golden.model import model_named
 from golden.pruning import PruningConfig
@@ -134,7 +133,6 @@ def measure(points: Sequence[Point], console: Console, jobs: int) -> list[dict]:
 
     A point whose design, program, frames and memory have been simulated before is not again.
     """
-    check_output(BUILD / "steady")
     for config in dict.fromkeys(point.config for point in points):
         with console.status(f"Simulator of {config.name}, {config.rows} x {config.columns}"):
             simulator(config)
