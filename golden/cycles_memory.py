@@ -172,7 +172,7 @@ class Weights:
                 self._came = load.start
             if load.urgent:
                 # Until fewer rows are left: those that were on their way had come before.
-                held = self._row - int(rows) - self.memory.hold - self.memory.on_their_way
+                held = self._row - int(rows) + 1 - self.memory.hold - self.memory.on_their_way
                 if held > 0 and self._when_read(held) > self._came:
                     self._wait(min(self._when_read(held),
                                    self._came + load.beats / self.memory.alone(load.most)))
