@@ -127,21 +127,26 @@ class Weights:
         self.arrived = self._came = float(self.start)
         self._full = self.start + self.memory.row_interval * self.memory.capacity
 
-    def filling(self, now: float) -> bool:
-        """Return whether there is room for more than what was read."""
-        return self._hungry or now < self._full
+    def delay(self, now: int) -> int:
+        """Return the cycles from a request of something else to its data.
 
-    def hold(self, cycles: float, filling: bool) -> None:
+        While weights fill all there is at the start, their bursts under way come first; later one
+        of them, while there is room for more than what is read.
+        """
+        if now < self._full:
+            return self.memory.busy_delay
+        return self.memory.read_delay + (self.memory.burst if self._hungry else 0)
+
+    def hold(self, now: int, cycles: float) -> None:
         """Let something else pass, for so many cycles."""
         self._came += cycles
-        if filling:
+        if self._hungry or now < self._full:
             self._full += cycles
 
     def load(self, now: int, beats: float, units: int, urgent: bool = False) -> None:
         """Ask for a load of so many beats, written as so many units, one a cycle."""
         held = bool(self._loads) and self._loads[-1].urgent
-        start = now + (self.memory.busy_delay if self.filling(now) and not held
-                       else self.memory.read_delay)
+        start = now + (self.memory.read_delay if held else self.delay(now))
         self._loads.append(_Load(start, beats, min(1, beats / units), urgent))
 
     def loaded(self) -> float:
@@ -172,7 +177,7 @@ class Weights:
                 self._came = load.start
             if load.urgent:
                 # Until fewer rows are left: those that were on their way had come before.
-                held = self._row - int(rows) - self.memory.hold - self.memory.on_their_way
+                held = self._row - int(rows) + 1 - self.memory.hold - self.memory.on_their_way
                 if held > 0 and self._when_read(held) > self._came:
                     self._wait(min(self._when_read(held),
                                    self._came + load.beats / self.memory.alone(load.most)))
@@ -273,7 +278,5 @@ class Fetch:
     def _following(self, now: int) -> None:
         """Ask for a burst, as the beats of one have been taken."""
         memory = self.memory
-        filling = self.weights.filling(now)
-        delay = memory.busy_delay if filling else memory.read_delay
-        self.arrives.append(max(now + delay, self.arrives[-1] + memory.burst))
-        self.weights.hold(memory.burst * memory.beat_cycles, filling)
+        self.arrives.append(max(now + self.weights.delay(now), self.arrives[-1] + memory.burst))
+        self.weights.hold(now, memory.burst * memory.beat_cycles)

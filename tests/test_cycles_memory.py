@@ -55,7 +55,7 @@ def test_loads_share_a_port_with_weights(bytes_per_cycle: float, load: float, ro
 
 def test_a_load_takes_twice_as_long_beside_weights() -> None:
     weights = _weights(64, tiles=192)
-    weights.load(1000, 2000, 2000)
+    weights.load(1000 - weights.memory.busy_delay, 2000, 2000)
     assert weights.loaded() == 5000
     assert weights.take(64, 0) == 1000 + 2 * 64
     assert weights.take(1936 + 64, 0) == 5000 + 64
@@ -66,17 +66,38 @@ def test_a_load_has_what_a_full_fifo_leaves() -> None:
     weights = _weights(64)
     full = 1000 + weights.memory.capacity
     weights.load(full + 10, 2000, 2000)
-    assert weights.loaded() == full + 2010
+    loaded = full + 10 + weights.memory.read_delay + 2000
+    assert weights.loaded() == loaded
     # All rows but the first come when it has ended.
     for at in range(10_000, 10_000 + weights.memory.capacity):
         weights.take(1, at)
     assert weights.take(1, 0) == 10_000 + weights.memory.queues + Fifo.LATENCY
-    assert weights.loaded() == full + 2010
+    assert weights.loaded() == loaded
 
 
 def test_loads_follow_each_other() -> None:
     weights = _weights(64)
-    weights.load(1000, 100, 100)
-    weights.load(1300, 100, 200)
+    weights.load(1000 - weights.memory.busy_delay, 100, 100)
+    weights.load(1300 - weights.memory.busy_delay, 100, 200)
     assert weights.loaded() == 1500
     assert weights.take(256, 0) == 1000 + 100 + 100 + 100 + 56 / 0.5
+
+
+def test_urgent_loads_hold_weights_back() -> None:
+    weights = _weights(64)
+    memory = weights.memory
+    weights.load(1000 - memory.busy_delay, 2000, 2000, urgent=True)
+    # Until there are some, and those on their way have come, they take turns.
+    shared = memory.hold + memory.on_their_way
+    assert weights.loaded() == 1000 + 2000 + shared
+    assert weights.take(shared, 10_000) == 10_000 + shared - 1
+    assert weights.arrived == 1000 + 2 * shared
+    weights.take(64, 0)
+    assert weights.arrived == 1000 + 2000 + shared + 64
+
+
+def test_bursts_wait_for_those_under_way() -> None:
+    slow, fast = (_weights(rate).memory for rate in (16, 64))
+    assert fast.busy_delay < fast.read_delay + 2 * fast.burst
+    # Eight bursts of weights come first, four cycles a beat.
+    assert slow.busy_delay == 8 * slow.burst * 4
