@@ -319,10 +319,12 @@ frame_stride, output_stride : In, arguments
             epilogue.const_scale.m.eq(pipeline.field(k, "scale_m")),
             epilogue.const_scale.s.eq(pipeline.field(k, "scale_s")),
             epilogue.row_scale.eq(delay(m, self.rowsum.o.as_value(), wait, name="row_scale")),
-            epilogue.param_en.eq(self.loader.param_en),
-            epilogue.param_slot.eq(self.loader.param_slot),
-            epilogue.param_word.eq(self.loader.param_word),
-            epilogue.param_data.eq(self.loader.param_data),
+            # They have a register on the way, and come long before the first row that needs them.
+            epilogue.param_en.eq(delay(m, self.loader.param_en, 1, name="param_en", reset=True)),
+            epilogue.param_slot.eq(delay(m, self.loader.param_slot, 1, name="param_slot")),
+            epilogue.param_word.eq(delay(m, self.loader.param_word, 1, name="param_word")),
+            epilogue.param_data.eq(delay(m, self.loader.param_data.as_value(), 1,
+                                         name="param_data")),
         ]
 
         # The old residual was read when the row was issued.

@@ -170,7 +170,7 @@ class LoadUnit(wiring.Component):
     def _units(self, m: Module, running: Signal, load: data.View, first: Signal) -> Signal:
         """Cut the byte stream into units and count them through the loop nest.
 
-        Return a signal that is high while the last unit is written.
+        Return a signal that is high when the last unit has been given to its buffer.
         """
         config = self.config
         beat_bytes, width = config.port_bits // 8, config.block
@@ -186,9 +186,13 @@ class LoadUnit(wiring.Component):
         has_word = Signal()
         at = Signal(range(size_of_word))
         rest, size = Signal(range(width + 1)), Signal(range(width + 1))  # of the last, the next one
-        # A unit that begins behind ``inside`` ends in the next word, at it with this one.
-        inside_rest = Signal(range(size_of_word + 1))
+        # For every place whether a unit that begins there ends behind this word, or with it: of
+        # whole units, and of the last one of a row.
+        whole_spans = [k > size_of_word - width for k in range(size_of_word)]
+        whole_done = [k >= size_of_word - width for k in range(size_of_word)]
+        rest_spans, rest_done = Signal(size_of_word), Signal(size_of_word)
         emit, take = Signal(), Signal()
+        ended = Signal()           # the last unit was written in the cycle before
         spans, done = Signal(), Signal()
         is_frame, waits = Signal(), Signal()
         residual_waits = Signal()  # what was written last has not yet been taken
@@ -196,9 +200,10 @@ class LoadUnit(wiring.Component):
         cut = Signal(8 * width)
         m.d.comb += [
             is_frame.eq(load.kind == isa.LoadKind.FRAME),
-            spans.eq(Mux(last_unit, at > inside_rest, at > size_of_word - width)),
-            done.eq(Mux(last_unit, at >= inside_rest, at >= size_of_word - width)),
-            emit.eq(running & has_word & (~spans | has_next) & ~waits),
+            spans.eq(Mux(last_unit, rest_spans.bit_select(at, 1),
+                         Cat(whole_spans).bit_select(at, 1))),
+            done.eq(Mux(last_unit, rest_done.bit_select(at, 1), Cat(whole_done).bit_select(at, 1))),
+            emit.eq(running & ~ended & has_word & (~spans | has_next) & ~waits),
             take.eq(has_next & ((emit & done) | ~has_word)),
             cut.eq(Cat(first_word, next_word) >> (at << 3)),
         ]
@@ -232,7 +237,9 @@ class LoadUnit(wiring.Component):
         m.d.sync += [
             line_step.eq(load.count * load.stride), one_unit.eq(units == 1),
             rest.eq(Mux(load.row_bytes[:unit_bits] == 0, width, load.row_bytes[:unit_bits])),
-            inside_rest.eq(size_of_word - rest),
+            rest_spans.eq(Cat(k + rest > size_of_word for k in range(size_of_word))),
+            rest_done.eq(Cat(k + rest >= size_of_word for k in range(size_of_word))),
+            ended.eq(last),
         ]
         with m.If(~running):
             start = first * load.stride
@@ -292,7 +299,7 @@ class LoadUnit(wiring.Component):
                     self.write_addr.eq(column_addr + (block >> bank_bits)),
                     self.write_data.eq(Cat(previous, cut)),
                 ]
-        return last
+        return ended
 
     def _words(self, m: Module, beats: Fifo, size: int, running: Signal, take: Signal
                ) -> tuple[Value, Value]:
