@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The steady state of consecutive frames: what is measured, and the table of it."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing import get_context
 
 from rich.console import Console
@@ -18,7 +19,6 @@ from sim.build import emitted, simulator
 from sim.cache import BUILD, digest, replacing
 from sim.frames import different, simulate_frames
 from sim.simulate import Bus
-from sim.streams import streams
 from sim.workload import Workload
 
 __all__ = ["COLUMNS", "Point", "bandwidths", "measure"]
@@ -77,21 +77,29 @@ class Point:
 
 def bandwidths(networks: Sequence[dict], config: Config, bytes_per_cycle: Sequence[float],
                latency: int, rounds: int) -> Iterator[Point]:
-    """Give a point for each of ``networks``, fields of :class:`Point`, and each bandwidth."""
+    """Give a point for each of ``networks``, fields of :class:`Point`, and each bandwidth.
+
+    ``rounds`` are those of networks that do not say how many.
+    """
     for network in networks:
         for rate in bytes_per_cycle:
             yield Point(config=config, bus=Bus(bytes_per_cycle=rate, latency=latency),
-                        rounds=rounds, **network)
+                        **{"rounds": rounds} | network)
 
 
-def _run(point: Point) -> dict:
-    """Simulate a point and return its row."""
-    model, config = model_named(point.model), point.config
-    workload = Workload.named(point.model, config, pruning=point.pruning,
+def _works(point: Point) -> list[tuple[str, Workload]]:
+    """Return the frames of a point, no two equal, with their names."""
+    model = model_named(point.model)
+    workload = Workload.named(point.model, point.config, pruning=point.pruning,
                               last_block=point.last_block, batch=point.batch)
     sample = [("sample", load_image(None, model.image_size), None)]
-    works = [(name, workload.with_frame(frame, label))
-             for name, frame, label in different(sample, point.rounds * point.batch)]
+    return [(name, workload.with_frame(frame, label))
+            for name, frame, label in different(sample, point.rounds * point.batch)]
+
+
+def _run(point: Point, works: Sequence[tuple[str, Workload]]) -> dict:
+    """Simulate a point and return its row."""
+    model, config = model_named(point.model), point.config
     report = simulate_frames(works, simulator(config), point.bus)
     row = report.to_dict()
     cycles = row["steady_cycles"]
@@ -114,15 +122,16 @@ def _run(point: Point) -> dict:
 
 
 def _cached(point: Point) -> dict:
-    """Return the row of a point: simulated, or what was when nothing was different."""
-    key = digest(emitted(point.config), repr(asdict(point)), repr(streams(point.config)),
-                 # The cycle model changes nothing that is measured.
-                 *sorted(path for path in (BUILD.parent / "golden").glob("*.py")
-                         if not path.name.startswith("cycles")),
-                 *sorted((BUILD.parent / "sim").glob("**/*.[chp]*")))
+    """Return the row of a point: simulated, or what it was when design, program, frames and memory
+    were the same, and the integers that it is compared with."""
+    works = _works(point)
+    contents = (works[0][1].program.image, *(work.frame.tobytes() for _, work in works))
+    key = digest(emitted(point.config), repr((point.bus, point.rounds, point.batch)),
+                 *(hashlib.sha256(content).hexdigest() for content in contents),
+                 *sorted((BUILD.parent / "golden").glob("integer*.py")))
     path = BUILD / "steady" / f"{key}.json"
     if not path.exists():
-        row = _run(point)
+        row = _run(point, works)
         with replacing(path) as unfinished:
             unfinished.write_text(json.dumps(row))
     return json.loads(path.read_text())
