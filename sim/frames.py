@@ -97,15 +97,19 @@ class FramesReport:
         return self._ends[0]
 
     @property
-    def steady(self) -> int | None:
-        """Cycles of a round that has others before and, from three rounds on, behind it."""
-        return self.intervals[-2:][0] if self.intervals else None
+    def _middle(self) -> int:
+        """A round that has others before and, from three rounds on, behind it."""
+        return max(1, len(self.intervals) - 1)
 
-    def utilization(self, cycles: int) -> float:
-        """Useful multiplications of a round over what the array could have done in its cycles."""
-        rounds = len(self.macs) // self.batch
-        start = max(0, rounds - 2) * self.batch
-        macs = sum(self.macs[start:start + self.batch])
+    @property
+    def steady(self) -> int | None:
+        """Cycles of that round, from the logits of the one before to its own."""
+        return self.intervals[self._middle - 1] if self.intervals else None
+
+    def utilization(self, number: int, cycles: int) -> float:
+        """Useful multiplications of round ``number`` over what the array could have done in
+        ``cycles``."""
+        macs = sum(self.macs[number * self.batch:(number + 1) * self.batch])
         return macs / (cycles * self.workloads[0].config.macs_per_cycle)
 
     def to_dict(self) -> dict[str, object]:
@@ -125,10 +129,11 @@ class FramesReport:
             "batch": self.batch,
             "latency_cycles": self.latency,
             "latency_ms": self.latency / clock * 1e3,
-            "latency_mac_utilization": self.utilization(self.latency),
+            "latency_mac_utilization": self.utilization(0, self.latency),
             "round_cycles": steady,
             "steady_cycles": None if steady is None else round(steady / self.batch),
-            "steady_mac_utilization": None if steady is None else self.utilization(steady),
+            "steady_mac_utilization": (
+                None if steady is None else self.utilization(self._middle, steady)),
             "images_per_second": None if steady is None else clock * self.batch / steady,
             "cycles": self.cycles,
             "macs": sum(self.macs),
@@ -153,9 +158,10 @@ class FramesReport:
         first = self.workloads[0]
         clock, what = first.config.clock_mhz, "image" if self.batch == 1 else "batch"
 
-        def time(cycles: int) -> str:
+        def time(number: int, cycles: int) -> str:
             return (f"{cycles:,} cycles, {cycles / clock / 1e3:.3f} ms at {clock} MHz,"
-                    f" {self.utilization(cycles):.1%} of {first.config.macs_per_cycle} MAC/cycle")
+                    f" {self.utilization(number, cycles):.1%} of {first.config.macs_per_cycle}"
+                    " MAC/cycle")
 
         rows = [
             *about_network(first),
@@ -163,10 +169,10 @@ class FramesReport:
                 f", {self.batch} of a batch share weights" if self.batch > 1 else "")),
             ("host", f"{self.host_accesses} accesses between start and interrupt"),
             ("network", f"{sum(self.macs) / len(self.macs) / 1e9:.3f} GMAC an image"),
-            (f"one {what}", f"{time(self.latency)}, from the start to its logits"),
+            (f"one {what}", f"{time(0, self.latency)}, from the start to its logits"),
         ]
         if self.steady is not None:
-            rows += [("the next", f"{time(self.steady)}, from logits to logits"),
+            rows += [("the next", f"{time(self._middle, self.steady)}, from logits to logits"),
                      ("speed", f"{clock * 1e6 * self.batch / self.steady:,.1f} images/s")]
         rows += [
             ("whole run", f"{self.cycles:,} cycles"),

@@ -15,12 +15,7 @@ from golden.model import model_named
 from golden.pages import check_section, write_section
 from golden.pruning import PruningConfig, cumulative_rates
 from rtl.config import Config, named
-from sim.command import (
-    bus_of,
-    prepare,
-    progress_bar,
-    step,
-)
+from sim.command import bus_of, prepare, progress_bar, step
 from sim.report import Report
 from sim.simulate import Bus, simulate
 from sim.workload import Workload
@@ -30,9 +25,6 @@ __all__ = ["PAGE", "Row", "markdown", "run"]
 #: The page that ``--update`` writes to, and what the tables are called in it.
 PAGE = Path(__file__).parent.parent / "docs" / "benchmark.md"
 _PRUNING, _COST = "pruning", "selector"
-
-_MODELS = ("deit_tiny", "deit_small")
-_KEEP = (0.9, 0.7, 0.5)
 
 
 @dataclass(frozen=True, kw_only=True)

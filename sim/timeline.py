@@ -59,7 +59,7 @@ class PassSpan(Span):
     Members
     -------
     info, image
-        What it is, and the number of the image that it works on.
+        What it is, and the number of the image that it works on, or of the round of a batch.
     tiles, loads
         Its tiles in order, named by column and K tile, and how they were loaded.
     written
@@ -122,7 +122,7 @@ class Timeline:
     Members
     -------
     program, images
-        What ran, and the names of the images.
+        What ran, and the names of the images; those of a batch are one.
     begin, end
         Cycles of the bench; the run is over in ``end``.
     causes

@@ -43,7 +43,7 @@ def timeline(recording: Mapping[str, Mapping[str, Int]], program: Program,
     program
         The program.
     images
-        Name of each image, in order, and the passes that it took.
+        Name of each image, or of all of a round, in order, and the passes that it took.
     """
     def levels(stream: str, signal: str) -> Levels:
         return Levels(recording[stream][CYCLE], recording[stream][signal])
