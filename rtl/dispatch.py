@@ -37,7 +37,7 @@ class Dispatcher(wiring.Component):
     for the selector, too. A PASS is queued when one of ``PASS_SLOTS`` descriptors is free.
 
     Loads and the output of logits go on behind what follows. A LOAD waits for the one before, a
-    pass over patches for the last one, END and a pass to the logits for the last output; one
+    pass over patches for the last LOAD, END and a pass to the logits for the last output. A LOAD
     ``ahead`` is left out in the last round.
 
     Members

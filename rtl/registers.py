@@ -152,8 +152,9 @@ def _registers() -> Iterator[Register]:
 
     # Arguments: writes during a run have no effect
     yield _whole("MODEL_ADDR", 0x10, rw, "Address of the model image, a multiple of 4096.", 64)
-    yield _whole("FRAME_ADDR", 0x18, rw, "Address of the frame, a multiple of port_bytes.", 64)
-    yield _whole("OUTPUT_ADDR", 0x20, rw, "Address of the output, a multiple of 4096.", 64)
+    yield _whole("FRAME_ADDR", 0x18, rw,
+                 "Address of the first frame, a multiple of port_bytes.", 64)
+    yield _whole("OUTPUT_ADDR", 0x20, rw, "Address of the first output, a multiple of 4096.", 64)
     yield _whole("MODEL_BYTES", 0x28, rw, "Bytes from MODEL_ADDR on that may be read.")
     yield _whole("FRAME_BYTES", 0x2C, rw,
                  "Bytes from FRAME_ADDR on that may be read: the frames, in whole beats.")
@@ -193,7 +194,7 @@ def _registers() -> Iterator[Register]:
     yield _whole("STATUS", 0x60, ro, "State of the run controller.", values=RunState, bits=2)
     yield _whole("ERROR", 0x64, ro, "Error that ended the run.", values=Error, bits=8)
     yield _whole("ERROR_INDEX", 0x68, ro, "Index of the failing instruction in the program.")
-    yield _whole("TOP_CLASS", 0x6C, ro, "Class of the largest logit.")
+    yield _whole("TOP_CLASS", 0x6C, ro, "Class of the largest logit of the last image.")
     yield _whole("TOKENS", 0x70, ro, "Tokens that were left of the last image.")
     yield _whole("BYTES_READ", 0x74, ro, "Bytes read from memory.")
     yield _whole("BYTES_WRITTEN", 0x78, ro, "Bytes written to memory, whole beats.")
@@ -221,7 +222,7 @@ REGISTERS: tuple[Register, ...] = tuple(_registers())
 #: Arguments of a run, which hold what was written.
 ARGUMENTS = tuple(r for r in REGISTERS
                   if 0x10 <= r.offset < 0x60 and r.access == Access.RW)
-#: Registers that show a run; the ones before them are constants.
+#: Registers that show a run.
 STATUS = tuple(r for r in REGISTERS if 0x60 <= r.offset < 0x100)
 #: Registers that are read from the core, where there is a token selector; else they are zero.
 READBACK = tuple(r for r in REGISTERS if r.offset >= 0x100)

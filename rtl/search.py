@@ -178,12 +178,12 @@ class TopKSearch(Component):
     Latency: ``16 * (words + step_cycles) + 1`` cycles from ``start`` to ``done``, where ``words =
     ceil((first + count) / comparators)``; a score is read in ``READ_LATENCY``.
     Resources: about 20 LUTs and 20 flip-flops a comparator, 9 LUTs a comparator of distributed
-    memory (up to 32 words of it), and one block RAM of 18 kbit up to 1024 tokens.
+    memory (up to 32 words of it), and one block RAM of 18 kbit up to 1024 scores of all segments.
 
     Parameters
     ----------
     config
-        Configuration; ``comparators`` and ``max_tokens`` are used.
+        Configuration; ``comparators``, ``max_tokens`` and ``images`` are used.
 
     Members
     -------

@@ -50,12 +50,12 @@ class Selector(wiring.Component):
     Latency: at most ``busy_cycles(tokens, dropped)`` beside search and class attention for TOPK,
     ``busy_cycles(1, dropped)`` from the last pair for THRESHOLD.
     Resources: those of ``Shares``, ``TopKSearch`` and ``KeptMap``, one block RAM of 18 kbit for up
-    to 512 tokens, about 150 LUTs.
+    to 512 ``pass_rows``, about 150 LUTs.
 
     Parameters
     ----------
     config
-        ``max_tokens``, ``pass_rows``, ``residual_rows``, ``images`` and ``columns`` are used.
+        ``max_tokens``, ``pass_rows``, ``residual_rows``, ``images`` and ``comparators`` are used.
 
     Members
     -------

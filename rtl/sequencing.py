@@ -71,9 +71,9 @@ def connect_sequencer(m: Module, core: "Core") -> None:
     with m.Else():
         with m.Switch(activity):
             for kind, waits_for in ((Activity.PROGRAM, isa.Stall.PROGRAM),
-                                        (Activity.LOAD, isa.Stall.LOAD),
-                                        (Activity.DRAIN, isa.Stall.DRAIN),
-                                        (Activity.SELECTOR, isa.Stall.SELECTOR)):
+                                    (Activity.LOAD, isa.Stall.LOAD),
+                                    (Activity.DRAIN, isa.Stall.DRAIN),
+                                    (Activity.SELECTOR, isa.Stall.SELECTOR)):
                 with m.Case(kind):
                     m.d.comb += cause.eq(waits_for)
 

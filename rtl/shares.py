@@ -36,7 +36,7 @@ class Shares(wiring.Component):
     high and with it the reciprocal of the sum, while shares are taken.
 
     Latency: ``finish_cycles(dropped)`` at most, of ``busy`` after ``finish``.
-    Resources: 1 DSP, one block RAM of 18 kbit for up to 512 tokens, about 350 LUTs.
+    Resources: 1 DSP, one block RAM of 18 kbit for up to 512 ``pass_rows``, about 350 LUTs.
 
     Parameters
     ----------

@@ -221,7 +221,7 @@ class Statistics(Component):
     valid : In(1)
         A row of the residual enters.
     row : In(range(residual_rows))
-        Which one, physically.
+        Which one, physically; of pairs its position.
     first, last : In(1)
         Its first and its last column tile.
     channels, mean_m, mean_s, scale_m, scale_s, epsilon : In

@@ -18,11 +18,11 @@ def trace_members(config: Config) -> dict[str, int]:
 
     ``run_start``, ``run_end``: pulse that starts the core; it is done or has failed. ``stall``:
     cause of this cycle. ``tile_active``: the issue stage has a tile; ``tile_accepted``: it gets
-    one, of slot ``tile_slot``. ``loader``: what the tile loader does; it begins a
-    tile in the next cycle. ``weight_level``: rows in the
-    weight FIFO. ``queued``, ``retired``: passes, modulo 256. ``instruction``: which is executed.
-    ``written``: a row leaves the epilogue, of slot ``written_slot``. ``load_start``: pulse, with
-    ``load_kind`` and ``load_ahead`` of a LOAD, before ``load_busy``. ``selector``: what it does.
+    one, of slot ``tile_slot``. ``loader``: what the tile loader does; ``loader_begins``: it loads a
+    tile from the next cycle on. ``weight_level``: rows in the weight FIFO. ``queued``, ``retired``:
+    passes, modulo 256. ``instruction``: which is executed. ``written``: a row leaves the epilogue,
+    of slot ``written_slot``. ``load_start``: pulse, with ``load_kind`` and ``load_ahead`` of a
+    LOAD, before ``load_busy``. ``selector``: what it does.
     """
     slot = (PASS_SLOTS - 1).bit_length()
     return {

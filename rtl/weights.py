@@ -21,7 +21,7 @@ class WeightStream(wiring.Component):
     Streams: beats and words in order. A beat of every port goes in and a word goes out in every
     cycle, where both are there.
 
-    Resources: block RAM of ``weight_tiles`` array tiles.
+    Resources: memory of ``weight_tiles`` array tiles, of the kind that ``Fifo`` chooses.
 
     Members
     -------
