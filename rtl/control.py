@@ -43,7 +43,7 @@ class ControlRegisters(wiring.Component):
     Latency: a read is answered two cycles after its address, from the core ``READBACK_CYCLES``
     later; a write one cycle after the later of address and data has been taken.
 
-    Resources: 448 flip-flops of arguments, a multiplexer of one word per register.
+    Resources: 384 flip-flops of arguments, a multiplexer of one word per register.
 
     Parameters
     ----------
