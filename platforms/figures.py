@@ -18,8 +18,11 @@ ALL = "all"
 FIGURES = {"luts": "LUT", "lutram": "as memory", "srl": "as shift register", "ff": "FF",
            "carry": "CARRY4", "dsp": "DSP", "bram": "BRAM", "levels": "LUT levels"}
 
+#: LUT levels that are none too many, of any configuration.
+_LEVELS = 6
+
 #: What configurations may take at most; the form of the array is that of DSP48E2.
-LIMITS = {"zcu102": {"luts": 160_000, "ff": 300_000, "dsp": 2_400, "bram": 850, "levels": 6}}
+LIMITS = {"zcu102": {"luts": 160_000, "ff": 300_000, "dsp": 2_400, "bram": 850, "levels": _LEVELS}}
 
 #: The figures of configurations as they were when somebody last looked at what has changed.
 RECORD = Path(__file__).with_name("resources.json")
@@ -89,6 +92,6 @@ def grown(name: str, old: Figures, new: Figures) -> list[str]:
             if more > _GROWTH * before and more > _NOISE * new[ALL][key]:
                 said.append(f"{FIGURES[key]} of {block}: {now[key]:,g}, recorded are {before:,g}")
         before = old.get(block, {}).get("levels", 0)
-        if now["levels"] > max(before, LIMITS["zcu102"]["levels"]):
+        if now["levels"] > max(before, _LEVELS):
             said.append(f"LUT levels of {block}: {now['levels']}, recorded are {before}")
     return said
