@@ -69,9 +69,8 @@ class Config:
     weight_tiles
         Depth of the weight FIFO in array tiles.
     images
-        Images whose residual rows have addresses at once, and whose scores and logits have places:
-        2 for the next one beside this one, more for batches, as far as the residual buffer holds
-        the rows of narrow networks.
+        Images whose residual rows have addresses at once: 2 for the next one beside this one, more
+        for batches, as far as the residual buffer holds the rows of narrow networks.
     load_rows
         Rows of a weight tile that enter the array in a cycle, 1 or 2. With 2, weights that the FIFO
         holds are loaded at twice the rate of a memory that gives a row a cycle; keys and values

@@ -216,7 +216,7 @@ class Stall(enum.Enum, shape=4):
     PROGRAM = 5   #: the start: reads BEGIN and tables; waits for an instruction
     TILE = 6      #: pads a short tile to the read-modify-write distance, or waits for a slot
     DRAIN = 7     #: the end of a round: waits for the last rows, writes the last logits
-    SELECTOR = 8  #: waits for a selector, or until the passes over a list or an image have ended
+    SELECTOR = 8  #: waits for a token selector, or for the passes that its list ends
 
 
 # Payloads of TABLE, and of the weight stream
@@ -267,7 +267,7 @@ begin_layout = _instruction(
     pad=unsigned(16),
     magic=unsigned(32),          # "HVIT"
     instructions=unsigned(32),   # in the program, BEGIN and END included
-    tokens=unsigned(16),         # of each image at the start, special tokens included
+    tokens=unsigned(16),         # rows of the residual at the start, special tokens included
     loop=unsigned(16),           # instruction at which the next round begins
     weight_offset=unsigned(32),  # bytes from the model base to the weight stream of port 0
     weight_stride=unsigned(32),  # bytes from the weight stream of one port to that of the next
