@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The one rounding rule and the one saturation rule of the datapath, and its delay lines."""
+"""The one rounding rule and the one saturation rule of the datapath; delay lines, selection."""
+
+from collections.abc import Sequence
 
 from amaranth.hdl import Module, Mux, Signal, Value, ValueLike
+from amaranth.utils import exact_log2
 
-__all__ = ["delay", "round_shift", "saturate"]
+__all__ = ["delay", "round_shift", "saturate", "selected"]
 
 
 def round_shift(value: Value, shift: int) -> Value:
@@ -38,3 +41,11 @@ def delay(m: Module, value: ValueLike, cycles: int, *, name: str, reset: bool = 
         m.d.sync += stage.eq(value)
         value = stage
     return value
+
+
+def selected(values: Sequence[Value], index: Value) -> Value:
+    """Return ``values[index]``, of a power of two of values, by a tree of multiplexers."""
+    values = list(values)
+    for bit in range(exact_log2(len(values))):
+        values = [Mux(index[bit], values[k + 1], values[k]) for k in range(0, len(values), 2)]
+    return values[0]

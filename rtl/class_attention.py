@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Attention that the class token pays to every token, summed over the heads."""
 
-from collections.abc import Sequence
-
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data
 from amaranth.lib.memory import Memory, WritePort
 from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import ceil_log2, exact_log2
 
-from rtl.arith import delay
+from rtl.arith import delay, selected
 from rtl.config import Config
 from rtl.isa import EXP_BITS, MANTISSA_BITS, POWER_BITS, SCORE_BITS, SEGMENTS, SHIFT_BITS
 
@@ -174,12 +172,12 @@ class ClassAttention(Component):
         size = min(_GROUP, self.rows)
         for g in range(self.rows // size):
             group = Signal(EXP_BITS + POWER_BITS, name=f"group_{g}", reset_less=True)
-            m.d.sync += group.eq(_selected(lanes[g * size:][:size], position))
+            m.d.sync += group.eq(selected(lanes[g * size:][:size], position))
             groups.append(group)
         address = delay(m, Cat(position, bank), 1, name="written")
         m.d.comb += [
             write.addr.eq(address),
-            write.data.eq(_selected(groups, address[exact_log2(size):])),
+            write.data.eq(selected(groups, address[exact_log2(size):])),
             write.en.eq(delay(m, serial, 1, name="serial", reset=True)),
         ]
         return bank, capturing
@@ -234,11 +232,3 @@ class ClassAttention(Component):
             self.score.eq(score),
         ]
         return en, at_write[:self.segment_bits], at_write[self.segment_bits:]
-
-
-def _selected(values: Sequence[Value], index: Value) -> Value:
-    """Return ``values[index]``, of a power of two of values, by a tree of multiplexers."""
-    values = list(values)
-    for bit in range(exact_log2(len(values))):
-        values = [Mux(index[bit], values[k + 1], values[k]) for k in range(0, len(values), 2)]
-    return values[0]

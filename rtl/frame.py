@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Loads: raw frames into the patch buffer, and initial rows into the residual buffer."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, ceil_log2, exact_log2
 
 from rtl import isa
+from rtl.arith import selected
 from rtl.axi import request_layout
 from rtl.config import BLOCK, Config
 from rtl.fifo import Fifo
@@ -186,11 +187,8 @@ class LoadUnit(wiring.Component):
         has_word = Signal()
         at = Signal(range(size_of_word))
         rest, size = Signal(range(width + 1)), Signal(range(width + 1))  # of the last, the next one
-        # For every place whether a unit that begins there ends behind this word, or with it: of
-        # whole units, and of the last one of a row.
-        whole_spans = [k > size_of_word - width for k in range(size_of_word)]
-        whole_done = [k >= size_of_word - width for k in range(size_of_word)]
-        rest_spans, rest_done = Signal(size_of_word), Signal(size_of_word)
+        whole_spans, whole_done, rest_spans, rest_done = (Signal(name=n) for n in (
+            "whole_spans", "whole_done", "rest_spans", "rest_done"))
         emit, take = Signal(), Signal()
         ended = Signal()           # the last unit was written in the cycle before
         spans, done = Signal(), Signal()
@@ -200,13 +198,29 @@ class LoadUnit(wiring.Component):
         cut = Signal(8 * width)
         m.d.comb += [
             is_frame.eq(load.kind == isa.LoadKind.FRAME),
-            spans.eq(Mux(last_unit, rest_spans.bit_select(at, 1),
-                         Cat(whole_spans).bit_select(at, 1))),
-            done.eq(Mux(last_unit, rest_done.bit_select(at, 1), Cat(whole_done).bit_select(at, 1))),
+            spans.eq(Mux(last_unit, rest_spans, whole_spans)),
+            done.eq(Mux(last_unit, rest_done, whole_done)),
             emit.eq(running & ~ended & has_word & (~spans | has_next) & ~waits),
             take.eq(has_next & ((emit & done) | ~has_word)),
             cut.eq(Cat(first_word, next_word) >> (at << 3)),
         ]
+        # Whether a unit that begins here ends behind this word, or with it: registers, as is what
+        # they will be at the next place, in a table of all places.
+        places = range(size_of_word)
+        for flag, table in (
+                (whole_spans, Cat(Const(k > size_of_word - width) for k in places)),
+                (whole_done, Cat(Const(k >= size_of_word - width) for k in places)),
+                (rest_spans, Cat(rest > size_of_word - k for k in places)),
+                (rest_done, Cat(rest >= size_of_word - k for k in places))):
+            now = Signal(size_of_word, name=f"{flag.name}_table", reset_less=True)
+            after_rest = Signal(size_of_word, name=f"{flag.name}_after_rest", reset_less=True)
+            after_whole = Cat(now[(k + width) % size_of_word] for k in places)
+            m.d.sync += [now.eq(table), after_rest.eq(Cat(now, now) >> rest)]
+            with m.If(~running):
+                m.d.sync += flag.eq(now[0])
+            with m.Elif(emit):
+                m.d.sync += flag.eq(Mux(last_unit, selected(after_rest, at),
+                                        selected(after_whole, at)))
         with m.If(emit):
             m.d.sync += at.eq(at + size)
         with m.If(take):
@@ -237,8 +251,6 @@ class LoadUnit(wiring.Component):
         m.d.sync += [
             line_step.eq(load.count * load.stride), one_unit.eq(units == 1),
             rest.eq(Mux(load.row_bytes[:unit_bits] == 0, width, load.row_bytes[:unit_bits])),
-            rest_spans.eq(Cat(k + rest > size_of_word for k in range(size_of_word))),
-            rest_done.eq(Cat(k + rest >= size_of_word for k in range(size_of_word))),
             ended.eq(last),
         ]
         with m.If(~running):
