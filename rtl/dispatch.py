@@ -292,7 +292,7 @@ class Dispatcher(wiring.Component):
         with m.Elif((begin.tokens == 0) | (begin.tokens > config.max_tokens)
                     | (begin.instructions < 2) | (begin.loop == 0)
                     | (begin.loop >= begin.instructions)
-                    | (begin.images == 0) | (begin.images > isa.SEGMENTS)
+                    | (begin.images == 0) | (begin.images > config.images)
                     | (begin.instructions >> (BEATS_BITS - exact_log2(beats_each)) != 0)
                     | (begin.weight_beats >> BEATS_BITS != 0)):
             m.d.sync += error.eq(isa.Error.BAD_FIELD)

@@ -261,7 +261,7 @@ def test_program(config, kind):
 
 
 def test_fields_of_begin_are_there_for_everyone():
-    fields = {"tokens": 77, "images": 3, "row_step": 1234, "instructions": 3, "loop": 1}
+    fields = {"tokens": 77, "images": 2, "row_step": 1234, "instructions": 3, "loop": 1}
     words = program((Opcode.PASS, {}), **fields)
     bench = Bench(words, retire=_at_once)
     seen = []
@@ -377,7 +377,7 @@ def test_selectors_of_several_images_end_with_one_prune():
     words = program((Opcode.IMAGE, {}), *selects, (Opcode.PRUNE, {}),
                     (Opcode.PASS, {"rows_from": isa.Rows.DROPPED, "of_segment": 1, "segment": 2}),
                     images=3)
-    bench = Bench(words, retire=_at_once, selects=50)
+    bench = Bench(words, config=FOUR_PORTS, retire=_at_once, selects=50)
     assert bench.run() == (Error.NONE, len(words) - 1, 1)
     assert [f[1] for f in bench.logged("select")] == words[2:5]
     for n in (0, 1):
@@ -539,7 +539,7 @@ def _bad_begins():
              ("loop behind the program", {"loop": 3}, Error.BAD_FIELD),
              ("loop far behind", {"loop": 0xFFFF}, Error.BAD_FIELD),
              ("no images", {"images": 0}, Error.BAD_FIELD),
-             ("images", {"images": isa.SEGMENTS + 1}, Error.BAD_FIELD),
+             ("images", {"images": TINY.images + 1}, Error.BAD_FIELD),
              ("many images", {"images": 0x81}, Error.BAD_FIELD),
              ("beats of the program", {"instructions": 1 << 21}, Error.BAD_FIELD),
              ("beats of the weights", {"weight_beats": 1 << 24}, Error.BAD_FIELD),
@@ -579,7 +579,8 @@ def test_bad_begin(name, config, fields, arguments, error):
 @pytest.mark.parametrize("name, config, fields, arguments", [
     ("one instruction", ONE_PORT, {"instructions": 2}, {}),
     ("END alone", ONE_PORT, {"loop": 1}, {}),
-    ("all images", ONE_PORT, {"images": isa.SEGMENTS}, {}),
+    ("all images", ONE_PORT, {"images": TINY.images}, {}),
+    ("as many images as segments", FOUR_PORTS, {"images": isa.SEGMENTS}, {}),
     ("all tokens", ONE_PORT, {"tokens": TINY.max_tokens}, {}),
     ("one token", ONE_PORT, {"tokens": 1}, {}),
     ("weights to the end", ONE_PORT, {"weight_beats": ((1 << 20) - 4096) // 8}, {}),
