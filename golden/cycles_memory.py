@@ -18,6 +18,9 @@ _BUS = 2
 #: Cycles of a burst beside latency and beats, from its request until another may take its place.
 _BURST = 3
 
+#: Beats that are none: sums of parts of beats are not exact.
+_LITTLE = 1e-6
+
 
 class Memory:
     """Rates at which the ports of a configuration bring what is asked for.
@@ -72,11 +75,19 @@ class Memory:
         rate = min(self._port - taken, (self._beats - taken) / self._ports)
         return max(1, self.join / rate)
 
-    def shared(self, most: float) -> tuple[float, float]:
+    def shared(self, most: float, ahead: bool = True) -> tuple[float, float]:
         """Return the beats a cycle of a load that takes at most ``most``, while weights are read,
-        too, and the cycles of a row meanwhile."""
-        beats = min(most, self._port / 2, self._beats / (self._ports + 1))
-        return beats, self._rows(beats)
+        too, and the cycles of a row meanwhile.
+
+        Each port has its part of the memory, until the queues of the others are full and they ask
+        for as much as port 0 has of weights: then they are ``ahead``.
+        """
+        if ahead:
+            beats = min(most, self._port / 2, self._beats / (self._ports + 1))
+            return beats, self._rows(beats)
+        part = min(self._port, self._beats / self._ports)
+        beats = min(most, part / 2)
+        return beats, max(1, self.join / (part - beats))
 
     def alone(self, most: float) -> float:
         """Return the beats a cycle of a load that takes at most ``most``."""
@@ -121,6 +132,8 @@ class Weights:
     _read: list[int] = field(default_factory=lambda: [0])
     _loads: list[_Load] = field(default_factory=list)
     _loaded: float = 0
+    #: Beats by which the other ports are ahead of port 0.
+    _ahead: float = 0
     _hungry: bool = False
 
     def __post_init__(self) -> None:
@@ -152,16 +165,19 @@ class Weights:
     def loaded(self) -> float:
         """Return when all loads have ended, if no row of weights is read until then."""
         memory = self.memory
-        now, rows = self._came, 0.0
+        now, rows, ahead = self._came, 0.0, self._ahead
         for load in self._loads:
             if now < load.start:
                 rows += min(memory.capacity - rows, (load.start - now) / memory.row_interval)
                 now = load.start
-            beats, interval = memory.shared(load.most)
             most = memory.hold + memory.on_their_way if load.urgent else memory.capacity
-            shared = min(load.beats / beats, max(0, most - rows) * interval)
-            rows += shared / interval
-            now += shared + (load.beats - shared * beats) / memory.alone(load.most)
+            left = load.beats
+            for limit in (WEIGHT_BEATS - ahead, float("inf")):
+                beats, interval = memory.shared(load.most, limit == float("inf"))
+                shared = min(min(left, limit) / beats, max(0, most - rows) * interval)
+                rows, now, left = rows + shared / interval, now + shared, left - shared * beats
+                ahead = min(WEIGHT_BEATS, ahead + shared * beats)
+            now += left / memory.alone(load.most)
             self._full = max(self._full, now + (memory.capacity - rows) * memory.row_interval)
         return max(self._loaded, now) if self._loads else self._loaded
 
@@ -182,9 +198,12 @@ class Weights:
                     self._wait(min(self._when_read(held),
                                    self._came + load.beats / self.memory.alone(load.most)))
                     continue
-            beats, interval = self.memory.shared(load.most)
-            with_it = min(rows, load.beats / beats / interval)
+            ahead = self._ahead >= WEIGHT_BEATS - _LITTLE
+            beats, interval = self.memory.shared(load.most, ahead)
+            most = load.beats if ahead else min(load.beats, WEIGHT_BEATS - self._ahead)
+            with_it = min(rows, most / beats / interval)
             self._came += with_it * interval
+            self._ahead = min(WEIGHT_BEATS, self._ahead + with_it * interval * beats)
             rows -= with_it
             self._progress(with_it * interval * beats)
             if rows <= 0:
@@ -202,7 +221,7 @@ class Weights:
         """Take beats from the first load."""
         load = self._loads[0]
         load.beats -= beats
-        if load.beats < 1e-6:
+        if load.beats < _LITTLE:
             self._loaded = self._came
             del self._loads[0]
 

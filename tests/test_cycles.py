@@ -10,7 +10,7 @@ from golden.cycles import CycleModel
 from golden.lower import lower
 from golden.model import model_named
 from golden.program import Program
-from golden.pruning import PruningConfig
+from golden.pruning import PruningConfig, tokens_left
 from platforms.estimate import cycle_model
 from platforms.hollow import hollow
 from rtl.config import named
@@ -18,32 +18,36 @@ from rtl.isa import INSTRUCTION_BYTES, Opcode
 
 _DENSE = PruningConfig(selector="none")
 _TOPK = PruningConfig(selector="topk", blocks=(1, 2, 3), counts=(60, 36, 18))
-_THRESHOLD = PruningConfig(blocks=(1, 2, 3))
+_MERGED = replace(_TOPK, package="merged")
+_HALVES = replace(_MERGED, counts=(50, 25, 12))
 
 
 def _model(name: str, config: str, pruning: PruningConfig = _DENSE, bytes_per_cycle: float = 64,
-           latency: int = 100, last_block: str = "all") -> CycleModel:
+           latency: int = 100, last_block: str = "all", batch: int = 1) -> CycleModel:
     return cycle_model(model_named(name), named(config), pruning, bytes_per_cycle=bytes_per_cycle,
-                       latency=latency, last_block=last_block)
+                       latency=latency, last_block=last_block, batch=batch)
 
 
-@pytest.mark.parametrize(("pruning", "tokens", "bus", "cycles", "within"), [
-    (_DENSE, (101,), {}, 153_864, 1e-2),
-    (_TOPK, (101, 62, 39, 22), {}, 83_017, 1e-2),
-    (_THRESHOLD, (101, 60, 5, 5), {}, 87_244, 1e-2),
-    (_DENSE, (101,), {"bytes_per_cycle": 4}, 161_519, 1e-2),
-    (_DENSE, (101,), {"latency": 400}, 179_288, 2e-2),
-    (_TOPK, (101, 62, 39, 22), {"bytes_per_cycle": 4, "latency": 20}, 110_662, 1e-2),
-    (_DENSE, (101,), {"last_block": "cls"}, 141_087, 1e-2),
-    (_DENSE, (101,), {"last_block": "cls", "bytes_per_cycle": 4}, 152_061, 1e-2),
-    (_DENSE, (101,), {"last_block": "cls", "latency": 400}, 175_265, 1e-2),
-    (_TOPK, (101, 62, 39, 22), {"last_block": "cls"}, 83_017, 1e-2),
+@pytest.mark.parametrize(("model", "config", "pruning", "options", "first", "steady"), [
+    ("tiny_test", "tiny", _DENSE, {}, 23_010, 21_104),
+    ("tiny_test", "tiny", _DENSE, {"bytes_per_cycle": 2}, 89_865, 84_456),
+    ("scenes", "tiny", _DENSE, {"bytes_per_cycle": 4}, 162_587, 150_227),
+    ("scenes", "tiny", _DENSE, {"latency": 400}, 192_185, 172_928),
+    ("scenes", "tiny", _DENSE, {"last_block": "cls"}, 140_896, 134_533),
+    ("scenes", "tiny", _MERGED, {}, 82_703, 76_345),
+    ("scenes", "tiny", _MERGED, {"bytes_per_cycle": 4, "latency": 20}, 111_847, 99_809),
+    ("scenes", "tiny-8x8", _MERGED, {}, 290_944, 283_855),
+    ("scenes", "small", _DENSE, {"bytes_per_cycle": 12}, 45_600, 39_540),
+    ("scenes", "small", _HALVES, {}, 25_692, 20_527),
+    ("scenes", "small", _HALVES, {"bytes_per_cycle": 8, "batch": 2}, 71_077, 32_358),
 ])
-def test_near_what_was_measured(pruning: PruningConfig, tokens: tuple[int, ...], bus: dict,
-                                cycles: int, within: float) -> None:
-    """Cycles of ``python -m sim.run --model scenes --config tiny``."""
-    assert _model("scenes", "tiny", pruning, **bus).cycles(tokens) == pytest.approx(
-        cycles, rel=within)
+def test_near_what_was_measured(model: str, config: str, pruning: PruningConfig, options: dict,
+                                first: int, steady: int) -> None:
+    """Cycles of ``python -m sim.cycle_points``."""
+    estimate, tokens = _model(model, config, pruning, **options), tokens_left(
+        model_named(model), pruning)
+    assert estimate.ends(tokens, 3)[0] == pytest.approx(first, rel=6e-3)
+    assert estimate.steady(tokens, 3) == pytest.approx(steady, rel=6e-3)
 
 
 def test_fewer_tokens_take_fewer_cycles() -> None:
