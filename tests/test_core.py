@@ -186,6 +186,7 @@ def test_one_cause_for_every_cycle():
             ctx.set(loader.active, active)
             ctx.set(Value.cast(loader.stationary), stationary.value)
             ctx.set(Value.cast(dispatcher.activity), activity.value)
+            await ctx.tick()  # what the dispatcher does is looked at a cycle later
             got = isa.Stall(ctx.get(core.stall))
             assert got == cause(*case), f"{case}: expected {cause(*case)}, got {got}"
 
