@@ -108,7 +108,7 @@ def bad_instructions() -> Iterator[tuple[str, Error, Opcode, dict[str, Any], dic
     yield "magic", Error.BAD_MAGIC, begin, {}, {"magic": 0x12345678}
     yield "version", Error.BAD_VERSION, begin, {}, {"version": ISA_VERSION + 1}
     yield "no opcode", Error.BAD_OPCODE, table, {}, {"opcode": 0}
-    yield "unknown opcode", Error.BAD_OPCODE, Opcode.PASS, {"accumulate": 0}, {"opcode": 8}
+    yield "unknown opcode", Error.BAD_OPCODE, Opcode.PASS, {"accumulate": 0}, {"opcode": 9}
     yield "second begin", Error.BAD_OPCODE, load, {}, {"opcode": begin.value}
     yield "no begin", Error.BAD_MAGIC, begin, {}, {"opcode": table.value}
     yield "tokens", Error.BAD_FIELD, begin, {}, {"tokens": CONFIG.max_tokens + 1}
