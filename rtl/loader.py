@@ -175,6 +175,7 @@ class TileLoader(wiring.Component):
         number = Signal(8)          # pass that is worked on
         column_tile, k_tile = Signal(8), Signal(8)
         column_tiles, k_tiles = Signal(8), Signal(8)
+        tokens = Signal(16)              # of the list or segment of the pass
         tokens_left_k = Signal(16)       # tokens from this K tile on
         tokens_left_column = Signal(16)  # tokens from this column tile on
         list_column = Signal(isa.pass_layout["list_base"].width)
@@ -212,12 +213,7 @@ class TileLoader(wiring.Component):
                 with m.If(number != self.queued):
                     m.d.sync += [
                         column_tile.eq(0),
-                        column_tiles.eq(Mux(fields.columns_from_tokens,
-                                            (self.tokens + config.columns - 1) >> lane_bits,
-                                            fields.column_tiles)),
-                        k_tiles.eq(Mux(fields.k_from_tokens,
-                                       (self.tokens + config.rows - 1) >> row_bits,
-                                       fields.k_tiles)),
+                        tokens.eq(self.tokens),
                         list_column.eq(fields.list_base),
                         tokens_left_column.eq(self.tokens),
                     ]
@@ -225,10 +221,16 @@ class TileLoader(wiring.Component):
             with m.State("Column"):
                 m.d.comb += preparing.eq(LoaderActivity.TILE)
                 m.d.sync += [
+                    # Of the pass; here, as its tokens come late in the cycle before.
+                    column_tiles.eq(Mux(fields.columns_from_tokens,
+                                        (tokens + config.columns - 1) >> lane_bits,
+                                        fields.column_tiles)),
+                    k_tiles.eq(Mux(fields.k_from_tokens, (tokens + config.rows - 1) >> row_bits,
+                                   fields.k_tiles)),
                     k_tile.eq(0),
                     scales_due.eq(fields.scale_source == isa.ScaleSource.COLUMN),
                     list_pointer.eq(list_column),
-                    tokens_left_k.eq(self.tokens),
+                    tokens_left_k.eq(tokens),
                 ]
                 m.next = "Tile"
             with m.State("Tile"):

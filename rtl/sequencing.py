@@ -23,15 +23,12 @@ def connect_sequencer(m: Module, core: "Core") -> None:
     dispatcher, segments, loader, issue = core.dispatcher, core.segments, core.loader, core.issue
     wiring.connect(m, core.weights.o, loader.weight)
     wiring.connect(m, loader.tile, issue.tile)
-    # Position of the residual row of an image's first token
-    first_row = Signal.like(core.first_row)
     image = dispatcher.image
     segment = Signal(segment_layout(core.config), name="loader_segment")
     whole = ~loader.descriptor.of_segment
     m.d.comb += [
-        first_row.eq(image.first_row + Mux(image.alternate & dispatcher.odd,
-                                           dispatcher.begin.row_step, 0)),
-        core.first_row.eq(first_row),
+        core.first_row.eq(image.first_row + Mux(image.alternate & dispatcher.odd,
+                                                dispatcher.begin.row_step, 0)),
         segments.image.eq(dispatcher.image_start),
         segments.first_image.eq(image.image == 0),
         segments.image_tokens.eq(dispatcher.begin.tokens),
