@@ -13,6 +13,7 @@
 //   write OFFSET VALUE             write a register
 //   read OFFSET NAME               read a register: "value NAME VALUE"
 //   interrupt CYCLES               wait for the interrupt, fault after so many cycles
+//   await CYCLES NAME              wait for the interrupt: "value NAME 1", 0 if it did not come
 //   wait CYCLES                    let time pass
 //   quiet                          fault if any port has an access under way
 //   clear                          start counting cycles, bytes and accesses at zero
@@ -88,6 +89,9 @@ public:
             answer(word(words), lite_.value());
         } else if (command == "interrupt") {
             interrupt(number(words));
+        } else if (command == "await") {
+            for (uint64_t left = number(words); left && !pins_.interrupt; left--) step();
+            answer(word(words), bool(pins_.interrupt));
         } else if (command == "wait") {
             for (uint64_t left = number(words); left; left--) step();
         } else if (command == "quiet") {
