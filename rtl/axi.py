@@ -12,11 +12,17 @@ from amaranth.utils import ceil_log2
 from rtl.fifo import Fifo
 
 __all__ = ["AXI4ReadSignature", "AXI4Signature", "AXI4WriteSignature", "AXILiteSignature",
-           "BEATS_BITS", "ReadMaster", "Splitter", "WriteMaster", "connect_flat", "flat_ports",
-           "request_layout", "write_layout"]
+           "BEATS_BITS", "MAX_BEATS", "READS_OUTSTANDING", "ReadMaster", "Splitter",
+           "WRITES_OUTSTANDING", "WriteMaster", "connect_flat", "flat_ports", "request_layout",
+           "write_layout"]
 
 #: Bits of the number of beats of one request.
 BEATS_BITS = 24
+
+#: Longest burst of the masters, and bursts that they have under way, unless told otherwise.
+MAX_BEATS = 16
+READS_OUTSTANDING = 8
+WRITES_OUTSTANDING = 4
 
 INCR = 0b01
 #: Normal memory, non-cacheable, bufferable: interconnects may merge and resize bursts.
@@ -234,8 +240,9 @@ class ReadMaster(wiring.Component):
 
     LATENCY = 4
 
-    def __init__(self, *, data_bits: int, depths: Sequence[int], outstanding: int = 8,
-                 max_beats: int = 16, addr_bits: int = 64) -> None:
+    def __init__(self, *, data_bits: int, depths: Sequence[int],
+                 outstanding: int = READS_OUTSTANDING, max_beats: int = MAX_BEATS,
+                 addr_bits: int = 64) -> None:
         _check(data_bits, max_beats, outstanding)
         if not depths:
             raise ValueError("depths has 0 clients, must have at least 1")
@@ -374,8 +381,8 @@ class WriteMaster(wiring.Component):
 
     LATENCY = 3
 
-    def __init__(self, *, data_bits: int, outstanding: int = 4, max_beats: int = 16,
-                 addr_bits: int = 64) -> None:
+    def __init__(self, *, data_bits: int, outstanding: int = WRITES_OUTSTANDING,
+                 max_beats: int = MAX_BEATS, addr_bits: int = 64) -> None:
         _check(data_bits, max_beats, outstanding)
         self.data_bits = data_bits
         self.addr_bits = addr_bits

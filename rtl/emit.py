@@ -5,8 +5,9 @@ import gc
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 
 from amaranth.back import rtlil
 from amaranth.hdl import Elaboratable, Fragment
@@ -28,6 +29,9 @@ _PORT = re.compile(r"\\(port\$\d+\$\d+)\b")
 #: A connection of a cell: port, net.
 _CONNECT = re.compile(r"(    connect \\)(\S+) (.*\n)")
 
+#: A port of a module: the line, the name.
+_WIRE = re.compile(r"^(  wire width \d+ (?:signed )?(?:in|out)put \d+ +\\(\S+))$", re.M)
+
 #: Attributes that say how a module came about, not what it is.
 _ATTRIBUTES = ["generator", "top", "src", "amaranth.hierarchy", "amaranth.decoding"]
 
@@ -36,8 +40,11 @@ class EmitError(Exception):
     """The Verilog backend refused a design."""
 
 
-def emit(component: Component, name: str) -> str:
+def emit(component: Component, name: str,
+         attributes: Mapping[str, Mapping[str, str]] = MappingProxyType({})) -> str:
     """Return ``component`` as Verilog, its top module called ``name``.
+
+    ``attributes`` are those of its ports, by name: Amaranth would give them to all names of a net.
 
     The other modules are called after ``name`` and their class, as ``heatvit_column_group``;
     modules of one class that differ are numbered. The text depends on nothing but the component
@@ -47,7 +54,8 @@ def emit(component: Component, name: str) -> str:
         memories = Memories(f"{name}_ram")
         elaborated = _Elaborated(component, memories)
         text = rtlil.convert(elaborated, name=name, emit_src=False)
-        return _verilog(merge(text, name, elaborated.kinds(name))) + memories.verilog()
+        merged = merge(text, name, elaborated.kinds(name))
+        return _verilog(_attributed(merged, name, attributes)) + memories.verilog()
 
 
 class _Elaborated(Elaboratable):
@@ -106,6 +114,23 @@ def merge(text: str, name: str, kinds: dict[str, str]) -> str:
     return "".join(
         f"{attributes}module \\{names[path]}\n{_rename(body, names, {}, {})}end\n"
         for path, (attributes, body) in modules.items() if same[path] == path)
+
+
+def _attributed(text: str, name: str, attributes: Mapping[str, Mapping[str, str]]) -> str:
+    """Give the ports of module ``name`` their attributes."""
+    left = dict(attributes)
+
+    def port(wire: re.Match[str]) -> str:
+        found = left.pop(wire[2], {})
+        return "".join(f'  attribute \\{key} "{value}"\n' for key, value in found.items()) + wire[1]
+
+    def module(top: re.Match[str]) -> str:
+        return _WIRE.sub(port, top[0])
+
+    text = re.sub(rf"^module \\{name}\n.*?^end\n", module, text, flags=re.M | re.S)
+    if left:
+        raise EmitError(f"{name} has no port {', '.join(left)}, which attributes are for")
+    return text
 
 
 def _port_names(body: str) -> dict[str, str]:

@@ -15,27 +15,19 @@ from amaranth.hdl import (
     Module,
     ResetInserter,
     ResetSignal,
-    Shape,
     Signal,
 )
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import Out
 
-from rtl.axi import (
-    AXI4ReadSignature,
-    AXI4Signature,
-    AXILiteSignature,
-    ReadMaster,
-    WriteMaster,
-    connect_flat,
-    flat_ports,
-)
+from rtl.axi import ReadMaster, WriteMaster, connect_flat
 from rtl.config import CONFIGS, MULTIPLIERS, Config, ConfigError, named
 from rtl.control import Control
 from rtl.core import Core
 from rtl.emit import emit
+from rtl.interfaces import CONTROL, attributes, members, memory_port, width
 from rtl.isa import ISA_VERSION
-from rtl.registers import ADDRESS_BITS, ARGUMENTS, REGISTERS
+from rtl.registers import ARGUMENTS, REGISTERS
 from rtl.taps import Taps
 
 __all__ = ["HeatViT", "emit_verilog", "main"]
@@ -44,17 +36,6 @@ __all__ = ["HeatViT", "emit_verilog", "main"]
 PROGRAM_BEATS = 32
 LOAD_BEATS = 256
 WEIGHT_BEATS = 256
-
-
-def _members(config: Config) -> dict[str, wiring.Member]:
-    """Return the ports of the IP core."""
-    members: dict[str, wiring.Member] = {"ap_clk": In(1), "ap_rst_n": In(1), "interrupt": Out(1)}
-    members |= flat_ports("s_axi_control", AXILiteSignature(addr_bits=ADDRESS_BITS).flip())
-    for p in range(config.ports):
-        signature = AXI4ReadSignature if p else AXI4Signature
-        members |= flat_ports(f"m_axi_gmem{p}",
-                              signature(addr_bits=64, data_bits=config.port_bits))
-    return members
 
 
 class HeatViT(wiring.Component):
@@ -79,7 +60,7 @@ class HeatViT(wiring.Component):
 
     def __init__(self, config: Config):
         self.config = config
-        super().__init__(_members(config))
+        super().__init__(members(config))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -101,14 +82,14 @@ class HeatViT(wiring.Component):
             m.submodules[f"reader{p}"] = fresh(reader)
         m.submodules.writer = fresh(writer)
 
-        connect_flat(m, self, "s_axi_control", control.bus)
+        connect_flat(m, self, CONTROL, control.bus)
         for p, reader in enumerate(readers):
-            connect_flat(m, self, f"m_axi_gmem{p}", reader.axi)
+            connect_flat(m, self, memory_port(p), reader.axi)
             weight = len(reader.request) - 1
             m.d.comb += reader.hold[weight].eq(core.weight_hold)
             wiring.connect(m, core.weight_request[p], reader.request[weight])
             wiring.connect(m, reader.data[weight], core.weight[p])
-        connect_flat(m, self, "m_axi_gmem0", writer.axi)
+        connect_flat(m, self, memory_port(0), writer.axi)
         for i, (request, answer) in enumerate(((core.program_request, core.program),
                                                (core.load_request, core.load))):
             wiring.connect(m, request, readers[0].request[i])
@@ -151,14 +132,14 @@ class HeatViT(wiring.Component):
 
 def emit_verilog(config: Config) -> str:
     """Return the Verilog of the accelerator, the same bytes for the same configuration."""
-    return emit(HeatViT(config), name="heatvit")
+    return emit(HeatViT(config), name="heatvit", attributes=attributes(config))
 
 
 def _description(config: Config, verilog: str) -> dict[str, object]:
     """Return what is written beside the Verilog as ``heatvit.json``."""
     ports = {name: {"direction": "output" if member.flow is Out else "input",
-                    "bits": Shape.cast(member.shape).width}
-             for name, member in _members(config).items()}
+                    "bits": width(member)}
+             for name, member in members(config).items()}
     return {
         "name": "heatvit",
         "configuration": config.to_dict(),

@@ -201,3 +201,11 @@ def test_group_synthesises_to_one_dsp_a_pair(tmp_path):
 def test_refused_design():
     with pytest.raises(EmitError, match="Yosys ended with status 1: ERROR: "):
         emit(_Root(1), "twice\nmodule \\twice\nend")
+
+
+def test_attributes_are_of_the_port_alone():
+    text = emit(_Leaf(1), "leaf", {"i": {"X_INTERFACE_INFO": "a:b:c:1.0 bus I"}})
+    assert text.count("X_INTERFACE_INFO") == 1
+    assert '(* X_INTERFACE_INFO = "a:b:c:1.0 bus I" *)\n  input [7:0] i;' in text
+    with pytest.raises(EmitError, match="leaf has no port j"):
+        emit(_Leaf(1), "leaf", {"j": {"A": "b"}})
