@@ -141,10 +141,11 @@ class CycleModel:
         return tuple(self._run(tokens, rounds).ends)
 
     def steady(self, tokens: Sequence[int], rounds: int = 4) -> float:
-        """Return the cycles of an image in the middle of a run: from the end of the round before
-        the last but one to that of the last but one, which has one behind it, over its images."""
+        """Return the cycles of an image in the middle of a run: of the last round but one, which
+        has one behind it, over its images; of two rounds, of the second."""
         ends = self.ends(tokens, rounds)
-        return (ends[-2] - ends[-3]) / self.images
+        middle = max(1, rounds - 2)
+        return (ends[middle] - ends[middle - 1]) / self.images
 
     def _run(self, tokens: Sequence[int], rounds: int) -> "_Run":
         if len(tokens) != self.program.selectors + 1 or tokens[0] != self.program.tokens:

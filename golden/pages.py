@@ -1,9 +1,23 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Pages of documentation with sections that commands write."""
+"""Pages of documentation: tables, and sections that commands write."""
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["check_section", "write_section"]
+__all__ = ["check_section", "columns_table", "table", "write_section"]
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, left: int | None = None) -> str:
+    """Return a table in Markdown; columns from ``left`` on, if given, have numbers."""
+    left = len(head) if left is None else left
+    rules = ["---"] * left + ["---:"] * (len(head) - left)
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in (head, rules, *rows))
+
+
+def columns_table(rows: Iterable[Mapping], columns: Sequence[tuple[str, str, Callable]]) -> str:
+    """Return a table in Markdown; a column is its title, the key of a row, and how it is shown."""
+    return table([title for title, _, _ in columns],
+                 ([show(row[key]) for _, key, show in columns] for row in rows))
 
 
 def _around(page: Path, name: str) -> tuple[str, str]:

@@ -25,7 +25,7 @@ from golden.model import MODELS, ModelConfig, model_named
 from golden.pages import check_section, write_section
 from golden.pruning import BLOCKS, PruningConfig, segment_macs, tokens_left
 from platforms.hollow import hollow
-from platforms.measured import ROUNDS, Measured, compared, measured
+from platforms.measured import Measured, compared, measured
 from rtl.config import CONFIGS, Config, named
 
 __all__ = ["check_tokens", "cycle_model", "main"]
@@ -127,7 +127,7 @@ def _check(options: argparse.Namespace, console: Console) -> None:
                 last_block=row.last_block)
         if row.cycles is not None:
             return (models[key].cycles(row.tokens),)
-        return (models[key].ends(row.tokens, ROUNDS)[0], models[key].steady(row.tokens, ROUNDS))
+        return (models[key].ends(row.tokens, 1)[0], models[key].steady(row.tokens, row.rounds))
 
     text = compared(measured(options.check, options.config), estimate)
     console.print(text, markup=False, highlight=False, soft_wrap=True)

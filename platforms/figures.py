@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from golden.pages import table
 from platforms.synthesis import Cells
 
 __all__ = ["ALL", "FIGURES", "LIMITS", "RECORD", "Figures", "delta", "figures", "grown", "load",
@@ -67,10 +68,10 @@ def delta(old: Figures, new: Figures) -> str:
             a, b = before.get(key, 0), now.get(key, 0)
             if a != b:
                 change = f"{b / a - 1:+.1%}" if a else "new"
-                rows.append(f"| `{block}` | {title} | {a:,g} | {b:,g} | {change} |")
+                rows.append([f"`{block}`", title, f"{a:,g}", f"{b:,g}", change])
     if not rows:
         return "No figure differs from the record."
-    return "\n".join(["| block | | recorded | now | change |", "|---|---|---:|---:|---:|", *rows])
+    return table(["block", "", "recorded", "now", "change"], rows, left=2)
 
 
 def grown(name: str, old: Figures, new: Figures) -> list[str]:

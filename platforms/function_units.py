@@ -20,6 +20,7 @@ from golden import functions
 from golden.fit import LANE_X_FRAC, SIGMOID_SCALE
 from golden.fixed import Int, round_shift
 from golden.nonlinear import ERF, EXP, FUNCTIONS, PLAN
+from golden.pages import table
 from platforms.ablation import cells
 from platforms.synthesis import Cells
 from platforms.tables import print_or_update
@@ -236,12 +237,12 @@ def _rounded_product(m: Module, a: Value, b: Value, shift: int, *, name: str,
     return rounded >> shift
 
 
-def _errors(exact: Real, y: Real) -> str:
+def _errors(exact: Real, y: Real) -> list[str]:
     error = np.abs(y - exact)
-    return f"{error.max():.2e} | {error.mean():.2e}"
+    return [f"{error.max():.2e}", f"{error.mean():.2e}"]
 
 
-def _measured() -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
+def _measured() -> tuple[dict[str, list[str]], ...]:
     """Return the largest and the mean error of GELU, exp and sigmoid, by unit."""
     exact = FUNCTIONS["exact"]
     x = np.arange(-4 << LANE_X_FRAC, 4 << LANE_X_FRAC)
@@ -274,13 +275,13 @@ def report() -> str:
         (unit.LATENCY, cells(unit))
         for unit in (PolynomialGelu(1.0), PolynomialGelu(0.5), PolynomialExp(), PlanSigmoid()))
     rows = [
-        ("GELU", "lane, this project", own, gelu["lane"]),
-        ("GELU", "I-BERT", _row(*ibert), gelu["I-BERT"]),
-        ("GELU", "HeatViT, delta 1/2", _row(*heatvit), gelu["HeatViT"]),
-        ("exp", "the same lane", own, exp["lane"]),
-        ("exp", "I-BERT and HeatViT", _row(*power), exp["polynomial"]),
-        ("sigmoid", "the same lane", own, sigmoid["lane"]),
-        ("sigmoid", "HeatViT (PLAN)", _row(*plan), sigmoid["PLAN"]),
+        ("GELU", "lane, this project", *own, *gelu["lane"]),
+        ("GELU", "I-BERT", *_row(*ibert), *gelu["I-BERT"]),
+        ("GELU", "HeatViT, delta 1/2", *_row(*heatvit), *gelu["HeatViT"]),
+        ("exp", "the same lane", *own, *exp["lane"]),
+        ("exp", "I-BERT and HeatViT", *_row(*power), *exp["polynomial"]),
+        ("sigmoid", "the same lane", *own, *sigmoid["lane"]),
+        ("sigmoid", "HeatViT (PLAN)", *_row(*plan), *sigmoid["PLAN"]),
     ]
     sums = [
         ("lane, this project: GELU, exp and sigmoid", lane),
@@ -289,21 +290,18 @@ def report() -> str:
     ]
     head = ("function", "unit", "latency", "LUT", "of it memory", "FF", "DSP", "table bits",
             "max error", "mean error")
-    return "\n".join([
-        f"| {' | '.join(head)} |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
-        *(f"| {' | '.join(row)} |" for row in rows), "",
-        "| all units of a lane | LUT | of it memory | FF | DSP |",
-        "|---|---:|---:|---:|---:|",
-        *(f"| {name} | {_numbers(found)} |" for name, found in sums)])
+    return "\n\n".join([
+        table(head, rows, left=2),
+        table(("all units of a lane", "LUT", "of it memory", "FF", "DSP"),
+              ([name, *_numbers(found)] for name, found in sums), left=1)])
 
 
-def _row(latency: int, found: Cells, table_bits: int = 0) -> str:
-    return f"{latency} | {_numbers(found)} | {table_bits:,}"
+def _row(latency: int, found: Cells, table_bits: int = 0) -> list[str]:
+    return [str(latency), *_numbers(found), f"{table_bits:,}"]
 
 
-def _numbers(found: Cells) -> str:
-    return " | ".join(f"{n:,}" for n in (found.luts, found.lutram, found.ff, found.dsp))
+def _numbers(found: Cells) -> list[str]:
+    return [f"{n:,}" for n in (found.luts, found.lutram, found.ff, found.dsp)]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -6,17 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from golden.model import model_named
+from golden.pages import table
 from golden.pruning import PruningConfig
 
-__all__ = ["ROUNDS", "Measured", "compared", "measured"]
+__all__ = ["Measured", "compared", "measured"]
 
 #: What a table must have to be one of single images, with any selectors, or of the steady state.
 _SINGLE = ("model", "selectors", "tokens", "cycles")
-_STEADY = ("model", "configuration", "tokens", "batch", "last block", "bytes per cycle",
+_STEADY = ("model", "configuration", "tokens", "batch", "frames", "last block", "bytes per cycle",
            "cycles an image", "first image, cycles")
-
-#: Rounds of the runs in which ``sim.benchmark`` measures the steady state.
-ROUNDS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +31,8 @@ class Measured:
         At the start and after each selector.
     batch, last_block, bytes_per_cycle
         As the options of these names; the bandwidth may not be said.
+    rounds
+        Of the run.
     cycles
         Of a run of one image, from its start to its interrupt.
     first, steady
@@ -44,6 +44,7 @@ class Measured:
     selectors: str = ""
     tokens: tuple[int, ...]
     batch: int = 1
+    rounds: int = 1
     last_block: str = "all"
     bytes_per_cycle: float | None = None
     cycles: int | None = None
@@ -72,6 +73,14 @@ def _number(text: str, what: str) -> int:
     return int(digits)
 
 
+def _bandwidth(text: str) -> float:
+    """Return the bytes per cycle of a table."""
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ValueError(f"a number of bytes per cycle is {text!r}, must be a number") from error
+
+
 def _tokens(text: str, between: str) -> tuple[int, ...]:
     return tuple(_number(part, "a number of tokens") for part in text.split(between))
 
@@ -81,10 +90,11 @@ def _line(row: dict[str, str], config: str) -> Measured:
         return Measured(model=row["model"], config=config, selectors=row["selectors"],
                         tokens=_tokens(row["tokens"], ","),
                         cycles=_number(row["cycles"], "a number of cycles"))
+    batch = _number(row["batch"], "a batch")
     return Measured(
         model=row["model"], config=row["configuration"], tokens=_tokens(row["tokens"], "/"),
-        batch=_number(row["batch"], "a batch"), last_block=row["last block"],
-        bytes_per_cycle=_number(row["bytes per cycle"], "a number of bytes per cycle"),
+        batch=batch, rounds=_number(row["frames"], "a number of frames") // batch,
+        last_block=row["last block"], bytes_per_cycle=_bandwidth(row["bytes per cycle"]),
         first=_number(row["first image, cycles"], "a number of cycles"),
         steady=_number(row["cycles an image"], "a number of cycles"))
 
@@ -117,16 +127,11 @@ def _beside(cycles: int, estimated: float) -> tuple[str, str, str]:
     return f"{cycles:,}", f"{estimated:,.0f}", f"{estimated / cycles - 1:+.3%}"
 
 
-def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [header, ["---"] * len(header), *lines]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
 def compared(rows: Sequence[Measured], estimate: Callable[[Measured], Sequence[float]]) -> str:
     """Return tables of what was measured and what is estimated.
 
     ``estimate`` gives the cycles of a single image, or of the first round and an image in the
-    middle of a run of ``ROUNDS``.
+    middle of a run.
     """
     single: list[Sequence[str]] = []
     steady: list[Sequence[str]] = []
@@ -143,10 +148,10 @@ def compared(rows: Sequence[Measured], estimate: Callable[[Measured], Sequence[f
     differences = ["measured", "estimated", "difference"]
     tables = []
     if single:
-        tables.append(_table(["model", "configuration", "selectors", "tokens", *differences],
-                             single))
+        tables.append(table(["model", "configuration", "selectors", "tokens", *differences],
+                            single))
     if steady:
-        tables.append(_table(
+        tables.append(table(
             ["model", "configuration", "tokens", "batch", "last block", "bytes per cycle",
              "first round", "estimated", "difference", "an image", "estimated", "difference"],
             steady))

@@ -5,11 +5,12 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from golden.files import check_output
+from golden.pages import table
 from platforms.figures import (
     ALL,
     FIGURES,
@@ -118,8 +119,7 @@ def tables(result: Result) -> str:
     rows = [_row("**all**", *parts[ALL])]
     if config.name in LIMITS:
         limit = LIMITS[config.name]
-        rows.append(_line("at most", *(f"{limit[key]:,}" if key in limit else ""
-                                       for key in FIGURES)))
+        rows.append(["at most", *(f"{limit[key]:,}" if key in limit else "" for key in FIGURES)])
     if result.flat:
         rows.append(_row("all, synthesised as one piece", result.flat, ""))
     if inside != Cells():
@@ -133,14 +133,14 @@ def tables(result: Result) -> str:
     count = _instances(found)
     repeated = [(kind, times) for kind, times in sorted(count.items())
                 if times > 1 and not kind.startswith(f"{_TOP}_ram_")]
-    return "\n".join([
-        *_table(["block", *FIGURES.values()], rows), "",
-        *_table(["module", "instances", *_HEAD],
-                [_row(f"`{kind.removeprefix(f'{_TOP}_')}` | {times}", cells[kind])
-                 for kind, times in repeated]), "",
-        "| LUT levels | carry chains | from | to | through |", "|---:|---:|---|---|---|",
-        *(_line(path.luts, path.carries, f"`{path.start}`", f"`{path.end}` {path.pin}".strip(),
-                ", ".join(path.cells)) for path in result.deep.deepest)])
+    return "\n\n".join([
+        table(["block", *FIGURES.values()], rows, left=1),
+        table(["module", "instances", *_HEAD],
+              ([f"`{kind.removeprefix(f'{_TOP}_')}`", times, *_counts(cells[kind])]
+               for kind, times in repeated), left=1),
+        table(["LUT levels", "carry chains", "from", "to", "through"],
+              ([path.luts, path.carries, f"`{path.start}`", f"`{path.end}` {path.pin}".strip(),
+                ", ".join(path.cells)] for path in result.deep.deepest))])
 
 
 def selector_cost(config: Config) -> str:
@@ -151,13 +151,13 @@ def selector_cost(config: Config) -> str:
     rows = [_row("without selector", without), _row("with selector", with_it)]
     more = [getattr(with_it, name) / getattr(without, name) - 1
             for name in ("luts", "lutram", "srl", "ff", "carry", "dsp", "bram")]
-    rows.append("| more | " + " | ".join(f"{part:+.2%}" for part in more) + " |")
+    rows.append(["more", *(f"{part:+.2%}" for part in more)])
     inside = _inside(config)
     if inside != Cells():
         luts, rest = with_it.luts - without.luts, (without - inside).luts
-        rows.append(f"| more, of {rest:,} LUTs less what the DSPs of the array have inside |"
-                    f" {luts / rest:+.2%} | | | | | | |")
-    return "\n".join(_table(["configuration", *_HEAD], rows))
+        rows.append([f"more, of {rest:,} LUTs less what the DSPs of the array have inside",
+                     f"{luts / rest:+.2%}", *[""] * (len(_HEAD) - 1)])
+    return table(["configuration", *_HEAD], rows, left=1)
 
 
 def _inside(config: Config) -> Cells:
@@ -187,24 +187,20 @@ def _label(name: str) -> str:
     return name.split("$")[0]
 
 
-def _row(label: str, cells: Cells, *more: object) -> str:
+def _counts(cells: Cells) -> list[str]:
     counts = [getattr(cells, key) for key in FIGURES if key != "levels"]
-    return _line(label, *(f"{n:,}" if isinstance(n, int) else f"{n:g}" for n in counts), *more)
+    return [f"{n:,}" if isinstance(n, int) else f"{n:g}" for n in counts]
 
 
-def _line(*cells: object) -> str:
-    return f"| {' | '.join(map(str, cells))} |"
+def _row(label: str, cells: Cells, *more: object) -> list[object]:
+    return [label, *_counts(cells), *more]
 
 
-def _shares(device: tuple[str, int, int, int, int], cells: Cells) -> str:
+def _shares(device: tuple[str, int, int, int, int], cells: Cells) -> list[object]:
     name, *sizes = device
     lut, ff, dsp, bram = (f"{used / size:.0%}" for used, size in zip(
         (cells.luts, cells.ff, cells.dsp, cells.bram), sizes, strict=True))
-    return _line(f"of {name}", lut, "", "", ff, "", dsp, bram, "")
-
-
-def _table(head: Sequence[str], rows: Sequence[str]) -> list[str]:
-    return [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}", *rows]
+    return [f"of {name}", lut, "", "", ff, "", dsp, bram, ""]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -103,10 +103,11 @@ class LoadUnit(wiring.Component):
                                                                    self.frame_stride))
         m.d.comb += image.eq(load.image + Mux(load.ahead, self.images[:3], 0))
 
+        self._residual_waits = Signal()  # what was written last has not yet been taken
         running = Signal()
         last = self._units(m, running, load, first)
         m.d.comb += [
-            self.busy.eq(~running & (self.residual_en != 0)),
+            self.busy.eq(~running & self._residual_waits),
             self.urgent.eq(self.busy & ~load.ahead),
         ]
         with m.FSM():
@@ -193,7 +194,6 @@ class LoadUnit(wiring.Component):
         ended = Signal()           # the last unit was written in the cycle before
         spans, done = Signal(), Signal()
         is_frame, waits = Signal(), Signal()
-        residual_waits = Signal()  # what was written last has not yet been taken
         next_word, has_next = self._words(m, beats, size_of_word, running, take)
         cut = Signal(8 * width)
         m.d.comb += [
@@ -297,17 +297,17 @@ class LoadUnit(wiring.Component):
         m.d.comb += [
             block.eq(Mux(is_frame, unit, unit >> 1)),
             bank.eq(1 << block[:bank_bits] if bank_bits else 1),
-            residual_waits.eq(self.residual_en != 0),
-            waits.eq(residual_waits & ~is_frame & unit[0]),
+            waits.eq(self._residual_waits & ~is_frame & unit[0]),
         ]
         m.d.sync += self.patch_en.eq(Mux(emit & is_frame, bank, 0))
         with m.If(self.residual_ready):
-            m.d.sync += self.residual_en.eq(0)
+            m.d.sync += [self.residual_en.eq(0), self._residual_waits.eq(0)]
         with m.If(emit):
             m.d.sync += previous.eq(cut)
             with m.If(is_frame | unit[0]):
                 m.d.sync += [
                     self.residual_en.eq(Mux(is_frame, 0, bank)),
+                    self._residual_waits.eq(~is_frame),
                     self.write_addr.eq(column_addr + (block >> bank_bits)),
                     self.write_data.eq(Cat(previous, cut)),
                 ]

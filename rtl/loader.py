@@ -182,6 +182,9 @@ class TileLoader(wiring.Component):
         list_pointer = Signal.like(list_column)
         columns_loaded = Signal.like(self.columns_retired)
         scales_due = Signal()            # bias and scales of this column tile are to come
+        # In the state "Ready": they are taken from the stream, or there is nothing to take. The
+        # stream's ready and the next tile hang on these, not on the state.
+        takes, prepared = Signal(), Signal()
         word = Signal.like(self.param_word, name="scale_word")
 
         # A head may begin in the middle of a buffer word; its word is in the destination base.
@@ -192,7 +195,9 @@ class TileLoader(wiring.Component):
             self.active.eq(number != self.queued),
             last_word.eq(word == isa.SCALE_BYTES // config.load_rows - 1),
             self.list_addr.eq(list_pointer),
+            self._param.eq(takes & self._stream_free),
             self.param_en.eq(self._param & self.weight.valid),
+            self._ready.eq(prepared | (self.param_en & last_word)),
             self.param_slot.eq(columns_loaded),
             self.param_word.eq(word),
         ]
@@ -273,20 +278,19 @@ class TileLoader(wiring.Component):
                     ]
                 with m.If(~scales_due | ((columns_loaded - self.columns_retired)
                                          [:len(columns_loaded)] != SCALE_SLOTS)):
+                    m.d.sync += [takes.eq(scales_due), prepared.eq(~scales_due)]
                     m.next = "Ready"
                 with m.Else():
                     m.d.comb += preparing.eq(LoaderActivity.SCALES)
             with m.State("Ready"):
-                m.d.comb += [
-                    preparing.eq(Mux(scales_due, LoaderActivity.SCALES, LoaderActivity.TILE)),
-                    self._param.eq(scales_due & self._stream_free),
-                    self._ready.eq(~scales_due | (self.param_en & last_word)),
-                ]
+                m.d.comb += preparing.eq(Mux(takes, LoaderActivity.SCALES, LoaderActivity.TILE))
                 with m.If(self.param_en):
                     m.d.sync += word.eq(word + 1)
                     with m.If(last_word):
-                        m.d.sync += [scales_due.eq(0), columns_loaded.eq(columns_loaded + 1)]
+                        m.d.sync += [scales_due.eq(0), takes.eq(0), prepared.eq(1),
+                                     columns_loaded.eq(columns_loaded + 1)]
                 with m.If(self._begin):
+                    m.d.sync += prepared.eq(0)
                     with m.If(~last_k):
                         m.d.sync += [
                             k_tile.eq(k_tile + 1),

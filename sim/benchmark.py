@@ -15,12 +15,12 @@ from golden.cli import numbers
 from golden.files import check_output
 from golden.lower import check_sizes
 from golden.model import model_named
-from golden.pages import check_section, write_section
+from golden.pages import check_section, columns_table, write_section
 from golden.pruning import BLOCKS, PACKAGES
 from rtl.config import CONFIGS, Config, named
 from sim import pruning_tables
 from sim.command import add_bus_options, command
-from sim.pruning_tables import PAGE, markdown
+from sim.pruning_tables import PAGE
 from sim.simulate import Bus
 from sim.steady import COLUMNS, Point, bandwidths, measure
 
@@ -36,16 +36,16 @@ _LIGHT, _STRONG = (137, 96, 67), (88, 45, 32)
 _SHAPES = (("deit_tiny", "zcu102"), ("deit_tiny", "zcu102-64x32"), ("deit_tiny", "zcu102-32x64"),
            ("deit_tiny", "zcu102-32x32"), ("deit_base", "zcu102-128x64"), ("scenes", "tiny"),
            ("scenes", "tiny-8x8"))
+#: An image of DeiT-B takes minutes to simulate, and is loaded in less than a hundredth of its
+#: time: two of them, the second with none behind it.
+_ROUNDS = {"deit_base": {"rounds": 2}}
 #: What the tables of the steady state are called on the page.
 _STEADY, _SHAPES_TABLE = "steady", "shapes"
 
 
 def networks(models: Sequence[str]) -> list[dict[str, Any]]:
     """Return the networks of the table of the steady state, as fields of ``sim.steady.Point``."""
-    # An image of DeiT-B takes minutes to simulate, and is loaded in less than a hundredth of its
-    # time: two of them, the second with none behind it.
-    listed: list[dict[str, Any]] = [
-        {"model": model} | ({"rounds": 2} if model == "deit_base" else {}) for model in models]
+    listed: list[dict[str, Any]] = [{"model": model} | _ROUNDS.get(model, {}) for model in models]
     if "deit_tiny" in models:
         tiny: dict[str, Any] = {"model": "deit_tiny"}
         listed += [tiny | {"counts": _LIGHT}, tiny | {"counts": _STRONG},
@@ -65,7 +65,7 @@ def _shapes(options: argparse.Namespace) -> list[Point]:
     """Return points of other arrays: the network, the configuration."""
     bus = Bus(bytes_per_cycle=max(options.bandwidths), latency=options.latency)
     return [Point(model=model, config=named(name), bus=bus,
-                  rounds=2 if model == "deit_base" else options.rounds)
+                  **{"rounds": options.rounds} | _ROUNDS.get(model, {}))
             for model, name in _SHAPES]
 
 
@@ -80,7 +80,7 @@ def _steady(options: argparse.Namespace, console: Console) -> bool:
         raise ValueError(f"the number of rounds is {options.rounds}, must be between 2 and 64")
     points = _shapes(options) if options.shapes else _points(options, named(options.config))
     rows = measure(points, console, options.jobs)
-    text = markdown(rows, COLUMNS)
+    text = columns_table(rows, COLUMNS)
     console.print(f"\n{text}", markup=False, highlight=False, soft_wrap=True)
     if options.update:
         write_section(PAGE, name, text)

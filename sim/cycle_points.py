@@ -20,7 +20,7 @@ from golden.cycles import CycleModel
 from golden.files import check_output
 from golden.lower import lower
 from golden.model import model_named
-from golden.pages import check_section, write_section
+from golden.pages import check_section, table, write_section
 from golden.program import Program
 from golden.pruning import PruningConfig, tokens_left
 from platforms.hollow import hollow
@@ -36,6 +36,9 @@ __all__ = ["POINTS", "Point", "main", "measure"]
 #: The page that ``--update`` writes to, and what the table is called in it.
 _PAGE = Path(__file__).parent.parent / "docs" / "estimate.md"
 _SECTION = "points"
+
+_HEAD = ("model", "configuration", "tokens", "batch", "last block", "bytes per cycle", "latency",
+         "first round", "estimated", "difference", "an image", "estimated", "difference")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,14 +156,6 @@ def _cells(row: dict) -> list[str]:
     return cells
 
 
-def _markdown(rows: Sequence[dict]) -> str:
-    header = ["model", "configuration", "tokens", "batch", "last block", "bytes per cycle",
-              "latency", "first round", "estimated", "difference", "an image", "estimated",
-              "difference"]
-    return "\n".join(f"| {' | '.join(line)} |"
-                     for line in (header, ["---"] * len(header), *map(_cells, rows)))
-
-
 def _run(options: argparse.Namespace, console: Console) -> bool:
     if options.json is not None:
         check_output(options.json)
@@ -180,7 +175,7 @@ def _run(options: argparse.Namespace, console: Console) -> bool:
                             " cycle"):
             rows.append(_row(point, measure(point, simulation)))
         console.print(", ".join(_cells(rows[-1])), markup=False, highlight=False, soft_wrap=True)
-    text = _markdown(rows)
+    text = table(_HEAD, map(_cells, rows))
     console.print(text, markup=False, highlight=False, soft_wrap=True)
     if options.update:
         write_section(_PAGE, _SECTION, text)

@@ -3,7 +3,7 @@
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from golden.files import check_output
 from golden.lower import check_sizes
 from golden.model import model_named
-from golden.pages import check_section, write_section
+from golden.pages import check_section, columns_table, write_section
 from golden.pruning import PruningConfig, cumulative_rates
 from rtl.config import Config, named
 from sim.command import bus_of, prepare, progress_bar, step
@@ -20,7 +20,7 @@ from sim.report import Report
 from sim.simulate import Bus, simulate
 from sim.workload import Workload
 
-__all__ = ["PAGE", "Row", "markdown", "run"]
+__all__ = ["PAGE", "Row", "run"]
 
 #: The page that ``--update`` writes to, and what the tables are called in it.
 PAGE = Path(__file__).parent.parent / "docs" / "benchmark.md"
@@ -139,13 +139,6 @@ def _cost(runs: _Runs, model: str, dense: Row, options: argparse.Namespace) -> l
             for name, cycles in costs.items()]
 
 
-def markdown(rows: Sequence[dict], columns: Sequence[tuple[str, str, Callable]]) -> str:
-    """Return a table in Markdown: of each row what its columns show."""
-    lines = [[title for title, _, _ in columns], ["---"] * len(columns),
-             *([show(row[key]) for _, key, show in columns] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def run(options: argparse.Namespace, console: Console) -> bool:
     """Measure the tables; return whether every run was bit exact."""
     if options.json is not None:
@@ -170,7 +163,7 @@ def run(options: argparse.Namespace, console: Console) -> bool:
         costs += _cost(runs, model, dense, options)
     tables = {_PRUNING: (rows, _COLUMNS), _COST: (costs, _COST_COLUMNS)}
     for name, (lines, columns) in tables.items():
-        text = markdown(lines, columns)
+        text = columns_table(lines, columns)
         console.print(f"\n{text}", markup=False, highlight=False, soft_wrap=True)
         if options.update:
             write_section(PAGE, name, text)

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from golden.images import load_image
 from golden.model import model_named
-from golden.pruning import PruningConfig
+from golden.pruning import BLOCKS, PruningConfig, tokens_left
 from rtl.config import Config
 from sim.build import emitted, simulator
 from sim.cache import BUILD, digest, replacing
@@ -22,10 +22,6 @@ from sim.simulate import Bus
 from sim.workload import Workload
 
 __all__ = ["COLUMNS", "Point", "bandwidths", "measure"]
-
-#: Blocks before which the pruned networks of the table have a selector.
-_BLOCKS = (3, 6, 9)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
@@ -60,7 +56,7 @@ class Point:
     def __str__(self) -> str:
         parts = [self.model, f"{self.config.rows} x {self.config.columns}"]
         if self.counts:
-            parts.append("tokens " + "/".join(str(count + 2) for count in self.counts))
+            parts.append("tokens " + "/".join(map(str, self.tokens[1:])))
         if self.batch > 1:
             parts.append(f"batch {self.batch}")
         if self.last_block != "all":
@@ -68,11 +64,16 @@ class Point:
         return ", ".join([*parts, f"{self.bus.bytes_per_cycle:g} bytes per cycle"])
 
     @property
-    def pruning(self) -> PruningConfig | None:
+    def pruning(self) -> PruningConfig:
         if not self.counts:
-            return None
-        return PruningConfig(selector="topk", blocks=_BLOCKS, counts=self.counts,
+            return PruningConfig(selector="none")
+        return PruningConfig(selector="topk", blocks=BLOCKS, counts=self.counts,
                              package="merged")
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Tokens at the start and after each selector."""
+        return tokens_left(model_named(self.model), self.pruning)
 
 
 def bandwidths(networks: Sequence[dict], config: Config, bytes_per_cycle: Sequence[float],
@@ -90,8 +91,8 @@ def bandwidths(networks: Sequence[dict], config: Config, bytes_per_cycle: Sequen
 def _works(point: Point) -> list[tuple[str, Workload]]:
     """Return the frames of a point, no two equal, with their names."""
     model = model_named(point.model)
-    workload = Workload.named(point.model, point.config, pruning=point.pruning,
-                              last_block=point.last_block, batch=point.batch)
+    workload = Workload.named(point.model, point.config, last_block=point.last_block,
+                              pruning=point.pruning if point.counts else None, batch=point.batch)
     sample = [("sample", load_image(None, model.image_size), None)]
     return [(name, workload.with_frame(frame, label))
             for name, frame, label in different(sample, point.rounds * point.batch)]
@@ -99,14 +100,14 @@ def _works(point: Point) -> list[tuple[str, Workload]]:
 
 def _run(point: Point, works: Sequence[tuple[str, Workload]]) -> dict:
     """Simulate a point and return its row."""
-    model, config = model_named(point.model), point.config
+    config = point.config
     report = simulate_frames(works, simulator(config), point.bus)
     row = report.to_dict()
     cycles = row["steady_cycles"]
     total = sum(report.status.stalls.values())
     return {
         "model": point.model, "config": config.name, "array": [config.rows, config.columns],
-        "tokens": [model.tokens, *(count + 2 for count in point.counts)],
+        "tokens": list(point.tokens),
         "batch": point.batch, "last_block": point.last_block,
         "bytes_per_cycle": point.bus.bytes_per_cycle, "memory_latency": point.bus.latency,
         "clock_mhz": config.clock_mhz, "images": len(works),
@@ -126,7 +127,7 @@ def _cached(point: Point) -> dict:
     were the same, and the integers that it is compared with."""
     works = _works(point)
     contents = (works[0][1].program.image, *(work.frame.tobytes() for _, work in works))
-    key = digest(emitted(point.config), repr((point.bus, point.rounds, point.batch)),
+    key = digest(emitted(point.config), repr(point),
                  *(hashlib.sha256(content).hexdigest() for content in contents),
                  *sorted((BUILD.parent / "golden").glob("integer*.py")))
     path = BUILD / "steady" / f"{key}.json"
@@ -177,6 +178,7 @@ COLUMNS: tuple[tuple[str, str, Callable], ...] = (
     ("array", "array", lambda size: "{} x {}".format(*size)),
     ("tokens", "tokens", lambda tokens: "/".join(map(str, tokens))),
     ("batch", "batch", str),
+    ("frames", "images", str),
     ("last block", "last_block", str),
     ("bytes per cycle", "bytes_per_cycle", "{:g}".format),
     ("GMAC", "macs", lambda n: f"{n / 1e9:.3f}"),

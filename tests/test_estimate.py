@@ -136,10 +136,10 @@ def test_command_compares_the_steady_state(tmp_path: Path,
                                            capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "page.md"
     page.write_text(
-        "| model | configuration | tokens | batch | last block | bytes per cycle | cycles an image"
-        " | first image, cycles |\n|---|---|---|---|---|---|---|---|\n"
-        "| scenes | tiny | 101/62/38/20 | 1 | all | 4 | 99,941 | 112,195 |\n"
-        "| scenes | tiny | 101 | 1 | cls | 8 | 134,000 | 141,000 |\n")
+        "| model | configuration | tokens | batch | frames | last block | bytes per cycle"
+        " | cycles an image | first image, cycles |\n|---|---|---|---|---|---|---|---|---|\n"
+        "| scenes | tiny | 101/62/38/20 | 1 | 3 | all | 4 | 99,941 | 112,195 |\n"
+        "| scenes | tiny | 101 | 1 | 3 | cls | 8 | 134,000 | 141,000 |\n")
     assert main(["--check", str(page), "--blocks", "1,2,3"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].startswith("| scenes | tiny | 101/62/38/20 | 1 | all | 4 | 112,195 | 11")
