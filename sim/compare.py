@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from golden.fixed import Int
+from golden.interpreter_selector import NEVER
 from golden.program import PassInfo, Program, expected_rows, expected_words, tokens_of
 from rtl.isa import MANTISSA_BITS
-from sim.device import NEVER, Result, Selections
+from sim.device import Result, Selections
 
 __all__ = ["Comparison", "Mismatch", "Recording", "StageResult", "compare", "compare_output",
            "compare_run", "compare_selections"]

@@ -6,15 +6,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rtl.isa import SELECTORS, Error, Stall
+from golden.interpreter_selector import NEVER
+from rtl.isa import Error, Stall
 from rtl.registers import DROPPED_BITS, DROPPED_ROWS, WORD_BYTES, register
 from sim.session import Session
 
-__all__ = ["FRAME_BASE", "MODEL_BASE", "NEVER", "OUTPUT_BASE", "Device", "Result", "Selections",
+__all__ = ["FRAME_BASE", "MODEL_BASE", "OUTPUT_BASE", "Device", "Result", "Selections",
            "Status", "output_bytes"]
-
-#: Number of a selector in the map of dropped rows where none has dropped the row.
-NEVER = SELECTORS
 
 #: Where things are in memory; above 4 GiB, so that all address bits matter.
 MODEL_BASE = 0x12_0000_0000

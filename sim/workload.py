@@ -22,7 +22,7 @@ from golden.pruning import PruningConfig, segment_macs
 from golden.quantize import QuantizedViT, quantize
 from golden.synthetic import SEED, synthetic
 from golden.synthetic_selector import synthetic_selectors
-from rtl.config import Config
+from rtl.config import MIN_TILE_CYCLES, Config
 from rtl.isa import Stationary
 from sim.cache import BUILD, digest, replacing, versions
 
@@ -35,9 +35,6 @@ _SOURCES = (*sorted(path for path in (_ROOT / "golden").glob("*.py")
                     if not path.name.startswith("cycles")), _ROOT / "rtl" / "config.py",
             _ROOT / "rtl" / "isa.py", Path(__file__))
 _PACKAGES = ("numpy", "pillow", "scikit-learn", "torch")
-
-#: Cycles of the shortest tile.
-_SHORTEST_TILE = 16
 
 
 def _packed(path: Path, model: ModelConfig, pruning: PruningConfig | None) -> QuantizedViT:
@@ -200,5 +197,5 @@ class Workload:
         for info in self.passes:
             weights = self.program.instructions[info.instruction].stationary == Stationary.WEIGHT
             total += info.column_tiles * info.k_tiles * max(info.rows, load if weights else 0,
-                                                            _SHORTEST_TILE)
+                                                            MIN_TILE_CYCLES)
         return round(total)
