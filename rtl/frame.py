@@ -180,8 +180,8 @@ class LoadUnit(wiring.Component):
         m.submodules.beats = beats = Fifo(config.port_bits, depth=2)
         wiring.connect(m, wiring.flipped(self.data), beats.i)
 
-        last_unit, last_column, last_row, last_line, last = (Signal(name=n) for n in (
-            "last_unit", "last_column", "last_row", "last_line", "last"))
+        last_unit, last_column, last_row, last_line = (Signal(name=n) for n in (
+            "last_unit", "last_column", "last_row", "last_line"))
         # Two words, and a unit at any byte of the first: of a row, all but the last are whole.
         size_of_word = max(beat_bytes, width)
         first_word = Signal(8 * size_of_word, reset_less=True)
@@ -191,7 +191,8 @@ class LoadUnit(wiring.Component):
         whole_spans, whole_done, rest_spans, rest_done = (Signal(name=n) for n in (
             "whole_spans", "whole_done", "rest_spans", "rest_done"))
         emit, take = Signal(), Signal()
-        ended = Signal()           # the last unit was written in the cycle before
+        # The last unit was written in the cycle before: a unit was, and was the last one.
+        ended, emitted, final = Signal(), Signal(), Signal()
         spans, done = Signal(), Signal()
         is_frame, waits = Signal(), Signal()
         next_word, has_next = self._words(m, beats, size_of_word, running, take)
@@ -229,11 +230,16 @@ class LoadUnit(wiring.Component):
             m.d.sync += has_word.eq(0)
 
         # for line: for pixel row: for column: for unit. Flags say which step is the last one.
-        line, pixel_row, column = Signal(16), Signal(16), Signal(16)
+        lines, pixel_rows, columns = Signal(16), Signal(16), Signal(16)  # this one and those behind
         unit, row_block = Signal(12), Signal(12)
         line_addr, column_addr, line_step = Signal(16), Signal(16), Signal(16)
-        one_unit = Signal()  # is all there is of a row
-        m.d.comb += last.eq(emit & last_unit & last_column & last_row & last_line)
+        one_unit, one_column, one_row = Signal(), Signal(), Signal()  # is all there is
+        ends_column, ends_row = Signal(), Signal()
+        m.d.comb += [
+            ended.eq(emitted & final),
+            ends_column.eq(last_unit & last_column),
+            ends_row.eq(last_unit & last_column & last_row),
+        ]
 
         unit_bits = exact_log2(width)
         units = Signal(16)         # in a row
@@ -250,17 +256,18 @@ class LoadUnit(wiring.Component):
         following = (unit | (BLOCK // width - 1)) + 1
         m.d.sync += [
             line_step.eq(load.count * load.stride), one_unit.eq(units == 1),
+            one_column.eq(load.count == 1), one_row.eq(load.patch_rows == 1),
             rest.eq(Mux(load.row_bytes[:unit_bits] == 0, width, load.row_bytes[:unit_bits])),
-            ended.eq(last),
+            emitted.eq(emit), final.eq(last_unit & last_column & last_row & last_line),
         ]
         with m.If(~running):
             start = first * load.stride
             begin_row()
             m.d.sync += [
-                has_word.eq(0), at.eq(0), line.eq(0), pixel_row.eq(0), column.eq(0),
+                has_word.eq(0), at.eq(0),
+                lines.eq(load.lines), pixel_rows.eq(load.patch_rows), columns.eq(load.count),
                 unit.eq(0), row_block.eq(0), line_addr.eq(start), column_addr.eq(start),
-                last_column.eq(load.count == 1), last_row.eq(load.patch_rows == 1),
-                last_line.eq(load.lines == 1),
+                last_column.eq(one_column), last_row.eq(one_row), last_line.eq(load.lines == 1),
             ]
         with m.Elif(emit):
             m.d.sync += [
@@ -270,24 +277,22 @@ class LoadUnit(wiring.Component):
                 begin_row()
                 m.d.sync += [
                     unit.eq(row_block),
-                    column.eq(column + 1), column_addr.eq(column_addr + load.stride),
-                    last_column.eq(column + 2 == load.count),
+                    columns.eq(columns - 1), column_addr.eq(column_addr + load.stride),
+                    last_column.eq(columns == 2),
                 ]
-                with m.If(last_column):
-                    m.d.sync += [
-                        column.eq(0), column_addr.eq(line_addr), pixel_row.eq(pixel_row + 1),
-                        unit.eq(following), row_block.eq(following),
-                        last_column.eq(load.count == 1),
-                        last_row.eq(pixel_row + 2 == load.patch_rows),
-                    ]
-                    with m.If(last_row):
-                        m.d.sync += [
-                            pixel_row.eq(0), line.eq(line + 1), unit.eq(0), row_block.eq(0),
-                            line_addr.eq(line_addr + line_step),
-                            column_addr.eq(line_addr + line_step),
-                            last_row.eq(load.patch_rows == 1),
-                            last_line.eq(line + 2 == load.lines),
-                        ]
+            with m.If(ends_column):
+                m.d.sync += [
+                    columns.eq(load.count), column_addr.eq(line_addr),
+                    pixel_rows.eq(pixel_rows - 1), unit.eq(following), row_block.eq(following),
+                    last_column.eq(one_column), last_row.eq(pixel_rows == 2),
+                ]
+            with m.If(ends_row):
+                m.d.sync += [
+                    pixel_rows.eq(load.patch_rows), lines.eq(lines - 1), unit.eq(0),
+                    row_block.eq(0), line_addr.eq(line_addr + line_step),
+                    column_addr.eq(line_addr + line_step),
+                    last_row.eq(one_row), last_line.eq(lines == 2),
+                ]
 
         # Write: a unit is a block of bytes, two units are a block of the residual.
         previous = Signal(8 * width, reset_less=True)
