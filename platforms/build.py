@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A folder with all that makes a board classify images: ``python -m platforms.build zcu102``."""
+
+import argparse
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from golden.cli import exit_status
+from golden.files import make_folder
+from golden.lower import check_sizes
+from golden.model import MODELS, model_named
+from platforms.board_page import folder_page
+from platforms.boards import Board
+from platforms.boards_data import BOARDS, board_named
+from platforms.ipxact import NAME
+from platforms.ipxact_check import check_component
+from platforms.vivado import core_files, vivado_files
+from rtl.config import CONFIGS, Config, named
+from rtl.isa import ISA_VERSION
+from sim.build import emitted
+from sim.command import step
+
+__all__ = ["VivadoError", "board_config", "main", "run_vivado", "write_build"]
+
+#: What begins the work of Vivado, in the folder.
+_RUN = """\
+#!/bin/sh
+# SPDX-License-Identifier: BSD-2-Clause
+# {what}: needs Vivado on PATH, leaves its results in output/.
+set -e
+cd "$(dirname "$0")"
+command -v vivado > /dev/null || {{ echo "vivado is not on PATH: source its settings64.sh" >&2; \
+exit 2; }}
+mkdir -p output
+exec vivado -mode batch -notrace -nojournal -log output/vivado.log -source vivado/{script}
+"""
+
+
+class VivadoError(RuntimeError):
+    """Vivado has not come to its end."""
+
+
+def board_config(board: Board, name: str | None = None) -> Config:
+    """Return the configuration called ``name``, or that of the board, in the form it takes.
+
+    BoardError says what does not fit.
+    """
+    config = replace(named(name or board.config), multiplier=board.multiplier)
+    board.check(config)
+    return config
+
+
+def _write(folder: Path, files: Mapping[str, str]) -> None:
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_build(board: Board, config: Config, verilog: str, folder: Path) -> None:
+    """Write all but the folder ``deploy``: core, scripts, and pages that explain them.
+
+    The same bytes for the same board and configuration.
+    """
+    scripts = vivado_files(board, config)
+    core = folder / "ip" / NAME
+    _write(core, core_files(config, verilog))
+    check_component(core / "component.xml")
+    _write(folder / "vivado", scripts)
+    what = "From the core to a bitstream" if board.system else "The core placed and routed"
+    _write(folder, {
+        "run.sh": _RUN.format(what=what, script=next(iter(scripts))),
+        "README.md": folder_page(board, config)})
+    (folder / "run.sh").chmod(0o755)
+    _write(folder, {
+        "build.json": json.dumps(_description(board, config, folder), indent=1) + "\n"})
+
+
+def _description(board: Board, config: Config, folder: Path) -> dict[str, Any]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {"board": board.name, "part": board.part, "configuration": config.to_dict(),
+            "clock_mhz": board.clock_mhz, "instruction_set_version": ISA_VERSION,
+            "sha256": {path.relative_to(folder).as_posix():
+                       hashlib.sha256(path.read_bytes()).hexdigest() for path in files}}
+
+
+def run_vivado(folder: Path) -> dict[str, Any]:
+    """Run ``run.sh`` and return its report; VivadoError says where to look."""
+    log = folder / "output" / "vivado.log"
+    log.parent.mkdir(exist_ok=True)
+    with (log.parent / "run.log").open("w") as said:
+        status = subprocess.run(["./run.sh"], cwd=folder, stdout=said,
+                                stderr=subprocess.STDOUT).returncode
+    report = log.parent / "report.json"
+    if status:
+        last = [line for line in (log.parent / "run.log").read_text(errors="replace").splitlines()
+                if line.startswith("ERROR")]
+        raise VivadoError(f"vivado ended with status {status}: {last[-1] if last else 'no error'}"
+                          f" (see {log.parent / 'run.log'})")
+    try:
+        return json.loads(report.read_text())
+    except (OSError, ValueError) as error:
+        raise VivadoError(f"vivado has left no report: {error}") from None
+
+
+def _table(report: Mapping[str, Any]) -> Table:
+    table = Table("", "used", "available", title=f"{report['part']}, Vivado {report['vivado']}")
+    for name, row in report["utilisation"].items():
+        table.add_row(name, str(row["used"]), str(row["available"]))
+    table.add_row("setup slack", f"{report['setup_slack_ns']} ns", "")
+    table.add_row("hold slack", f"{report['hold_slack_ns']} ns", "")
+    return table
+
+
+def _new_folder(folder: Path) -> None:
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"the folder {folder} is not empty, must be a new or an empty one")
+    make_folder(folder)
+
+
+def _build(options: argparse.Namespace, console: Console) -> None:
+    # Every fault that can be found is found before the work, not after.
+    board = board_named(options.board)
+    config = board_config(board, options.config)
+    model = model_named(options.model or board.model)
+    check_sizes(model, config)
+    folder: Path = options.output
+    _new_folder(folder)
+
+    with step(console, f"Verilog of {config.name}, {config.multiplier}"):
+        verilog = emitted(config).read_text()
+    with step(console, "Core, scripts and pages"):
+        write_build(board, config, verilog, folder)
+    if shutil.which("vivado") is None:
+        console.print(f"vivado is not on PATH: {folder} is ready, {folder / 'run.sh'} runs it",
+                      highlight=False, soft_wrap=True)
+        return
+    with step(console, "Vivado (hours for large arrays)"):
+        report = run_vivado(folder)
+    console.print(_table(report))
+    console.print(f"{folder / 'output' / 'report.json'}: timing and utilisation", highlight=False,
+                  soft_wrap=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m platforms.build", description=__doc__)
+    parser.add_argument("board", help=f"one of {', '.join(BOARDS)}")
+    parser.add_argument("--model", help=f"one of {', '.join(MODELS)} (default: that of the board)")
+    parser.add_argument("--config", help=f"one of {', '.join(CONFIGS)}, or of them with another"
+                        " array, as in zcu102-32x64 (default: that of the board)")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR",
+                        help="folder to write, a new or an empty one")
+    options = parser.parse_args(arguments)
+    return exit_status("platforms.build", lambda: _build(options, Console()), VivadoError)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
