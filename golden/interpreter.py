@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from golden.interpreter_buffers import PassRows
 from golden.interpreter_passes import Execution, Output, Passes, ProgramError
 from golden.interpreter_selector import TokenSelector
-from golden.program import LAYOUTS
+from golden.program import LAYOUTS, program_checksum
 from rtl.config import BLOCK, Config
 from rtl.isa import (
     INSTRUCTION_BYTES,
@@ -71,6 +71,12 @@ class _Machine(Passes):
         if not 0 < begin.loop < begin.instructions:
             raise ProgramError(f"the loop begins at instruction {begin.loop} of"
                                f" {begin.instructions}, must be behind BEGIN")
+        try:
+            total = program_checksum(self.image)
+        except ValueError as error:
+            raise ProgramError(str(error)) from None
+        if total:
+            raise ProgramError(f"the checksum of the program is {total:#x}, must be 0")
         self.images, self.weights = begin.images, self._weights(begin)
         for number in range(len(self.frames) // begin.images):
             self._round(number, begin.loop if number else 1)

@@ -6,6 +6,7 @@ import numpy as np
 from golden.assembler import instruction, table
 from golden.fit import pack
 from golden.lower_common import Lowering
+from golden.program import sealed
 from rtl.config import PASS_SLOTS
 from rtl.isa import (
     INSTRUCTION_BYTES,
@@ -151,4 +152,4 @@ class Rounds:
         image = bytearray(parts[-1][0] + len(parts[-1][1]))
         for start, part in parts:
             image[start:start + len(part)] = part
-        return bytes(image)
+        return sealed(bytes(image))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from golden.fixed import Int
 from golden.model import ModelConfig
 from golden.pruning import PruningConfig
+from rtl.checksum import checksum, divided
 from rtl.config import BLOCK, Config
 from rtl.isa import (
     INSTRUCTION_BYTES,
@@ -31,7 +32,8 @@ from rtl.isa import (
 )
 
 __all__ = ["LAYOUTS", "PassInfo", "PassKind", "PassLabel", "Program", "classifier_slots",
-           "expected_rows", "expected_words", "head_slot", "tokens_of"]
+           "expected_rows", "expected_words", "head_slot", "program_checksum", "sealed",
+           "tokens_of"]
 
 #: Named stages of an image, or numbers laid out like them.
 Stages = Mapping[str, Int]
@@ -257,6 +259,34 @@ class Program:
         starts = (begin.weight_offset + port * begin.weight_stride
                   for port in range(self.config.ports))
         return tuple(self.image[start:start + length] for start in starts)
+
+
+def program_checksum(image: bytes) -> int:
+    """Return the checksum of the program of a memory image: zero, if it is as it was sealed."""
+    return checksum(np.frombuffer(image, "<u4", _program_words(image)).tolist())
+
+
+def sealed(image: bytes) -> bytes:
+    """Return a memory image with the checksum of its program in BEGIN.
+
+    Raises ValueError where BEGIN names more instructions than the image has room for.
+    """
+    field = begin_layout["checksum"]
+    place = field.offset // 8
+    clear = image[:place] + bytes(field.width // 8) + image[place + field.width // 8:]
+    # The words behind it multiply it by a power of x.
+    value = divided(program_checksum(clear), _program_words(image) - 1 - place // 4)
+    return clear[:place] + value.to_bytes(field.width // 8, "little") + clear[
+        place + field.width // 8:]
+
+
+def _program_words(image: bytes) -> int:
+    begin = begin_layout.from_bits(int.from_bytes(image[:INSTRUCTION_BYTES], "little"))
+    most = len(image) // INSTRUCTION_BYTES
+    if not 1 <= begin.instructions <= most:
+        raise ValueError(f"BEGIN says {begin.instructions} instructions, must say 1 to {most}, as"
+                         f" the memory image has {len(image)} bytes")
+    return begin.instructions * INSTRUCTION_BYTES // 4
 
 
 def head_slot(model: ModelConfig) -> int:

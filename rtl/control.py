@@ -21,6 +21,7 @@ from rtl.registers import (
     constants,
     readback_words,
 )
+from rtl.watchdog import Watchdog
 
 __all__ = ["Control", "ControlRegisters", "RunControl"]
 
@@ -30,7 +31,7 @@ def _readback_ports(config: Config) -> dict[str, wiring.Member]:
 
 
 def _ports(registers: tuple[Register, ...], flow: wiring.Flow) -> dict[str, wiring.Member]:
-    return {r.port: flow(r.width) for r in registers}
+    return {r.port: flow(r.width, init=r.reset) for r in registers}
 
 
 class ControlRegisters(wiring.Component):
@@ -211,6 +212,9 @@ class RunControl(wiring.Component):
     """Starts and ends runs, so that each begins with a core after reset and an idle bus.
 
     ``IDLE -> RESET -> RUN -> DRAIN -> IDLE``; a soft reset goes ``-> DRAIN -> RESET -> IDLE``.
+    A run in which nothing moves for ``timeout`` cycles ends with the error of what it waits for. If
+    its transfers do not end in that time either, ``done`` comes and ``status`` says that it is
+    late, but what follows DRAIN waits until they do.
 
     Contract: the core, masters included, is reset before every run, and only while the masters are
     idle. The run ends when the core is done, or with the first error; a bus error wins over one of
@@ -219,7 +223,7 @@ class RunControl(wiring.Component):
 
     Latency: ``RESET_CYCLES + SETTLE_CYCLES + 1`` cycles from ``start`` to ``core_start``.
 
-    Resources: counters of 64 + 2 * 32 bits, and of 32 bits per cause of a stall.
+    Resources: counters of 64 + 3 * 32 bits, and of 32 bits per cause of a stall.
 
     Parameters
     ----------
@@ -230,6 +234,8 @@ class RunControl(wiring.Component):
     -------
     start, soft_reset
         Pulses; ``start`` only while ``idle``.
+    timeout
+        Cycles without progress.
     done
         Pulse at the end of a run that was not aborted.
     idle, aborting
@@ -246,6 +252,8 @@ class RunControl(wiring.Component):
         The core has finished, and all it wrote is acknowledged. Ignored outside of a run.
     core_error, core_error_index
         Error, if any; instruction that failed or is in execution.
+    core_moves, core_hang, core_hang_index
+        There is progress; the error if there is none any more, and its instruction.
     read_error, write_error
         A read, a write of any master has failed.
     stall
@@ -265,7 +273,7 @@ class RunControl(wiring.Component):
         self.config = config
         super().__init__({
             "start": In(1), "soft_reset": In(1), "done": Out(1), "idle": Out(1), "aborting": Out(1),
-            **self.core_ports(config), **_ports(STATUS, Out),
+            "timeout": In(32), **self.core_ports(config), **_ports(STATUS, Out),
         })
 
     @staticmethod
@@ -273,7 +281,8 @@ class RunControl(wiring.Component):
         """Ports towards the core."""
         return {
             "core_reset": Out(1), "core_start": Out(1), "stop": Out(1), "masters_idle": In(1),
-            "core_done": In(1), "core_error": In(Error), "core_error_index": In(32),
+            "core_done": In(1), "core_error": In(Error), "core_error_index": In(16),
+            "core_moves": In(1), "core_hang": In(Error), "core_hang_index": In(16),
             "read_error": In(1), "write_error": In(1), "stall": In(Stall),
             "read_beat": In(config.ports), "write_beat": In(config.ports),
             "core_top_class": In(16), "core_tokens": In(16), "core_images_done": In(32),
@@ -284,19 +293,25 @@ class RunControl(wiring.Component):
         begin = Signal()    # of a run
         running = Signal()
         draining = Signal()
+        state, late = Signal(RunState), Signal()
+        told = Signal()     # that the run has ended
         timer = Signal(range(self.RESET_CYCLES + self.SETTLE_CYCLES))
+        settled = Signal()
         failure = Signal(Error)
         core_failure = Signal()
-        drained = Signal()
         quiet, core_done = Signal(), Signal()
-        core_error, core_index = Signal(Error), Signal(32)
+        core_error, core_index = Signal(Error), Signal(16)
+        hang, hang_index = Signal(Error), Signal(16)
+        m.submodules.watchdog = watchdog = Watchdog()
 
         m.d.comb += [
             self.stop.eq(~running),
-            drained.eq((timer == self.SETTLE_CYCLES - 1) & quiet),
+            self.status.eq(Cat(state, late)),
+            settled.eq(timer == self.SETTLE_CYCLES - 1),
             core_failure.eq(core_error != Error.NONE),
             failure.eq(Mux(self.read_error, Error.BUS_READ,
                            Mux(self.write_error, Error.BUS_WRITE, core_error))),
+            watchdog.timeout.eq(self.timeout),
         ]
         # Nothing that comes from far is looked at in the cycle in which it comes.
         m.d.sync += [
@@ -304,6 +319,10 @@ class RunControl(wiring.Component):
             core_done.eq(self.core_done),
             core_error.eq(self.core_error),
             core_index.eq(self.core_error_index),
+            hang.eq(self.core_hang),
+            hang_index.eq(self.core_hang_index),
+            watchdog.moves.eq(Mux(running, self.core_moves, ~(draining & settled))
+                              | self.read_beat.any() | self.write_beat.any()),
         ]
         m.d.sync += self.core_start.eq(0)
         with m.If(self.soft_reset):
@@ -311,13 +330,13 @@ class RunControl(wiring.Component):
 
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += self.status.eq(RunState.IDLE.value)
-                m.d.sync += timer.eq(0)
+                m.d.comb += state.eq(RunState.IDLE)
+                m.d.sync += [timer.eq(0), told.eq(0)]
                 m.d.comb += [self.idle.eq(~self.aborting), begin.eq(self.start)]
                 with m.If(self.aborting | self.start):
                     m.next = "RESET"
             with m.State("RESET"):
-                m.d.comb += [self.status.eq(RunState.RESET.value),
+                m.d.comb += [state.eq(RunState.RESET),
                              self.core_reset.eq(timer < self.RESET_CYCLES)]
                 m.d.sync += timer.eq(timer + 1)
                 with m.If(timer == self.RESET_CYCLES + self.SETTLE_CYCLES - 1):
@@ -329,7 +348,7 @@ class RunControl(wiring.Component):
                         m.d.sync += self.core_start.eq(1)
                         m.next = "RUN"
             with m.State("RUN"):
-                m.d.comb += [self.status.eq(RunState.RUN.value), running.eq(1)]
+                m.d.comb += [state.eq(RunState.RUN), running.eq(1)]
                 with m.If(self.read_error | self.write_error | core_failure):
                     m.d.sync += [self.error.eq(failure), self.error_index.eq(core_index)]
                     m.next = "DRAIN"
@@ -337,22 +356,32 @@ class RunControl(wiring.Component):
                     m.d.sync += [self.top_class.eq(self.core_top_class),
                                  self.tokens.eq(self.core_tokens)]
                     m.next = "DRAIN"
+                with m.Elif(watchdog.hung):
+                    m.d.sync += [self.error.eq(hang), self.error_index.eq(hang_index)]
+                    m.next = "DRAIN"
                 with m.If(self.aborting):
                     m.next = "DRAIN"
             with m.State("DRAIN"):
-                m.d.comb += [self.status.eq(RunState.DRAIN.value), draining.eq(1)]
-                with m.If(timer != self.SETTLE_CYCLES - 1):
+                m.d.comb += [state.eq(RunState.DRAIN), draining.eq(1)]
+                with m.If(~settled):
                     m.d.sync += timer.eq(timer + 1)
                 # Answers that are still to come may be errors
                 with m.If((self.error == Error.NONE.value) & (self.read_error | self.write_error)):
                     m.d.sync += [self.error.eq(failure), self.error_index.eq(core_index)]
-                with m.If(drained):
-                    m.d.sync += timer.eq(0)
+                with m.If(settled & quiet):
+                    m.d.sync += [timer.eq(0), late.eq(0)]
                     with m.If(self.aborting):
                         m.next = "RESET"
                     with m.Else():
-                        m.d.comb += self.done.eq(1)
+                        m.d.comb += self.done.eq(~told)
                         m.next = "IDLE"
+                with m.Elif(settled & watchdog.hung & ~late):
+                    m.d.sync += late.eq(1)
+                    with m.If(self.error == Error.NONE.value):
+                        m.d.sync += self.error.eq(Error.HANG_DRAIN)
+                    with m.If(~self.aborting):
+                        m.d.comb += self.done.eq(1)
+                        m.d.sync += told.eq(1)
         with m.If(running):
             m.d.sync += self.images_done.eq(self.core_images_done)
         with m.If(begin):
@@ -420,6 +449,7 @@ class Control(wiring.Component):
             self.interrupt.eq(registers.interrupt),
             run.start.eq(registers.start),
             run.soft_reset.eq(registers.soft_reset),
+            run.timeout.eq(registers.timeout),
             registers.done.eq(run.done),
             registers.idle.eq(run.idle),
             registers.aborting.eq(run.aborting),

@@ -67,6 +67,7 @@ frame_stride, output_stride : In, arguments
     output_request, output : streams to the write master
     written : In, all that was given to the write master is in memory
     done, error, error_index, top_class, images_done, tokens, stall : Out, status
+    moves, hang, hang_index : Out, something moves; the error if nothing ever does again
     readback_at : In; readback : Out, as ``Selector``, one register later on both sides
     taps : Out
     """
@@ -86,7 +87,8 @@ frame_stride, output_stride : In, arguments
             "weight": In(beats).array(config.ports), "weight_hold": Out(1),
             "output_request": Out(request),
             "output": Out(stream.Signature(write_layout(config.port_bits))), "written": In(1),
-            "done": Out(1), "error": Out(isa.Error), "error_index": Out(32),
+            "done": Out(1), "error": Out(isa.Error), "error_index": Out(16),
+            "moves": Out(1), "hang": Out(isa.Error), "hang_index": Out(16),
             "top_class": Out(32), "images_done": Out(32), "tokens": Out(16),
             "stall": Out(isa.Stall),
             **({"readback_at": In(WORD_ADDRESS_BITS), "readback": Out(32)}

@@ -3,13 +3,14 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
-from amaranth.lib import data, enum, stream, wiring
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import data, enum, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from rtl import isa
 from rtl.axi import BEATS_BITS, request_layout
+from rtl.checks import InstructionCheck
 from rtl.config import PASS_SLOTS, Config
 from rtl.rounds import RoundRequests
 
@@ -40,11 +41,14 @@ class Dispatcher(wiring.Component):
     pass over patches for the last LOAD, END and a pass to the logits for the last output. A LOAD
     ``ahead`` is left out in the last round.
 
+    TABLE is executed while the checksum of the program is taken, all others behind it.
+
     Members
     -------
     start : In, pulse
     model_addr, model_bytes, rounds : In, arguments of the run; no rounds are one
     program_request : Out(stream); program : In(stream of beats)
+    check_start : Out, pulse; check_busy, check_wrong : In, as of ``ProgramCheck``
     weight_request : Out(stream), one per port
     table_en, table, table_row, table_data : Out, one table row a cycle
     descriptors : Out, the pass descriptors; ``queued`` : Out, modulo 256; ``retired`` : In
@@ -57,6 +61,7 @@ class Dispatcher(wiring.Component):
     prune : Out, pulse
     end_start : Out, pulse; classes : Out, with it; end_busy, end_error : In
     done, error, error_index : Out
+    pass_index, load_index : Out, instruction of the first pass that has not retired, of the LOAD
     activity : Out
     """
 
@@ -66,6 +71,7 @@ class Dispatcher(wiring.Component):
         super().__init__({
             "start": In(1), "model_addr": In(_ADDR_BITS), "model_bytes": In(32), "rounds": In(32),
             "program_request": Out(request), "program": In(stream.Signature(config.port_bits)),
+            "check_start": Out(1), "check_busy": In(1), "check_wrong": In(1),
             "weight_request": Out(request).array(config.ports),
             "table_en": Out(1), "table": Out(isa.Table), "table_row": Out(16),
             "table_data": Out(64),
@@ -79,7 +85,8 @@ class Dispatcher(wiring.Component):
             "prune": Out(1),
             "end_start": Out(1), "classes": Out(16), "end_busy": In(1),
             "end_error": In(isa.Error),
-            "done": Out(1), "error": Out(isa.Error), "error_index": Out(32),
+            "done": Out(1), "error": Out(isa.Error), "error_index": Out(16),
+            "pass_index": Out(16), "load_index": Out(16),
             "activity": Out(Activity),
         })
 
@@ -95,18 +102,13 @@ class Dispatcher(wiring.Component):
         read_begin = Signal()
         left = Signal(32)    # rounds, this one included
         row = Signal(range(isa.TABLE_ROWS))
-        load_index = Signal.like(self.error_index)
-        # Passes so far, as many as a dependency can go back.
-        passes = Signal(isa.pass_layout["row_dependency"].shape)
-        selectors = Signal(range(isa.SELECTORS + 1))
-        selected = Signal()  # there was a SELECT, and no PRUNE since
-        dropped = Signal()   # there is a list of what was dropped
         # A cycle late: no instruction follows a PASS so soon, and it falls meanwhile.
         under_way = Signal(8)
         # What goes on behind the instructions may fail at any time.
         behind_error, behind_index = Signal(isa.Error), Signal.like(self.error_index)
         # The checks of an instruction are registered: it is looked at a cycle after it is there.
-        checked, bad = Signal(), Signal()
+        m.submodules.check = check = InstructionCheck(self.config)
+        checked, taken = Signal(), Signal()
         bad_model, ran_out, is_last = Signal(), Signal(), Signal()
         m.d.comb += [
             self.load.eq(word),
@@ -116,6 +118,12 @@ class Dispatcher(wiring.Component):
             self.table.eq(table.table),
             self.table_row.eq(table.first + row),
             self.table_data.eq(table.rows.as_value().word_select(row, 64)),
+            self.check_start.eq(requests.start),
+            check.word.eq(word),
+            check.index.eq(self.error_index),
+            check.begin.eq(self.begin),
+            check.tokens.eq(self.tokens),
+            check.take.eq(taken),
         ]
         # Pulses come a cycle late, too, when the word is still there.
         m.d.sync += [pulse.eq(0) for pulse in (self.load_start, self.image_start, self.prune,
@@ -127,13 +135,14 @@ class Dispatcher(wiring.Component):
             ran_out.eq(self.error_index == self.begin.instructions),
             behind_error.eq(Mux(self.load_error != isa.Error.NONE, self.load_error,
                                 self.end_error)),
-            behind_index.eq(Mux(self.load_error != isa.Error.NONE, load_index,
+            behind_index.eq(Mux(self.load_error != isa.Error.NONE, self.load_index,
                                 self.begin.instructions - 1)),
             is_last.eq(left == 1),
             checked.eq(word_valid & ~take),
-            bad.eq(self._bad(m, word, passes, selectors, selected, dropped)),
         ]
         self._begin(m, word, at_begin, requests, begin_error)
+
+        note_pass = self._pass_indices(m)
 
         known, may, skips, waits_for = self._verdict(m, word, under_way, is_last)
         kind = {opcode: Signal(name=f"is_{opcode.name.lower()}") for opcode in isa.Opcode}
@@ -177,18 +186,21 @@ class Dispatcher(wiring.Component):
                 with m.If(behind_error != isa.Error.NONE):
                     m.d.sync += self.error_index.eq(behind_index)
                     fail(behind_error)
-                with m.Elif(ran_out):
+                with m.Elif(~self.check_busy & self.check_wrong):
+                    m.d.sync += self.error_index.eq(0)
+                    fail(isa.Error.BAD_CHECKSUM)
+                with m.Elif(ran_out & ~self.check_busy):
                     # The program ran out without END.
                     fail(isa.Error.BAD_OPCODE)
-                with m.Elif(checked & bad):
+                with m.Elif(checked & check.bad & ~self.check_busy):
                     fail(Mux(known, isa.Error.BAD_FIELD, isa.Error.BAD_OPCODE))
-                with m.Elif(checked & ~may):
+                with m.Elif(checked & (~may | check.bad)):
                     m.d.comb += self.activity.eq(waits_for)
                 with m.Elif(checked & kind[isa.Opcode.TABLE]):
                     m.d.sync += row.eq(0)
                     m.next = "Table"
                 with m.Elif(checked & kind[isa.Opcode.END]):
-                    m.d.comb += self.activity.eq(Activity.DRAIN)
+                    m.d.comb += [self.activity.eq(Activity.DRAIN), taken.eq(1)]
                     m.d.sync += self.end_start.eq(1)
                     with m.If(is_last):
                         m.next = "End"
@@ -198,26 +210,21 @@ class Dispatcher(wiring.Component):
                                      left.eq(left - 1), self.error_index.eq(self.begin.loop)]
                 with m.Elif(checked):
                     following()
+                    m.d.comb += taken.eq(1)
                     with m.If(kind[isa.Opcode.LOAD] & ~skips):
-                        m.d.sync += [self.load_start.eq(1), load_index.eq(self.error_index)]
+                        m.d.sync += [self.load_start.eq(1), self.load_index.eq(self.error_index)]
                     with m.If(kind[isa.Opcode.IMAGE]):
                         m.d.sync += self.image_start.eq(1)
-                        with m.If(self.image.image == 0):
-                            m.d.sync += [selectors.eq(0), selected.eq(0), dropped.eq(0)]
                     with m.If(kind[isa.Opcode.PASS]):
                         with m.Switch(self.queued[:exact_log2(PASS_SLOTS)]):
                             for i in range(PASS_SLOTS):
                                 with m.Case(i):
                                     m.d.sync += self.descriptors[i].eq(step)
                         m.d.sync += self.queued.eq(self.queued + 1)
-                        with m.If(~passes.all()):
-                            m.d.sync += passes.eq(passes + 1)
+                        m.d.comb += note_pass.en.eq(1)
                     if self.config.pruning:
-                        with m.If(kind[isa.Opcode.SELECT]):
-                            m.d.sync += [self.select_start.eq(1), selected.eq(1), dropped.eq(0)]
-                        with m.If(kind[isa.Opcode.PRUNE]):
-                            m.d.sync += [self.prune.eq(1), selected.eq(0), dropped.eq(1),
-                                         selectors.eq(selectors + 1)]
+                        m.d.sync += [self.select_start.eq(kind[isa.Opcode.SELECT]),
+                                     self.prune.eq(kind[isa.Opcode.PRUNE])]
             with m.State("Table"):
                 m.d.comb += self.table_en.eq(1)
                 m.d.sync += row.eq(row + 1)
@@ -233,8 +240,11 @@ class Dispatcher(wiring.Component):
                 with m.If(behind_error != isa.Error.NONE):
                     m.d.sync += self.error_index.eq(behind_index)
                     fail(behind_error)
-                with m.Elif(~self.end_busy & ~self.load_busy):
-                    m.next = "Done"
+                with m.Elif(~self.end_busy):
+                    with m.If(self.load_busy):
+                        waits(Activity.LOAD)
+                    with m.Else():
+                        m.next = "Done"
             with m.State("Done"):
                 m.d.comb += self.done.eq(1)
                 waits(Activity.DRAIN)
@@ -259,7 +269,6 @@ class Dispatcher(wiring.Component):
         """Register the fields of BEGIN, and two cycles later what is wrong with them."""
         config = self.config
         beat_bytes = config.port_bits // 8
-        beats_each = isa.INSTRUCTION_BYTES // beat_bytes
         fields = data.View(isa.begin_layout, word)
         begin = self.begin
         weight_end = Signal(40)
@@ -293,12 +302,27 @@ class Dispatcher(wiring.Component):
                     | (begin.instructions < 2) | (begin.loop == 0)
                     | (begin.loop >= begin.instructions)
                     | (begin.images == 0) | (begin.images > config.images)
-                    | (begin.instructions >> (BEATS_BITS - exact_log2(beats_each)) != 0)
+                    | (begin.instructions >> len(self.error_index) != 0)
                     | (begin.weight_beats >> BEATS_BITS != 0)):
             m.d.sync += error.eq(isa.Error.BAD_FIELD)
         with m.Elif((weight_end > self.model_bytes) | unaligned
                     | (begin.instructions > self.model_bytes[6:])):
             m.d.sync += error.eq(isa.Error.BAD_ADDRESS)
+
+    def _pass_indices(self, m: Module) -> memory.WritePort:
+        """Note the instruction of every pass under way, and show that of the first one; return
+        the port that notes it."""
+        shape = self.error_index.shape()
+        m.submodules.indices = indices = memory.Memory(
+            shape=shape, depth=PASS_SLOTS, init=[], attrs={"ram_style": "distributed"})
+        write, read = indices.write_port(), indices.read_port()
+        m.d.comb += [
+            write.addr.eq(self.queued),
+            write.data.eq(self.error_index),
+            read.addr.eq(self.retired),
+            self.pass_index.eq(read.data),
+        ]
+        return write
 
     def _assemble(self, m: Module) -> tuple[Signal, Signal, Signal]:
         """Collect beats into an instruction; return it, its valid bit, and what takes it."""
@@ -357,83 +381,8 @@ class Dispatcher(wiring.Component):
                 m.d.sync += [may.eq(idle & ~self.end_busy), waits_for.eq(Activity.DRAIN)]
             with m.Default():
                 m.d.sync += known.eq(0)
+        with m.If(self.check_busy):
+            m.d.sync += waits_for.eq(Activity.PROGRAM)
+            with m.If(step.opcode != isa.Opcode.TABLE):
+                m.d.sync += may.eq(0)
         return known, may, skips, waits_for
-
-    def _bad(self, m: Module, word: Signal, passes: Signal, selectors: Signal, selected: Signal,
-             dropped: Signal) -> Signal:
-        """Return whether this is no instruction, or a field is outside of its limits."""
-        bad = Signal(name="bad_now")
-        select = data.View(isa.select_layout, word)
-        end = data.View(isa.end_layout, word)
-        step = data.View(isa.pass_layout, word)
-        bad_pass = self._bad_pass(m, step, passes, dropped)
-        with m.Switch(step.opcode):
-            with m.Case(isa.Opcode.TABLE):
-                m.d.comb += bad.eq(self._bad_table(data.View(isa.table_layout, word)))
-            if self.config.pruning:
-                with m.Case(isa.Opcode.SELECT):
-                    m.d.comb += bad.eq((select.special == 0) | (select.special >= self.tokens)
-                                       | (selectors == isa.SELECTORS))
-                with m.Case(isa.Opcode.PRUNE):
-                    m.d.comb += bad.eq(~selected)
-            with m.Case(isa.Opcode.END):
-                m.d.comb += bad.eq((end.classes == 0) | (end.classes > self.config.max_classes))
-            with m.Case(isa.Opcode.LOAD, isa.Opcode.IMAGE):
-                pass
-            with m.Case(isa.Opcode.PASS):
-                m.d.comb += bad.eq(bad_pass)
-            with m.Default():
-                m.d.comb += bad.eq(1)
-        return bad
-
-    def _bad_table(self, table: data.View) -> Value:
-        depth = Mux(table.table == isa.Table.LANE, isa.LANE_ROWS,
-                    Mux(table.table == isa.Table.RECIPROCAL, isa.RECIPROCAL_ROWS,
-                        Mux(table.table == isa.Table.RSQRT, isa.RSQRT_ROWS,
-                            self.config.list_depth)))
-        return ((table.count == 0) | (table.count > isa.TABLE_ROWS)
-                | (table.first + table.count > depth))
-
-    def _bad_pass(self, m: Module, step: data.View, passes: Signal, dropped: Signal) -> Value:
-        """Return whether a field would make the pass hang, leave a buffer, or read one twice."""
-        config = self.config
-        source_depth = Signal(unsigned(17))
-        destination_depth = Signal(unsigned(17))
-        for depth, cases in (
-            (source_depth, {isa.Source.ACT: config.act_depth, isa.Source.PATCH: config.patch_depth,
-                            isa.Source.RESIDUAL: config.residual_depth,
-                            isa.Source.SCORE: config.score_depth}),
-            (destination_depth, {
-                isa.Destination.ACT: config.act_depth,
-                isa.Destination.RESIDUAL: config.residual_depth,
-                isa.Destination.KEY: config.key_depth, isa.Destination.VALUE: config.value_depth,
-                isa.Destination.SCORE: config.score_depth,
-                isa.Destination.LOGIT: config.class_tiles,
-                # Not a buffer: any address is as good as any other.
-                isa.Destination.SELECTOR: 1 << 16}),
-        ):
-            field = step.source if depth is source_depth else step.destination
-            with m.Switch(field):
-                for kind, limit in cases.items():
-                    with m.Case(kind):
-                        m.d.comb += depth.eq(limit)
-        rows_end = Signal(11)
-        counted = step.rows_from == isa.Rows.COUNT
-        m.d.comb += rows_end.eq(Mux(counted, step.row_first + step.row_count, 0))
-        reads_residual = step.source == isa.Source.RESIDUAL
-        writes_residual = step.destination == isa.Destination.RESIDUAL
-        selector = step.destination == isa.Destination.SELECTOR
-        return ((counted & (step.row_count == 0))
-                | ((step.rows_from == isa.Rows.DROPPED) & ~dropped)
-                | (selector & (not config.pruning))
-                | (rows_end > config.pass_rows)
-                | (step.rows_from.as_value() > max(kind.value for kind in isa.Rows))
-                # The residual buffer has one read port.
-                | (reads_residual & writes_residual)
-                | (~step.columns_from_tokens & (step.column_tiles == 0))
-                | (~step.k_from_tokens & (step.k_tiles == 0))
-                | (step.row_dependency > passes) | (step.operand_dependency > passes)
-                | (step.scale_source.as_value() == 3)
-                | (step.destination.as_value() == 7)
-                | (step.source_base >= source_depth)
-                | (step.destination_base >= destination_depth))

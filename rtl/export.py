@@ -16,9 +16,11 @@ from amaranth.hdl import Shape
 from amaranth.lib import data
 
 from rtl import isa
+from rtl.errors import ERRORS, error_page
 from rtl.registers import (
     ADDRESS_BITS,
     REGISTERS,
+    TIMEOUT_CYCLES,
     WORD_BYTES,
     Access,
     Field,
@@ -115,14 +117,19 @@ def register_header() -> str:
                   "    switch (value) {"]
         lines += [f'    case {prefix}_{m.name}: return "{m.name}";' for m in values]
         lines += ['    default: return "unknown";', "    }", "}", ""]
-    lines += ["#endif", ""]
+    lines += ["/* What has happened, in a sentence */",
+              "static inline const char *heatvit_error_text(unsigned int value)", "{",
+              "    switch (value) {"]
+    lines += [f'    case HEATVIT_ERROR_{error.name}: return "{text.sentence}";'
+              for error, text in ERRORS.items()]
+    lines += ['    default: return "Unknown error.";', "    }", "}", "", "#endif", ""]
     return "\n".join(lines)
 
 
 # SystemRDL
 
 _RDL_ACCESS = {
-    Access.RW: "sw = rw; hw = r; reset = 0;",
+    Access.RW: "sw = rw; hw = r; reset = {reset:#x};",
     Access.RO: "sw = r; hw = w;",
     Access.SET: "sw = rw; onwrite = woset; hw = rw; reset = 0;",
     Access.COR: "sw = r; onread = rclr; hw = w; hwset; reset = 0;",
@@ -147,9 +154,10 @@ def register_rdl() -> str:
                   f'        desc = "{register.description}";',
                   f"        regwidth = {register.width};"]
         for field in register.fields:
+            access = _RDL_ACCESS[field.access].format(reset=register.reset)
             encode = f" encode = heatvit_{_snake(field.values.__name__)};" if field.values else ""
             lines += ["        field {", f'            desc = "{field.description}";',
-                      f"            {_RDL_ACCESS[field.access]}{encode}",
+                      f"            {access}{encode}",
                       f"        }} {field.name}[{field.low + field.width - 1}:{field.low}];"]
         size, step = ((f"[{register.count}]", f" += {register.width // 8:#x}")
                       if register.count > 1 else ("", ""))
@@ -187,11 +195,13 @@ tokens that were left of it.
 ISR. The end of a run sets those bits of ISR that are enabled in IER. Writing 1 to a bit of ISR
 toggles it: this is how it is cleared.
 
-**Errors and hangs.** After an error the next run begins like any other. A run that does not end
-is ended by SOFT_RESET, without `ap_done`: the core asks memory for nothing more, waits for what
-it has asked for, and is reset. SOFT_RESET reads 0 when that is complete. The counters stay until
-the next run and tell what the run waited for. If the memory does not answer, STATUS stays DRAIN:
-then only a reset of the whole bus helps.
+**Errors and hangs.** After an error the next run begins like any other; [errors.md](errors.md) has
+all codes. A run in which nothing moves for TIMEOUT cycles ends with the error of what it waits for;
+after a reset these are {timeout:,}, and 0 lets no wait pass. SOFT_RESET ends a run without
+`ap_done`: the core asks memory for nothing more, waits for what it has asked for, and is reset.
+SOFT_RESET reads 0 when that is complete. The counters stay until the next run and tell what the run
+waited for. If memory does not answer for TIMEOUT cycles at the end of a run, `late` of STATUS is
+set and `ap_done` comes, but `ap_idle` only when memory has answered.
 
 **Selectors.** SELECTOR_0 and up count what each selector of the last round left, a word for each
 image of it. DROPPED has four bits for each row of the residual at the start of the round, the first
@@ -218,7 +228,7 @@ def _register_rows(register: Register) -> Iterator[list[str]]:
 def register_page() -> str:
     """Return the page of the register map, in Markdown."""
     comments = _isa_comments()
-    lines = [_REGISTER_INTRODUCTION.format(address_bits=ADDRESS_BITS)]
+    lines = [_REGISTER_INTRODUCTION.format(address_bits=ADDRESS_BITS, timeout=TIMEOUT_CYCLES)]
     lines += _table("address", "register", "bits", "field", "access", "meaning",
                     rows=[row for register in REGISTERS for row in _register_rows(register)])
     comments |= {("RunState", "IDLE"): "ready for `ap_start`",
@@ -300,6 +310,7 @@ def instruction_page() -> str:
 EXPORTS: dict[str, Callable[[], str]] = {
     "registers.md": register_page,
     "isa.md": instruction_page,
+    "errors.md": error_page,
     "heatvit_regs.h": register_header,
     "heatvit.rdl": register_rdl,
 }

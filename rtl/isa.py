@@ -23,19 +23,19 @@ those of a segment.
 from amaranth.hdl import Shape, signed, unsigned
 from amaranth.lib import data, enum
 
-__all__ = ["ACC_BITS", "ACT_BITS", "begin_layout", "ColumnScale", "Destination", "end_layout",
-           "Error", "EXP_BITS", "EXP_FRAC", "image_layout", "IMPORTANCE_BITS", "INSTRUCTION_BYTES",
-           "ISA_VERSION", "LANE_FRAC", "LANE_LAYOUT_ROWS", "LANE_ROWS", "LANE_T", "LANE_X_BITS",
-           "ListEntry", "LoadKind", "load_layout", "MAGIC", "MANTISSA_BITS", "MEAN_BITS",
-           "MEAN_FRAC", "NO_BLOCK", "NORM_SUM_BITS", "NORM_SUMSQ_BITS", "Opcode", "pass_layout",
-           "PolyRow", "POWER_BITS", "Prologue", "prune_layout", "RECIPROCAL_ROWS", "Rows",
-           "RowScale", "RSQRT_ROWS", "SCALAR_FRAC", "SCALAR_T", "SCALE_BYTES", "ScaleSource",
-           "SCORE_BITS", "SEGMENTS", "select_layout", "SELECTOR_HEADS", "SelectorKind", "SELECTORS",
-           "SHARE_BITS", "SHARE_MARGIN", "SHIFT_BITS", "Source", "Stall", "Stationary", "SUM_BITS",
-           "Table", "table_layout", "TABLE_ROWS", "VAR_BITS", "WEIGHT_BITS", "WEIGHTED_BITS",
-           "WIDE_BITS"]
+__all__ = ["ACC_BITS", "ACT_BITS", "begin_layout", "CHECKSUM_POLYNOMIAL", "CHECKSUM_START",
+           "ColumnScale", "Destination", "end_layout", "Error", "EXP_BITS", "EXP_FRAC",
+           "image_layout", "IMPORTANCE_BITS", "INSTRUCTION_BYTES", "ISA_VERSION", "LANE_FRAC",
+           "LANE_LAYOUT_ROWS", "LANE_ROWS", "LANE_T", "LANE_X_BITS", "ListEntry", "load_layout",
+           "LoadKind", "MAGIC", "MANTISSA_BITS", "MEAN_BITS", "MEAN_FRAC", "NO_BLOCK",
+           "NORM_SUM_BITS", "NORM_SUMSQ_BITS", "Opcode", "pass_layout", "PolyRow", "POWER_BITS",
+           "Prologue", "prune_layout", "RECIPROCAL_ROWS", "Rows", "RowScale", "RSQRT_ROWS",
+           "SCALAR_FRAC", "SCALAR_T", "SCALE_BYTES", "ScaleSource", "SCORE_BITS", "SEGMENTS",
+           "select_layout", "SELECTOR_HEADS", "SelectorKind", "SELECTORS", "SHARE_BITS",
+           "SHARE_MARGIN", "SHIFT_BITS", "Source", "Stall", "Stationary", "SUM_BITS", "Table",
+           "table_layout", "TABLE_ROWS", "VAR_BITS", "WEIGHT_BITS", "WEIGHTED_BITS", "WIDE_BITS"]
 
-ISA_VERSION = 3
+ISA_VERSION = 4
 MAGIC = 0x54495648  # "HVIT", little endian
 INSTRUCTION_BYTES = 64
 
@@ -94,6 +94,10 @@ IMPORTANCE_BITS = 12
 SELECTORS = 15
 #: Images in a round, at most, and segments of the token list.
 SEGMENTS = 4
+#: Generator of the checksum of a program, but its highest power: x^32 + x^22 + x^2 + x + 1.
+CHECKSUM_POLYNOMIAL = 0x400007
+#: The checksum of no words.
+CHECKSUM_START = 0xFFFFFFFF
 #: Bits of the scaled variance D * sum(x^2) - sum(x)^2 + eps after normalisation.
 VAR_BITS = 54
 
@@ -202,7 +206,14 @@ class Error(enum.Enum, shape=8):
     BAD_ADDRESS = 5     #: a read or write outside the window given by the registers
     BUS_READ = 6        #: SLVERR or DECERR on a read
     BUS_WRITE = 7       #: SLVERR or DECERR on a write
-    HANG = 8            #: nothing has moved for 2**20 cycles
+    BAD_CHECKSUM = 8    #: the program is not the one that its checksum was made of
+    HANG_PROGRAM = 9    #: instructions do not come
+    HANG_LOAD = 10      #: a frame or initial rows do not come
+    HANG_WEIGHT = 11    #: weights do not come
+    HANG_PASS = 12      #: a pass waits for rows, keys or values that no other pass writes
+    HANG_SELECTOR = 13  #: a token selector does not end
+    HANG_OUTPUT = 14    #: an output is not written
+    HANG_DRAIN = 15     #: a bus transfer does not end, after a run or a soft reset
 
 
 class Stall(enum.Enum, shape=4):
@@ -266,7 +277,7 @@ begin_layout = _instruction(
     version=unsigned(8),         # of the instruction set
     pad=unsigned(16),
     magic=unsigned(32),          # "HVIT"
-    instructions=unsigned(32),   # in the program, BEGIN and END included
+    instructions=unsigned(32),   # in the program, BEGIN and END included, at most 65535
     tokens=unsigned(16),         # rows of the residual at the start, special tokens included
     loop=unsigned(16),           # instruction at which the next round begins
     weight_offset=unsigned(32),  # bytes from the model base to the weight stream of port 0
@@ -275,6 +286,7 @@ begin_layout = _instruction(
     images=unsigned(8),          # in a round, 1 to SEGMENTS
     pad1=unsigned(8),
     row_step=unsigned(16),       # residual rows from even to odd rounds, where they alternate
+    checksum=unsigned(32),       # makes that of the whole program zero, see docs/errors.md
 )
 
 #: Writes ``count`` rows of a table or block list, starting at ``first``.

@@ -244,7 +244,7 @@ class RowIssue(wiring.Component):
         with m.If(take):
             m.d.sync += [
                 step.eq(found), active.eq(1), issued_all.eq(0), i.eq(0), elapsed.eq(0), due.eq(0),
-                last.eq(found.rows == 1),
+                last.eq(found.rows[1:] == 0),  # none would never end
                 position.eq(Mux(found.each, self._token_of(Const(0), found.token), found.first)),
             ]
 

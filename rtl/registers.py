@@ -14,8 +14,8 @@ from rtl.config import Config
 from rtl.isa import ISA_VERSION, SEGMENTS, SELECTORS, Error, Stall
 
 __all__ = ["ADDRESS_BITS", "ARGUMENTS", "Access", "DROPPED_BITS", "DROPPED_ROWS", "Field",
-           "READBACK", "REGISTERS", "Register", "RunState", "STATUS", "WORD_ADDRESS_BITS",
-           "WORD_BYTES", "constants", "readback_words", "register"]
+           "READBACK", "REGISTERS", "Register", "RunState", "STATUS", "TIMEOUT_CYCLES",
+           "WORD_ADDRESS_BITS", "WORD_BYTES", "constants", "readback_words", "register"]
 
 #: Address bits of the control port: 4 KiB, the smallest segment of an address map.
 ADDRESS_BITS = 12
@@ -26,6 +26,8 @@ WORD_ADDRESS_BITS = ADDRESS_BITS - exact_log2(WORD_BYTES)
 #: Rows of the residual in a word of the register DROPPED, and bits of each.
 DROPPED_ROWS = 8
 DROPPED_BITS = 8 * WORD_BYTES // DROPPED_ROWS
+#: After a reset, 3.5 ms at 300 MHz: longer than any memory takes, shorter than anyone waits.
+TIMEOUT_CYCLES = 1 << 20
 #: Rows of the residual of the largest configuration.
 _MAX_ROWS = SEGMENTS * 1024
 
@@ -69,7 +71,8 @@ class Field:
 class Register:
     """``width`` bits at the byte address ``offset``; a register of 64 bits is two words.
 
-    An array of ``count`` registers is one Register.
+    An array of ``count`` registers is one Register. ``reset`` is its value after a reset, of those
+    that hold what is written.
     """
 
     name: str
@@ -78,6 +81,7 @@ class Register:
     fields: tuple[Field, ...]
     width: int = 32
     count: int = 1
+    reset: int = 0
 
     def __post_init__(self) -> None:
         if self.width not in (32, 64):
@@ -114,12 +118,13 @@ class Register:
 
 
 def _whole(name: str, offset: int, access: Access, description: str, width: int = 32,
-           values: type[Enum] | None = None, bits: int | None = None) -> Register:
+           values: type[Enum] | None = None, bits: int | None = None,
+           reset: int = 0) -> Register:
     """Register of one field called ``value``, of ``bits`` bits where not the whole width."""
     field = Field(name="value", low=0, width=bits or width, access=access,
                   description=description, values=values)
     return Register(name=name, offset=offset, description=description, fields=(field,),
-                    width=width)
+                    width=width, reset=reset)
 
 
 def _fields(access: Access, *fields: tuple[str, int, int, str]) -> tuple[Field, ...]:
@@ -189,9 +194,19 @@ def _registers() -> Iterator[Register]:
                        ("weight_tiles", 16, 16, "Depth of the weight FIFO in array tiles.")))
 
     yield _whole("OUTPUT_STRIDE", 0x54, rw, "Bytes from an output to the next, a multiple of 4096.")
+    yield _whole("TIMEOUT", 0x58, rw, "Cycles without progress that end a run with an error.",
+                 reset=TIMEOUT_CYCLES)
+    yield Register(
+        name="LIMITS3", offset=0x5C, description="Largest batch.",
+        fields=_fields(ro, ("images", 0, 8, "Images in a round."),
+                       ("max_rows", 16, 16, "Rows of a pass: tokens of all images of a round.")))
 
     # Status of the run, or of the last one; cleared by ap_start
-    yield _whole("STATUS", 0x60, ro, "State of the run controller.", values=RunState, bits=2)
+    yield Register(
+        name="STATUS", offset=0x60, description="State of the run controller.",
+        fields=(Field(name="state", low=0, width=2, access=ro, values=RunState,
+                      description="What it does."),
+                *_fields(ro, ("late", 2, 1, "DRAIN: memory has not answered for TIMEOUT cycles."))))
     yield _whole("ERROR", 0x64, ro, "Error that ended the run.", values=Error, bits=8)
     yield _whole("ERROR_INDEX", 0x68, ro, "Index of the failing instruction in the program.")
     yield _whole("TOP_CLASS", 0x6C, ro, "Class of the largest logit of the last image.")
@@ -243,9 +258,10 @@ def constants(config: Config) -> dict[str, int]:
              "port_bytes": config.port_bits // 8, "max_tokens": config.max_tokens,
              "max_width": config.max_width, "max_hidden": config.max_hidden,
              "max_patch": config.max_patch, "max_classes": config.max_classes,
-             "weight_tiles": config.weight_tiles}
+             "weight_tiles": config.weight_tiles, "images": config.images,
+             "max_rows": config.pass_rows}
     values = {"VERSION": ISA_VERSION}
-    for name in ("CONFIG", "LIMITS0", "LIMITS1", "LIMITS2"):
+    for name in ("CONFIG", "LIMITS0", "LIMITS1", "LIMITS2", "LIMITS3"):
         values[name] = sum(sizes[f.name] << f.low for f in register(name).fields)
     return values
 

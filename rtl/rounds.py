@@ -50,7 +50,7 @@ class RoundRequests(wiring.Component):
         request = stream.Signature(request_layout(_ADDR_BITS))
         super().__init__({
             "start": In(1), "rounds": In(32), "model_addr": In(_ADDR_BITS),
-            "instructions": In(32), "loop": In(16),
+            "instructions": In(16), "loop": In(16),
             "weight_addr": In(_ADDR_BITS), "weight_stride": In(32), "weight_beats": In(BEATS_BITS),
             "program_request": Out(request),
             "weight_request": Out(request).array(config.ports),

@@ -8,9 +8,10 @@ from amaranth.lib import wiring
 from amaranth.utils import exact_log2
 
 from rtl import isa
+from rtl.checksum import ProgramCheck
 from rtl.dispatch import Activity
+from rtl.errors import HANGS
 from rtl.segments import segment_layout
-from rtl.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from rtl.core import Core
@@ -73,20 +74,37 @@ def connect_sequencer(m: Module, core: "Core") -> None:
                                     (Activity.SELECTOR, isa.Stall.SELECTOR)):
                 with m.Case(kind):
                     m.d.comb += cause.eq(waits_for)
+    _name_hang(m, core)
+
+
+def _name_hang(m: Module, core: "Core") -> None:
+    """Name the error that it is if the core does not move any more, and the instruction."""
+    dispatcher, index = core.dispatcher, core.hang_index
+    with m.Switch(core.stall):
+        for cause, error in HANGS.items():
+            with m.Case(cause):
+                m.d.comb += core.hang.eq(error)
+                if error in (isa.Error.HANG_WEIGHT, isa.Error.HANG_PASS):
+                    m.d.comb += index.eq(dispatcher.pass_index)
+                elif error == isa.Error.HANG_LOAD:
+                    m.d.comb += index.eq(dispatcher.load_index)
+                elif error == isa.Error.HANG_OUTPUT:
+                    m.d.comb += index.eq(dispatcher.begin.instructions - 1)
+                else:
+                    m.d.comb += index.eq(dispatcher.error_index)
 
 
 def connect_host(m: Module, core: "Core") -> None:
     """Loads and logits, the arguments of the host, streams to the masters, and status."""
     dispatcher, frame, logits = core.dispatcher, core.frame, core.logits
-    m.submodules.watchdog = watchdog = Watchdog()
     moving = (core.program, core.load, core.output, *core.weight)
     moves = Signal(len(moving) + 1)
     m.d.sync += moves.eq(Cat(*(s.valid & s.ready for s in moving), core.issue.state.busy))
+    m.d.comb += core.moves.eq(moves.any())
     flipped = wiring.flipped(core)
     wiring.connect(m, flipped.program_request, dispatcher.program_request)
     wiring.connect(m, flipped.program, dispatcher.program)
-    wiring.connect(m, flipped.load_request, frame.request)
-    wiring.connect(m, flipped.load, frame.data)
+    _share_loads(m, core)
     wiring.connect(m, flipped.output_request, logits.request)
     wiring.connect(m, flipped.output, logits.data)
     for p in range(core.config.ports):
@@ -105,8 +123,9 @@ def connect_host(m: Module, core: "Core") -> None:
     m.d.comb += [
         dispatcher.start.eq(core.start),
         # What the first passes wait for comes before the weights of later ones.
-        core.weight_hold.eq(frame.urgent & (core.weights.level * core.config.load_rows
-                                             >= 2 * core.config.rows)),
+        core.weight_hold.eq(dispatcher.check_busy
+                            | (frame.urgent & (core.weights.level * core.config.load_rows
+                                               >= 2 * core.config.rows))),
         frame.start.eq(dispatcher.load_start),
         frame.load.eq(dispatcher.load),
         frame.images.eq(dispatcher.begin.images),
@@ -123,13 +142,33 @@ def connect_host(m: Module, core: "Core") -> None:
         dispatcher.end_busy.eq(logits.busy),
         dispatcher.end_error.eq(logits.error),
         core.done.eq(dispatcher.done & core.written),
-        watchdog.start.eq(core.start),
-        watchdog.moves.eq(moves.any()),
-        watchdog.ends.eq(core.done),
-        core.error.eq(Mux(watchdog.hung, isa.Error.HANG, dispatcher.error)),
+        core.error.eq(dispatcher.error),
         core.error_index.eq(dispatcher.error_index),
         core.top_class.eq(logits.top_class),
         core.images_done.eq(logits.images_done),
     ]
     for i in range(isa.SEGMENTS):
         m.d.comb += logits.tokens[i].eq(core.segments.current[i].count)
+
+
+def _share_loads(m: Module, core: "Core") -> None:
+    """Give the port of loads to the checksum of the program, until there are loads."""
+    dispatcher, frame = core.dispatcher, core.frame
+    m.submodules.check = check = ProgramCheck(core.config)
+    reads = check.request.valid
+    m.d.comb += [
+        check.start.eq(dispatcher.check_start),
+        check.address.eq(core.model_addr),
+        check.instructions.eq(dispatcher.begin.instructions),
+        dispatcher.check_busy.eq(check.busy),
+        dispatcher.check_wrong.eq(check.wrong),
+        core.load_request.valid.eq(reads | frame.request.valid),
+        core.load_request.payload.eq(Mux(reads, check.request.payload, frame.request.payload)),
+        check.request.ready.eq(core.load_request.ready),
+        frame.request.ready.eq(core.load_request.ready & ~reads),
+        check.data.payload.eq(core.load.payload),
+        check.data.valid.eq(core.load.valid & check.busy),
+        frame.data.payload.eq(core.load.payload),
+        frame.data.valid.eq(core.load.valid & ~check.busy),
+        core.load.ready.eq(Mux(check.busy, check.data.ready, frame.data.ready)),
+    ]

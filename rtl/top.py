@@ -104,6 +104,9 @@ class HeatViT(wiring.Component):
             control.core_done.eq(core.done),
             control.core_error.eq(core.error),
             control.core_error_index.eq(core.error_index),
+            control.core_moves.eq(core.moves),
+            control.core_hang.eq(core.hang),
+            control.core_hang_index.eq(core.hang_index),
             control.core_top_class.eq(core.top_class),
             control.core_tokens.eq(core.tokens),
             control.core_images_done.eq(core.images_done),
@@ -116,7 +119,8 @@ class HeatViT(wiring.Component):
             *(r.stop.eq(control.stop) for r in (*readers, writer)),
         ]
         for register in ARGUMENTS:
-            m.d.comb += getattr(core, register.port).eq(getattr(control, register.port))
+            if register.port in core.signature.members:
+                m.d.comb += getattr(core, register.port).eq(getattr(control, register.port))
         if config.pruning:
             m.d.comb += [core.readback_at.eq(control.readback_at),
                          control.readback.eq(core.readback)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The watchdog: a run in which nothing moves any more ends with an error code."""
+"""The watchdog: a run, or its end, in which nothing moves any more is told so."""
 
 from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
@@ -9,36 +9,30 @@ __all__ = ["Watchdog"]
 
 
 class Watchdog(wiring.Component):
-    """``hung`` rises after ``CYCLES`` cycles of a run without progress, and stays until reset.
+    """``hung`` is high from ``timeout + LATENCY`` cycles after the last ``moves`` to the next one.
+
+    Resources: a counter of 33 bits.
 
     Members
     -------
-    start : In, pulse: a run begins
-    moves : In, a row was issued or a beat has moved
-    ends : In, the run has ended by itself
+    timeout : In, cycles
+    moves : In, something has moved, or nothing is waited for
     hung : Out
     """
 
-    #: 3.5 ms at 300 MHz: longer than any memory takes to answer, shorter than anyone waits.
-    CYCLES = 1 << 20
+    LATENCY = 2
 
-    start: In(1)
+    timeout: In(32)
     moves: In(1)
-    ends: In(1)
     hung: Out(1)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        running = Signal()
-        still = Signal(range(self.CYCLES))
-        with m.If(self.start):
-            m.d.sync += running.eq(1)
-        moves = Signal()
-        m.d.sync += moves.eq(self.moves | self.ends)
-        with m.If(moves | ~running):
-            m.d.sync += still.eq(0)
-        with m.Elif(still == self.CYCLES - 1):
-            m.d.sync += self.hung.eq(1)
-        with m.Else():
-            m.d.sync += still.eq(still + 1)
+        # The bit behind the highest one is that of minus one.
+        left = Signal(len(self.timeout) + 1, init=(1 << len(self.timeout)) - 1)
+        m.d.comb += self.hung.eq(left[-1])
+        with m.If(self.moves):
+            m.d.sync += left.eq(self.timeout)
+        with m.Elif(~self.hung):
+            m.d.sync += left.eq(left - 1)
         return m

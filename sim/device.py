@@ -42,6 +42,7 @@ class Status:
     tokens: int
     bytes_read: int
     bytes_written: int
+    images_done: int
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,7 @@ class Device:
         for i, base in enumerate(self._outputs):
             self.session.dump(f"{tag}output{i}", base, output_bytes(self.classes))
         names = ("CYCLES", "ERROR", "ERROR_INDEX", "TOP_CLASS", "TOKENS", "BYTES_READ",
-                 "BYTES_WRITTEN")
+                 "BYTES_WRITTEN", "IMAGES_DONE")
         reads = {name: self.read(name, tag) for name in names}
         stalls = {cause.lower(): self.read(f"STALL_{cause}", tag) for cause in Stall.__members__}
 
@@ -244,7 +245,8 @@ class Device:
                 cycles=values["CYCLES"], stalls={name: read() for name, read in stalls.items()},
                 error=Error(values["ERROR"]), error_index=values["ERROR_INDEX"],
                 top_class=values["TOP_CLASS"], tokens=values["TOKENS"],
-                bytes_read=values["BYTES_READ"], bytes_written=values["BYTES_WRITTEN"])
+                bytes_read=values["BYTES_READ"], bytes_written=values["BYTES_WRITTEN"],
+                images_done=values["IMAGES_DONE"])
 
         def results() -> list[Result]:
             return [Result.decode(self.session.dumped(f"{tag}output{i}"), self.classes)

@@ -77,7 +77,8 @@ class Session:
         self._add("stalls", stalls)
 
     def error(self, address: int, response: str) -> None:
-        """Answer accesses to the byte at ``address`` with "slverr", "decerr" or "okay"."""
+        """Answer accesses to the byte at ``address`` with "slverr", "decerr" or "okay", or, with
+        "silent", not at all until it is "okay" again."""
         self._add("error", address, response)
 
     # Registers and time

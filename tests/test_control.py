@@ -120,7 +120,7 @@ def test_registers_hold_arguments_and_show_status(slow):
     async def main(ctx):
         ctx.set(dut.idle, 1)
         for r in ARGUMENTS:
-            assert await host.get(ctx, r.name) == 0
+            assert await host.get(ctx, r.name) == r.reset
         for r, value in shown.items():
             ctx.set(getattr(dut, r.port), value)
         for r, value in held.items():
@@ -696,6 +696,7 @@ def test_a_master_that_is_busy_late_is_waited_for():
     dut = RunControl(CONFIG)
 
     async def main(ctx):
+        ctx.set(dut.timeout, 1000)
         ctx.set(dut.masters_idle, 1)
         ctx.set(dut.start, 1)
         await ctx.tick()
@@ -716,5 +717,117 @@ def test_a_master_that_is_busy_late_is_waited_for():
         assert ctx.get(dut.done)
         await ctx.tick()
         assert ctx.get(dut.idle)
+
+    simulate(dut, main)
+
+
+# Time-outs
+
+TIMEOUT = 50
+
+
+async def _begin(ctx, dut):
+    """Begin a run with a core that moves in every cycle."""
+    ctx.set(dut.timeout, TIMEOUT)
+    ctx.set(dut.masters_idle, 1)
+    ctx.set(dut.core_moves, 1)
+    ctx.set(dut.start, 1)
+    await ctx.tick()
+    ctx.set(dut.start, 0)
+    while ctx.get(dut.stop):
+        await ctx.tick()
+
+
+async def _until(ctx, signal, limit):
+    """Return the cycles until a signal is high."""
+    for cycle in range(limit):
+        if ctx.get(signal):
+            return cycle
+        await ctx.tick()
+    raise AssertionError(f"{signal.name} did not rise in {limit} cycles")
+
+
+def _state(ctx, dut):
+    """Return the fields of STATUS."""
+    value = ctx.get(dut.status)
+    return RunState(value & 3), value >> 2
+
+
+@pytest.mark.parametrize("moving", [0, 1, 70])
+@pytest.mark.parametrize("beat", ["core_moves", "read_beat", "write_beat"])
+def test_a_run_that_does_not_move_ends_with_what_it_waits_for(moving, beat):
+    dut = RunControl(CONFIG)
+
+    async def main(ctx):
+        await _begin(ctx, dut)
+        ctx.set(dut.core_moves, 0)
+        ctx.set(dut.core_hang, Error.HANG_WEIGHT)
+        ctx.set(dut.core_hang_index, 77)
+        ctx.set(getattr(dut, beat), 1)
+        await ticks(ctx, moving)
+        ctx.set(getattr(dut, beat), 0)
+        assert TIMEOUT <= await _until(ctx, dut.stop, 2 * TIMEOUT) <= TIMEOUT + 4
+        ctx.set(dut.core_hang, Error.HANG_PASS)
+        await _until(ctx, dut.done, 20)
+        assert (ctx.get(dut.error), ctx.get(dut.error_index)) == (Error.HANG_WEIGHT.value, 77)
+        assert _state(ctx, dut) == (RunState.DRAIN, 0)
+
+    simulate(dut, main)
+
+
+@pytest.mark.parametrize("what, error", [
+    ("core_done", Error.HANG_DRAIN), ("core_error", Error.BAD_FIELD),
+    ("read_error", Error.BUS_READ), ("", Error.HANG_LOAD)])
+def test_a_run_whose_transfers_do_not_end_is_told_once(what, error):
+    """It is over, but what comes after waits for them; ``start`` is no use meanwhile."""
+    dut = RunControl(CONFIG)
+
+    async def main(ctx):
+        await _begin(ctx, dut)
+        ctx.set(dut.masters_idle, 0)
+        ctx.set(dut.core_hang, Error.HANG_LOAD)
+        if what:
+            ctx.set(getattr(dut, what), Error.BAD_FIELD if what == "core_error" else 1)
+        else:
+            ctx.set(dut.core_moves, 0)
+        await _until(ctx, dut.stop, 2 * TIMEOUT)
+        assert TIMEOUT <= await _until(ctx, dut.done, 2 * TIMEOUT) <= TIMEOUT + 10
+        await ctx.tick()
+        assert ctx.get(dut.error) == error.value
+        for _ in range(3 * TIMEOUT):
+            assert _state(ctx, dut) == (RunState.DRAIN, 1)
+            assert ctx.get(dut.stop) and not ctx.get(dut.done) and not ctx.get(dut.idle)
+            await ctx.tick()
+        ctx.set(dut.masters_idle, 1)
+        for _ in range(5):
+            await ctx.tick()
+            assert not ctx.get(dut.done)
+        assert ctx.get(dut.idle) and _state(ctx, dut) == (RunState.IDLE, 0)
+        assert ctx.get(dut.error) == error.value
+
+    simulate(dut, main)
+
+
+@pytest.mark.parametrize("before", [0, 3 * TIMEOUT])
+def test_a_soft_reset_waits_for_transfers_however_late(before):
+    dut = RunControl(CONFIG)
+
+    async def main(ctx):
+        await _begin(ctx, dut)
+        ctx.set(dut.masters_idle, 0)
+        ctx.set(dut.core_error, Error.BAD_OPCODE if before else Error.NONE)
+        await ticks(ctx, before)
+        ctx.set(dut.soft_reset, 1)
+        await ctx.tick()
+        ctx.set(dut.soft_reset, 0)
+        for cycle in range(3 * TIMEOUT):
+            assert ctx.get(dut.aborting) and not ctx.get(dut.core_reset) and not ctx.get(dut.done)
+            assert cycle < TIMEOUT + 12 or _state(ctx, dut) == (RunState.DRAIN, 1)
+            await ctx.tick()
+        assert ctx.get(dut.error) == (Error.BAD_OPCODE if before else Error.HANG_DRAIN).value
+        ctx.set(dut.masters_idle, 1)
+        await _until(ctx, dut.core_reset, 5)
+        await _until(ctx, dut.idle, 20)
+        assert not ctx.get(dut.aborting) and _state(ctx, dut) == (RunState.IDLE, 0)
 
     simulate(dut, main)

@@ -51,7 +51,10 @@ def word(opcode, **fields):
 
 
 def program(*instructions, **begin):
-    """Return a program: BEGIN before, END after what is given as (opcode, fields)."""
+    """Return a program: BEGIN before, END after what is given as (opcode, fields), and IMAGE behind
+    BEGIN if there is none."""
+    if all(opcode != Opcode.IMAGE for opcode, _ in instructions):
+        instructions = ((Opcode.IMAGE, {}), *instructions)
     begin = {"instructions": len(instructions) + 2} | begin
     return [word(Opcode.BEGIN, **begin), *(word(op, **fields) for op, fields in instructions),
             word(Opcode.END)]
@@ -62,12 +65,14 @@ class Bench:
 
     def __init__(self, words, *, config=TINY, kind="none", seed=0, retire=lambda bench: 0,
                  model_addr=BASE, model_bytes=1 << 20, rounds=1, fails=None, loads=9, ends=9,
-                 selects=9):
+                 selects=9, checks=0, wrong=0):
         self.config, self.dut = config, Dispatcher(config)
         self.words = words
         self.retire = retire               # passes that have retired, asked for in every cycle
         self.arguments = {"model_addr": model_addr, "model_bytes": model_bytes, "rounds": rounds}
         self.fails = fails or {}           # errors, of (unit, how many times it was started before)
+        self.checks, self.wrong = checks, wrong    # cycles of the checksum, and whether it is
+        self.checked = 0                           # cycle in which it is there
         self.held = [stalls(kind, seed + i) for i in range(3 + config.ports)]
         self.cycle = 0
         self.log: list[tuple] = []         # cycle, what, details
@@ -123,6 +128,11 @@ class Bench:
         if valid:
             ctx.set(dut.program.payload, self.beats[0])
 
+        ctx.set(dut.check_busy, self.cycle < self.checked)
+        ctx.set(dut.check_wrong, self.cycle >= self.checked > 0 and self.wrong)
+        if ctx.get(dut.check_start):
+            self.checked = self.cycle + 1 + self.checks
+            self.add("check")
         self.retired = self.retire(self)
         ctx.set(dut.retired, self.retired % 256)
         ctx.set(dut.tokens, self.tokens)
@@ -261,7 +271,7 @@ def test_program(config, kind):
 
 
 def test_fields_of_begin_are_there_for_everyone():
-    fields = {"tokens": 77, "images": 2, "row_step": 1234, "instructions": 3, "loop": 1}
+    fields = {"tokens": 77, "images": 2, "row_step": 1234, "instructions": 4, "loop": 1}
     words = program((Opcode.PASS, {}), **fields)
     bench = Bench(words, retire=_at_once)
     seen = []
@@ -272,7 +282,7 @@ def test_fields_of_begin_are_there_for_everyone():
         seen.append({name: ctx.get(getattr(bench.dut.begin, name)) for name in fields})
 
     bench.step = watched
-    assert bench.run() == (Error.NONE, 2, 1)
+    assert bench.run() == (Error.NONE, 3, 1)
     assert seen[bench.at("weights 0")] == fields
     assert seen[-1] == fields
 
@@ -350,8 +360,9 @@ def test_an_end_waits_for_the_one_before():
 
 
 def test_dependencies_reach_back_into_the_round_before():
-    body = [(Opcode.PASS, {}), (Opcode.IMAGE, {}), (Opcode.PASS, {"row_dependency": 1})]
-    assert Bench(program(*body, loop=2), retire=_at_once, rounds=3).run() == (Error.NONE, 4, 1)
+    body = [(Opcode.IMAGE, {}), (Opcode.PASS, {}), (Opcode.IMAGE, {}),
+            (Opcode.PASS, {"row_dependency": 1})]
+    assert Bench(program(*body, loop=3), retire=_at_once, rounds=3).run() == (Error.NONE, 5, 1)
 
 
 def test_selectors_are_counted_anew_in_a_round():
@@ -360,28 +371,31 @@ def test_selectors_are_counted_anew_in_a_round():
     words = program((Opcode.IMAGE, {}), *selectors)
     assert Bench(words, rounds=2, selects=1).run() == (Error.NONE, len(words) - 1, 1)
     words = program((Opcode.IMAGE, {}), *selectors, (Opcode.IMAGE, {"image": 1}),
-                    (Opcode.SELECT, {}))
+                    (Opcode.SELECT, {}), images=2)
     assert Bench(words, selects=1).run() == (Error.BAD_FIELD, len(words) - 2, 0)
 
 
 def test_what_was_dropped_is_forgotten_in_the_next_round():
     body = [(Opcode.IMAGE, {}), (Opcode.PASS, {"rows_from": isa.Rows.DROPPED})]
-    words = program((Opcode.SELECT, {}), (Opcode.PRUNE, {}), (Opcode.PASS, PASS), *body)
-    assert Bench(words, retire=_at_once).run() == (Error.BAD_FIELD, 5, 0)
-    words = program((Opcode.SELECT, {}), (Opcode.IMAGE, {}), (Opcode.PRUNE, {}))
-    assert Bench(words, retire=_at_once).run() == (Error.BAD_FIELD, 3, 0)
+    first = (Opcode.IMAGE, {})
+    words = program(first, (Opcode.SELECT, {}), (Opcode.PRUNE, {}), (Opcode.PASS, PASS), *body)
+    assert Bench(words, retire=_at_once).run() == (Error.BAD_FIELD, 6, 0)
+    words = program(first, (Opcode.SELECT, {}), (Opcode.IMAGE, {}), (Opcode.PRUNE, {}))
+    assert Bench(words, retire=_at_once).run() == (Error.BAD_FIELD, 4, 0)
 
 
 def test_selectors_of_several_images_end_with_one_prune():
-    selects = [(Opcode.SELECT, {"segment": i, "image": i}) for i in range(3)]
-    words = program((Opcode.IMAGE, {}), *selects, (Opcode.PRUNE, {}),
+    selects = [(Opcode.SELECT, {"image": i}) for i in range(3)]
+    alone = [(op, fields) for i, select in enumerate(selects)
+             for op, fields in ((Opcode.IMAGE, {"image": i}), select)]
+    words = program(*alone, (Opcode.PRUNE, {}),
                     (Opcode.PASS, {"rows_from": isa.Rows.DROPPED, "of_segment": 1, "segment": 2}),
                     images=3)
     bench = Bench(words, config=FOUR_PORTS, retire=_at_once, selects=50)
     assert bench.run() == (Error.NONE, len(words) - 1, 1)
-    assert [f[1] for f in bench.logged("select")] == words[2:5]
+    assert [f[1] for f in bench.logged("select")] == words[2:7:2]
     for n in (0, 1):
-        assert 51 <= bench.at("select", n + 1) - bench.at("select", n) <= 51 + LATE
+        assert 51 <= bench.at("select", n + 1) - bench.at("select", n) <= 51 + FETCH
     assert 51 <= bench.at("prune") - bench.at("select", 2) <= 51 + LATE
 
 
@@ -392,7 +406,7 @@ def test_at_most_four_passes_are_queued():
     passes = 11
     words = program(*[(Opcode.PASS, {"scale_m": n}) for n in range(passes)])
     bench = Bench(words, retire=lambda bench: max(0, (bench.cycle - 200) // 50))
-    assert bench.run() == (Error.NONE, passes + 1, 1)
+    assert bench.run() == (Error.NONE, passes + 2, 1)
     times = [bench.at("pass", n) for n in range(passes)]
     assert times[3] < 200
     for n in range(4, passes):
@@ -405,7 +419,7 @@ def test_counters_of_passes_go_round():
     passes = 262
     bench = Bench(program(*[(Opcode.PASS, {"scale_m": n}) for n in range(passes)]),
                   retire=_at_once)
-    assert bench.run(cycles=6000) == (Error.NONE, passes + 1, 1)
+    assert bench.run(cycles=6000) == (Error.NONE, passes + 2, 1)
     assert bench.queued == passes
 
 
@@ -413,12 +427,12 @@ def test_counters_of_passes_go_round():
     (Opcode.TABLE, 1), (Opcode.LOAD, 0), (Opcode.IMAGE, 0), (Opcode.END, 0)])
 def test_waits_until_passes_have_retired(opcode, most):
     """TABLE lets the latest pass run on, LOAD, IMAGE and END wait for all."""
-    body = [(Opcode.PASS, {})] * 3
+    body = [(Opcode.IMAGE, {})] + [(Opcode.PASS, {})] * 3
     if opcode != Opcode.END:
         body.append((opcode, {}))
     bench = Bench(program(*body), retire=lambda bench: min(3, bench.cycle // 100))
     assert bench.run()[0] == Error.NONE
-    at = bench.at(opcode.name.lower())
+    at = bench.at(opcode.name.lower(), int(opcode is Opcode.IMAGE))
     retired = 100 * (3 - most)
     assert retired <= at <= retired + LATE
     activity = {Opcode.TABLE: Activity.PROGRAM, Opcode.LOAD: Activity.LOAD,
@@ -433,10 +447,11 @@ def test_waits_until_passes_have_retired(opcode, most):
 ], ids=str)
 def test_who_waits_for_a_load(opcode, fields, activity):
     """Passes over patches, and the next load; everything else goes on beside it."""
-    bench = Bench(program((Opcode.LOAD, {}), (opcode, fields)), retire=_at_once, loads=200)
-    assert bench.run() == (Error.NONE, 3, 1)
+    body = [(Opcode.IMAGE, {}), (Opcode.LOAD, {}), (opcode, fields)]
+    bench = Bench(program(*body), retire=_at_once, loads=200)
+    assert bench.run() == (Error.NONE, 4, 1)
     start, done = bench.at("load"), bench.at("load done")
-    at = bench.at(opcode.name.lower(), int(opcode is Opcode.LOAD))
+    at = bench.at(opcode.name.lower(), int(opcode in (Opcode.LOAD, Opcode.IMAGE)))
     if activity is None:
         assert at - start < FETCH
     else:
@@ -447,10 +462,10 @@ def test_who_waits_for_a_load(opcode, fields, activity):
 def test_a_run_ends_when_its_loads_have_ended():
     """A load that no pass waits for is a load, and may fail."""
     bench = Bench(program((Opcode.LOAD, {})), loads=200)
-    assert bench.run() == (Error.NONE, 2, 1)
+    assert bench.run() == (Error.NONE, 3, 1)
     assert 0 <= bench.cycle - 31 - bench.at("load done") <= LATE
     bench = Bench(program((Opcode.LOAD, {})), loads=200, fails={("load", 0): Error.BAD_FIELD})
-    assert bench.run() == (Error.BAD_FIELD, 1, 0)
+    assert bench.run() == (Error.BAD_FIELD, 2, 0)
 
 
 def test_activity():
@@ -485,17 +500,17 @@ def test_waits_until_few_passes_are_under_way(opcode, most):
 @pytest.mark.parametrize("selects", [1, 300])
 def test_the_list_changes_after_all_passes_and_the_selector(opcode, selects):
     """A pass before it has ended, one after it has not begun."""
-    body = [(Opcode.SELECT, {"under_way": 4, "keep": 7, "merged": 1, "segment": 2, "image": 3}),
+    body = [(Opcode.IMAGE, {}), (Opcode.SELECT, {"under_way": 4, "keep": 7, "merged": 1}),
             (Opcode.PASS, {}), (opcode, {}), (Opcode.PASS, {})]
     words = program(*body, tokens=8)
     bench = Bench(words, retire=lambda bench: min(2, bench.cycle // 200), selects=selects)
-    assert bench.run() == (Error.NONE, 5, 1)
-    assert bench.logged("select") == [("select", words[1])]
-    changed = opcode.name.lower()
-    assert len(bench.logged(changed)) == 1
+    assert bench.run() == (Error.NONE, 6, 1)
+    assert bench.logged("select") == [("select", words[2])]
+    changed, before = opcode.name.lower(), int(opcode is Opcode.IMAGE)
+    assert len(bench.logged(changed)) == 1 + before
     at = max(200, bench.at("select") + 1 + selects)
-    assert at <= bench.at(changed) <= at + LATE
-    assert bench.at("pass", 0) < bench.at(changed) < bench.at("pass", 1)
+    assert at <= bench.at(changed, before) <= at + LATE
+    assert bench.at("pass", 0) < bench.at(changed, before) < bench.at("pass", 1)
 
 
 @pytest.mark.parametrize("before, bad", [
@@ -507,7 +522,7 @@ def test_the_list_changes_after_all_passes_and_the_selector(opcode, selects):
 ], ids=["not yet", "no more", "prune twice", "too many"])
 def test_bad_order_of_selectors(before, bad):
     bench = Bench(program(*before, bad), retire=_at_once)
-    assert bench.run() == (Error.BAD_FIELD, 1 + len(before), 0)
+    assert bench.run() == (Error.BAD_FIELD, 2 + len(before), 0)
 
 
 @pytest.mark.parametrize("opcode, fields, error", [
@@ -515,7 +530,7 @@ def test_bad_order_of_selectors(before, bad):
     (Opcode.PASS, {"destination": isa.Destination.SELECTOR}, Error.BAD_FIELD)])
 def test_a_core_without_a_selector_refuses_it(opcode, fields, error):
     bench = Bench(program((opcode, fields)), config=replace(TINY, pruning=False))
-    assert bench.run() == (error, 1, 0)
+    assert bench.run() == (error, 2, 0)
 
 
 # What it refuses
@@ -536,7 +551,7 @@ def _bad_begins():
              ("no instructions", {"instructions": 0}, Error.BAD_FIELD),
              ("begin alone", {"instructions": 1}, Error.BAD_FIELD),
              ("no loop", {"loop": 0}, Error.BAD_FIELD),
-             ("loop behind the program", {"loop": 3}, Error.BAD_FIELD),
+             ("loop behind the program", {"loop": 4}, Error.BAD_FIELD),
              ("loop far behind", {"loop": 0xFFFF}, Error.BAD_FIELD),
              ("no images", {"images": 0}, Error.BAD_FIELD),
              ("images", {"images": TINY.images + 1}, Error.BAD_FIELD),
@@ -577,8 +592,7 @@ def test_bad_begin(name, config, fields, arguments, error):
 
 
 @pytest.mark.parametrize("name, config, fields, arguments", [
-    ("one instruction", ONE_PORT, {"instructions": 2}, {}),
-    ("END alone", ONE_PORT, {"loop": 1}, {}),
+    ("an image alone", ONE_PORT, {"loop": 1}, {}),
     ("all images", ONE_PORT, {"images": TINY.images}, {}),
     ("as many images as segments", FOUR_PORTS, {"images": isa.SEGMENTS}, {}),
     ("all tokens", ONE_PORT, {"tokens": TINY.max_tokens}, {}),
@@ -586,13 +600,13 @@ def test_bad_begin(name, config, fields, arguments, error):
     ("weights to the end", ONE_PORT, {"weight_beats": ((1 << 20) - 4096) // 8}, {}),
     ("last byte of the weights", ONE_PORT, {}, {"model_bytes": 4096 + 24}),
     ("program to the end", ONE_PORT, {"weight_offset": 0, "weight_beats": 0},
-     {"model_bytes": 128}),
+     {"model_bytes": 192}),
     ("no weights", ONE_PORT, {"weight_beats": 0}, {}),
     ("stride of one port", ONE_PORT, {"weight_stride": 1}, {}),
     ("last stride", FOUR_PORTS, {"weight_stride": ((1 << 20) - 4096 - 48) // 3 // 16 * 16}, {}),
 ])
 def test_begin_at_a_limit(name, config, fields, arguments):
-    assert Bench(program(**fields), config=config, **arguments).run() == (Error.NONE, 1, 1)
+    assert Bench(program(**fields), config=config, **arguments).run() == (Error.NONE, 2, 1)
 
 
 def _bad_instructions():
@@ -637,8 +651,7 @@ def _bad_instructions():
     yield "no special token", Opcode.SELECT, {"special": 0}, Error.BAD_FIELD
     yield "no patch", Opcode.SELECT, {"special": 3}, Error.BAD_FIELD
     yield "PRUNE alone", Opcode.PRUNE, {}, Error.BAD_FIELD
-    yield "no classes", Opcode.END, {"classes": 0}, Error.BAD_FIELD
-    yield "classes", Opcode.END, {"classes": TINY.max_classes + 1}, Error.BAD_FIELD
+    yield "END before the end", Opcode.END, {}, Error.BAD_FIELD
 
 
 @pytest.mark.parametrize("name, opcode, fields, error", list(_bad_instructions()),
@@ -647,7 +660,7 @@ def test_bad_instruction(name, opcode, fields, error):
     """The index is that of the instruction; what came before is handed out, and nothing after."""
     words = program(*[(Opcode.PASS, {})] * 2, (opcode, fields), (Opcode.TABLE, {}), tokens=3)
     bench = Bench(words, retire=_at_once)
-    assert bench.run() == (error, 3, 0)
+    assert bench.run() == (error, 4, 0)
     assert bench.queued == 2
     assert not bench.logged("table", "end")
 
@@ -658,7 +671,7 @@ def test_bad_instruction(name, opcode, fields, error):
     (Opcode.TABLE, {"table": isa.Table.RSQRT, "first": 25, "count": 7}),
     (Opcode.TABLE, {"table": isa.Table.LIST, "first": TINY.list_depth - 1}),
     (Opcode.PASS, {"rows_from": isa.Rows.COUNT, "row_first": TINY.pass_rows - 1, "row_count": 1}),
-    (Opcode.PASS, {"rows_from": isa.Rows.EACH, "of_segment": 1, "segment": isa.SEGMENTS - 1}),
+    (Opcode.PASS, {"rows_from": isa.Rows.EACH, "of_segment": 1}),
     (Opcode.PASS, {"rows_from": isa.Rows.LAST}),
     (Opcode.PASS, {"stationary": isa.Stationary.NONE, "prologue": isa.Prologue.SCALE}),
     (Opcode.PASS, {"destination": isa.Destination.SELECTOR, "destination_base": 0xFFFF}),
@@ -672,7 +685,7 @@ def test_bad_instruction(name, opcode, fields, error):
 ], ids=str)
 def test_instruction_at_a_limit(opcode, fields):
     words = program(*[(Opcode.PASS, {})] * 2, (opcode, fields), tokens=3)
-    assert Bench(words, retire=_at_once).run() == (Error.NONE, 4, 1)
+    assert Bench(words, retire=_at_once).run() == (Error.NONE, 5, 1)
 
 
 def test_dependencies_in_a_long_program():
@@ -680,26 +693,32 @@ def test_dependencies_in_a_long_program():
     passes = [(Opcode.PASS, {"row_dependency": min(n, 15), "operand_dependency": min(n, 15)})
               for n in range(40)]
     words = program(*passes)
-    assert Bench(words, retire=_at_once).run() == (Error.NONE, 41, 1)
+    assert Bench(words, retire=_at_once).run() == (Error.NONE, 42, 1)
 
 
 @pytest.mark.parametrize("classes", [1, TINY.max_classes])
 def test_end_at_a_limit(classes):
-    words = program()[:1] + [word(Opcode.END, classes=classes)]
+    words = program()[:-1] + [word(Opcode.END, classes=classes)]
     bench = Bench(words)
-    assert bench.run() == (Error.NONE, 1, 1)
+    assert bench.run() == (Error.NONE, 2, 1)
     assert bench.logged("end", "end done") == [("end", classes), ("end done",)]
+
+
+@pytest.mark.parametrize("classes", [0, TINY.max_classes + 1])
+def test_bad_end(classes):
+    words = program()[:-1] + [word(Opcode.END, classes=classes)]
+    assert Bench(words).run() == (Error.BAD_FIELD, 2, 0)
 
 
 def test_program_without_end():
     """The index is that of the instruction which is missing."""
-    words = program((Opcode.PASS, {}), (Opcode.TABLE, {}), instructions=3)
+    words = program((Opcode.PASS, {}), (Opcode.TABLE, {}), instructions=4)
     bench = Bench(words, retire=_at_once)
-    assert bench.run() == (Error.BAD_OPCODE, 3, 0)
+    assert bench.run() == (Error.BAD_OPCODE, 4, 0)
     assert len(bench.logged("table")) == 1
 
 
-@pytest.mark.parametrize("unit, index", [("load", 1), ("end", 2)])
+@pytest.mark.parametrize("unit, index", [("load", 2), ("end", 3)])
 @pytest.mark.parametrize("error", [Error.BAD_ADDRESS, Error.BAD_FIELD])
 def test_errors_of_the_units(unit, index, error):
     bench = Bench(program((Opcode.LOAD, {})), fails={(unit, 0): error})
@@ -740,7 +759,7 @@ def test_an_error_is_not_seen_before_its_turn():
     rows = [{"count": 7, "rows": [*range(7)]}] * 2
     bench = Bench(program((Opcode.LOAD, {}), *((Opcode.TABLE, f) for f in rows)), loads=15,
                   fails={("load", 0): Error.BAD_FIELD})
-    assert bench.run() == (Error.BAD_FIELD, 1, 0)
+    assert bench.run() == (Error.BAD_FIELD, 2, 0)
     assert len(bench.logged("table")) in (7, 14)
 
 
@@ -752,5 +771,40 @@ def test_instructions_are_put_together_from_beats(bits, kind):
     tables = [{"table": isa.Table.LIST, "first": n, "count": 7,
                "rows": [rng.getrandbits(64) for _ in range(7)]} for n in range(5)]
     bench = Bench(program(*((Opcode.TABLE, f) for f in tables)), config=config, kind=kind)
-    assert bench.run() == (Error.NONE, 6, 1)
+    assert bench.run() == (Error.NONE, 7, 1)
     assert [data for *_, data in bench.logged("table")] == [r for f in tables for r in f["rows"]]
+
+
+# The checksum, while it is taken
+
+def test_only_tables_do_not_wait_for_the_checksum():
+    body = [(Opcode.TABLE, {}), (Opcode.IMAGE, {}), (Opcode.LOAD, {}), (Opcode.PASS, {})]
+    bench = Bench(program(*body, loop=2), retire=_at_once, checks=200)
+    assert bench.run() == (Error.NONE, 5, 1)
+    start = bench.at("check")
+    assert bench.at("table") - start < FETCH < 200 <= bench.at("image") - start <= 200 + LATE
+    assert set(bench.activity[start:start + 200]) == {Activity.PROGRAM}
+
+
+@pytest.mark.parametrize("body", [[(Opcode.IMAGE, {})], [(Opcode.TABLE, {}), (Opcode.IMAGE, {})],
+                                  [(Opcode.PASS, {"raw_opcode": 9})],
+                                  [(Opcode.TABLE, {"count": 0})]], ids=str)
+def test_a_wrong_checksum_comes_before_all_other_errors(body):
+    bench = Bench(program(*body, loop=2), checks=200, wrong=1)
+    assert bench.run() == (Error.BAD_CHECKSUM, 0, 0)
+    assert bench.cycle >= 200 and not bench.logged("image")
+
+
+def test_the_instruction_of_the_first_pass_under_way():
+    body = [(Opcode.TABLE, {}), *[(Opcode.PASS, {})] * 2, (Opcode.TABLE, {"under_way": 3}),
+            (Opcode.PASS, {})]
+    bench = Bench(program(*body), retire=lambda bench: min(3, bench.cycle // 100))
+    seen, step = [], bench.step
+
+    async def watched(ctx):
+        await step(ctx)
+        seen.append(ctx.get(bench.dut.pass_index))
+
+    bench.step = watched
+    assert bench.run() == (Error.NONE, 7, 1)
+    assert [seen[at] for at in (99, 150, 250)] == [3, 4, 6]

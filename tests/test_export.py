@@ -10,6 +10,7 @@ import pytest
 from amaranth.lib import data
 
 from rtl import isa
+from rtl.errors import ERRORS
 from rtl.export import (
     EXPORTS,
     export,
@@ -62,6 +63,8 @@ def test_header_compiles_and_names_errors(tmp_path):
     checks = [f'    if (strcmp(heatvit_{kind}_name({m.value}), "{m.name}")) return 1;'
               for kind, values in (("error", isa.Error), ("stall", isa.Stall),
                                    ("run_state", RunState)) for m in values]
+    checks += [f'    if (strcmp(heatvit_error_text({error.value}), "{text.sentence}")) return 1;'
+               for error, text in ERRORS.items()]
     (tmp_path / "t.c").write_text("\n".join([
         '#include "heatvit_regs.h"', "#include <string.h>", "int main(void)", "{", *checks,
         '    return strcmp(heatvit_error_name(99), "unknown") != 0;', "}", ""]))
@@ -105,7 +108,7 @@ def test_instruction_page_has_every_field():
 
 @pytest.mark.parametrize("line", [
     # comments of rtl/isa.py of each kind: of a field, a member, a class, a layout, a number
-    "| 95..64 | `instructions` | unsigned | in the program, BEGIN and END included |",
+    "| 287..256 | `checksum` | unsigned | makes that of the whole program zero, see docs/errors.md |",
     "| 511..64 | `rows` | 7 x 64 bits | PolyRow, or a ListEntry per bank |",
     "| 26..0 | `bias` | signed |  |",
     "| 7..0 | `opcode` | Opcode |  |",

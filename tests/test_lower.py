@@ -26,6 +26,7 @@ from golden.program import (
     expected_rows,
     expected_words,
     head_slot,
+    sealed,
     tokens_of,
 )
 from golden.quantize import patch_bytes
@@ -455,7 +456,7 @@ def test_interpreter_refuses_broken_programs() -> None:
     for at, size, value, message in (
         (4, 1, 0, "does not start with BEGIN and its magic number"),
         (0, 1, Opcode.END.value, "does not start with BEGIN"),
-        (1, 1, 9, "version 9 of the instruction set, must be 3"),
+        (1, 1, 9, "version 9 of the instruction set, must be 4"),
         (64, 1, 0, "instruction 1 has no known opcode"),
         (28, 1, 4, "is for 4 images in a round, must be for 1 to 4 that divide the 1 frames"),
         (14, 2, 0, r"the loop begins at instruction 0 of \d+, must be behind BEGIN"),
@@ -467,14 +468,19 @@ def test_interpreter_refuses_broken_programs() -> None:
         image = bytearray(program.image)
         image[at:at + size] = value.to_bytes(size, "little")
         with pytest.raises(ProgramError, match=message):
-            execute(bytes(image), config, net.frame)
+            execute(sealed(bytes(image)), config, net.frame)
+    damaged = program.image[:last + 2] + b"\xff" + program.image[last + 3:]
+    with pytest.raises(ProgramError, match=r"the checksum of the program is 0x\w+, must be 0"):
+        execute(damaged, config, net.frame)
+    with pytest.raises(ProgramError, match=r"BEGIN says \d+ instructions, must say 1 to 3, as"):
+        execute(program.image[:200], config, net.frame)
     without = bytearray(program.image)
     at = next(i for i, f in enumerate(program.instructions) if f.opcode == Opcode.IMAGE)
     without[64 * at:64 * at + 64] = program.image[64:128]
     with pytest.raises(ProgramError, match=r"is PASS, there is no IMAGE before it"):
-        execute(bytes(without), config, net.frame)
+        execute(sealed(bytes(without)), config, net.frame)
     # A row that is left over.
     longer = bytearray(program.image + bytes(config.columns))
     longer[24:28] = (beats + row).to_bytes(4, "little")
     with pytest.raises(ProgramError, match=r"used \d+ rows of weights, there are \d+"):
-        execute(bytes(longer), config, net.frame)
+        execute(sealed(bytes(longer)), config, net.frame)

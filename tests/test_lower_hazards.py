@@ -21,7 +21,7 @@ from pruned_networks import pruned_network
 from golden.interpreter import _Machine
 from golden.interpreter_buffers import PassRows
 from golden.lower import lower
-from golden.program import Program, tokens_of
+from golden.program import Program, sealed, tokens_of
 from rtl.config import PASS_SLOTS, named
 from rtl.isa import (
     Destination,
@@ -283,7 +283,7 @@ def found_missing(net: Network, program: Program) -> set[tuple[str, str]]:
             word = int.from_bytes(image[64 * at:64 * at + 64], "little") & ~(0xF << offset)
             image[64 * at:64 * at + 64] = word.to_bytes(64, "little")
             try:
-                check(net, replace(program, image=bytes(image)))
+                check(net, replace(program, image=sealed(bytes(image))))
             except AssertionError:
                 found.add((name, str(kind)))
     return found
@@ -335,4 +335,4 @@ def _changed(program: Program, at: int, **fields: int) -> Program:
         word &= ~(((1 << field.width) - 1) << field.offset)
         word |= value << field.offset
     image[64 * at:64 * at + 64] = word.to_bytes(64, "little")
-    return replace(program, image=bytes(image))
+    return replace(program, image=sealed(bytes(image)))

@@ -15,7 +15,14 @@ from golden.integer import run
 from golden.interpreter import Execution, ProgramError, execute
 from golden.lower import check_sizes, lower
 from golden.model import model_named
-from golden.program import PassKind, Program, expected_rows, expected_words, tokens_of
+from golden.program import (
+    PassKind,
+    Program,
+    expected_rows,
+    expected_words,
+    sealed,
+    tokens_of,
+)
 from golden.pruning import PruningConfig
 from platforms.hollow import hollow
 from rtl.config import BLOCK, CONFIGS, ConfigError, named
@@ -421,7 +428,7 @@ def test_interpreter_refuses_broken_selectors() -> None:
          "over dropped rows, there is no selector before it"),
     ):
         with pytest.raises(ProgramError, match=message):
-            execute(image, program.config, net.frame)
+            execute(sealed(image), program.config, net.frame)
     without = replace(program.config, pruning=False)
     with pytest.raises(ProgramError, match=r"is SELECT, configuration small has no selector"):
         execute(program.image, without, net.frame)

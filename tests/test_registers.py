@@ -67,6 +67,7 @@ def test_constants_hold_the_configuration(config):
            for r in REGISTERS if r.name in values and r.name != "VERSION" for f in r.fields}
     port_bytes = got.pop("port_bytes")
     assert port_bytes * 8 == config.port_bits
+    assert got.pop("max_rows") == config.pass_rows
     for name, value in got.items():
         assert value == getattr(config, name), (
             f"{name}: expected {getattr(config, name)}, got {value}")

@@ -89,7 +89,7 @@ public:
         p_.wready.set(beats_.size() < 16 && !stalls_[W].next() && memory_.take(p_.bytes * bool(p_.wvalid)));
         const bool held = stalls_[R].next();
         if (!p_.rvalid && !reads_.empty() && reads_.front().ready <= cycle && !held &&
-            memory_.take(p_.bytes)) {
+            !memory_.silent(reads_.front().address, p_.bytes) && memory_.take(p_.bytes)) {
             Burst& burst = reads_.front();
             p_.rresp.set(memory_.read(burst.address, p_.rdata.bytes, p_.bytes));
             p_.rid.set(burst.id);
@@ -99,7 +99,8 @@ public:
             if (--burst.beats == 0) reads_.pop_front();
         }
         const bool late = stalls_[B].next();
-        if (!p_.bvalid && !answers_.empty() && answers_.front().ready <= cycle && !late) {
+        if (!p_.bvalid && !answers_.empty() && answers_.front().ready <= cycle && !late &&
+            !memory_.silent(answers_.front().first, answers_.front().address - answers_.front().first)) {
             p_.bresp.set(answers_.front().response);
             p_.bid.set(answers_.front().id);
             p_.bvalid.set(1);
@@ -133,7 +134,7 @@ public:
 private:
     enum Channel { AR, R, AW, W, B, CHANNELS };
     struct Burst {
-        uint64_t address = 0, beats = 0, id = 0, ready = 0;
+        uint64_t address = 0, beats = 0, id = 0, ready = 0, first = 0;
         int response = OKAY;
     };
     struct Beat {
@@ -146,7 +147,7 @@ private:
                  const Pin& id, bool write) {
         const std::string what = name_ + (write ? " AW" : " AR");
         Burst burst;
-        burst.address = address.get();
+        burst.address = burst.first = address.get();
         burst.beats = length.get() + 1;
         burst.id = id.get();
         const uint64_t bytes = burst.beats * p_.bytes;

@@ -8,7 +8,7 @@
 //   bandwidth BYTES                bytes a cycle that all ports share
 //   latency CYCLES                 from address to first data
 //   stalls SEED                    random stalls on every channel, 0 for none
-//   error ADDRESS okay|slverr|decerr   answer accesses to this byte with an error
+//   error ADDRESS okay|slverr|decerr|silent   answer accesses to this byte with an error, or not
 //   reset CYCLES                   pull ap_rst_n
 //   write OFFSET VALUE             write a register
 //   read OFFSET NAME               read a register: "value NAME VALUE"
@@ -75,7 +75,10 @@ public:
         } else if (command == "error") {
             const uint64_t address = number(words);
             const std::string kind = word(words);
-            memory_.inject(address, kind == "slverr" ? SLVERR : kind == "decerr" ? DECERR : OKAY);
+            memory_.inject(address, kind == "slverr"   ? SLVERR
+                                    : kind == "decerr" ? DECERR
+                                    : kind == "silent" ? SILENT
+                                                       : OKAY);
         } else if (command == "reset") {
             reset(number(words));
         } else if (command == "write") {

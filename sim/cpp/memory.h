@@ -12,7 +12,8 @@
 
 #include "pin.h"
 
-enum Response : int { OKAY = 0, SLVERR = 2, DECERR = 3 };
+// SILENT is no answer at all, until the address is made to answer again.
+enum Response : int { OKAY = 0, SLVERR = 2, DECERR = 3, SILENT = 4 };
 
 // Decides cycle by cycle whether a channel is held up: quiet, random and blocked spells in turn.
 class Stall {
@@ -104,6 +105,7 @@ public:
             throw Fault("a write of " + std::to_string(size) + " bytes at " + hex(address) +
                         " lies in a read-only window");
     }
+    bool silent(uint64_t address, uint64_t size) const { return error(address, size) == SILENT; }
     int read(uint64_t address, uint8_t* data, int bytes) {
         std::memcpy(data, at(address, bytes), bytes);
         bytes_read += bytes;
@@ -115,9 +117,9 @@ public:
         for (int i = 0; i < bytes; i++)
             if (strobe >> i & 1) {
                 bytes_written++;
-                if (response == OKAY) to[i] = data[i];
+                if (response == OKAY || response == SILENT) to[i] = data[i];
             }
-        return response;
+        return response == SILENT ? OKAY : response;
     }
 
 private:
