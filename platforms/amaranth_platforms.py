@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The boards as platforms of Amaranth, with the names of amaranth-boards for what they have.
+
+They are for designs that use the logic alone: a clock, LEDs and buttons, a connector. The builds of
+:mod:`platforms.build` reach the processors and the memory by a block design instead.
+"""
+
+from amaranth.build import Attrs, Clock, Connector, DiffPairs, Pins, PinsN, Platform, Resource
+from amaranth.vendor import XilinxPlatform
+from amaranth_boards.resources import ButtonResources, LEDResources, SwitchResources
+from amaranth_boards.ulx3s import ULX3S_85F_Platform
+
+from platforms.boards_data import board_named
+
+__all__ = ["KV260Platform", "PYNQZ2Platform", "U250Platform", "ZCU102Platform", "ZCU104Platform",
+           "platform_of"]
+
+_33 = Attrs(IOSTANDARD="LVCMOS33")
+
+
+class ZCU102Platform(XilinxPlatform):
+    """ZCU102, pins of UG1182."""
+
+    device, package, speed = "xczu9eg", "ffvb1156", "2-e"
+    default_clk = "clk125"
+    resources = [
+        Resource("clk125", 0, DiffPairs("G21", "F21", dir="i"), Clock(125e6),
+                 Attrs(IOSTANDARD="LVDS_25")),
+        Resource("cpu_reset", 0, Pins("AM13", dir="i"), _33),
+        *LEDResources(pins="AG14 AF13 AE13 AJ14 AJ15 AH13 AH14 AL12", attrs=_33),
+        *ButtonResources(pins="AG15 AE14 AF15 AE15 AG13", attrs=_33),
+        *SwitchResources(pins="AN14 AP14 AM14 AN13 AN12 AP12 AL13 AK13", attrs=_33),
+    ]
+    connectors: list[Connector] = []
+
+
+class ZCU104Platform(XilinxPlatform):
+    """ZCU104, pins of UG1267."""
+
+    device, package, speed = "xczu7ev", "ffvc1156", "2-e"
+    default_clk = "clk125"
+    resources = [
+        Resource("clk125", 0, DiffPairs("F23", "E23", dir="i"), Clock(125e6),
+                 Attrs(IOSTANDARD="LVDS")),
+        *LEDResources(pins="D5 D6 A5 B5", attrs=_33),
+        *ButtonResources(pins="B4 C4 B3 C3", attrs=_33),
+    ]
+    connectors: list[Connector] = []
+
+
+class KV260Platform(XilinxPlatform):
+    """KV260, pins of UG1089. The logic has no clock of its own: it comes from the processors."""
+
+    device, package, speed = "xck26", "sfvc784", "2LV-c"
+    default_clk = None
+    resources = [Resource("fan_enable", 0, PinsN("A12", dir="o"), _33)]
+    connectors = [Connector("pmod", 0, "H12 E10 D10 C11 - - B10 E12 D11 B11 - -")]
+
+
+class U250Platform(XilinxPlatform):
+    """Alveo U250, pins of UG1289."""
+
+    device, package, speed = "xcu250", "figd2104", "2L-e"
+    default_clk = "clk300"
+    resources = [
+        Resource("clk300", 0, DiffPairs("AY37", "AY38", dir="i"), Clock(300e6),
+                 Attrs(IOSTANDARD="DIFF_SSTL12")),
+        *LEDResources(pins="BC21 BB21 BA20", attrs=Attrs(IOSTANDARD="LVCMOS12")),
+    ]
+    connectors: list[Connector] = []
+
+
+class PYNQZ2Platform(XilinxPlatform):
+    """PYNQ-Z2, pins of its reference manual."""
+
+    device, package, speed = "xc7z020", "clg400", "1"
+    default_clk = "clk125"
+    resources = [
+        Resource("clk125", 0, Pins("H16", dir="i"), Clock(125e6), _33),
+        *LEDResources(pins="R14 P14 N16 M14", attrs=_33),
+        *ButtonResources(pins="D19 D20 L20 L19", attrs=_33),
+        *SwitchResources(pins="M20 M19", attrs=_33),
+    ]
+    connectors = [Connector("pmod", 0, "Y18 Y19 Y16 Y17 - - U18 U19 W18 W19 - -"),
+                  Connector("pmod", 1, "W14 Y14 T11 T10 - - V16 W16 V12 W13 - -")]
+
+
+_PLATFORMS: dict[str, type[Platform]] = {
+    "zcu102": ZCU102Platform, "zcu104": ZCU104Platform, "kv260": KV260Platform,
+    "u250": U250Platform, "pynq_z2": PYNQZ2Platform, "ulx3s": ULX3S_85F_Platform}
+
+
+def platform_of(name: str) -> Platform:
+    """Return the platform of the board called ``name``; BoardError if there is none."""
+    return _PLATFORMS[board_named(name).name]()
