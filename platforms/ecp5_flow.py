@@ -16,7 +16,8 @@ from platforms.synthesis import SynthesisError, blocks, without_zeros
 from rtl.config import Config
 from rtl.top import emit_verilog
 
-__all__ = ["DEVICE", "RouterError", "implement", "memories", "open_chains", "pins", "script"]
+__all__ = ["DEVICE", "RouterError", "core", "implement", "memories", "open_chains", "pins", "route",
+           "run_tool", "script"]
 
 #: The device: as it is called, and as nextpnr is told.
 DEVICE = "LFE5U-85F-6BG381"
@@ -51,7 +52,10 @@ _USED = re.compile(r"^Info:\s+(\w+):\s+(\d+)/\s*(\d+)\s+\d+%", re.M)
 #: Where a log says what is being done.
 _STAGES = re.compile(r"^(?:[\d.]+ Executing (\w+)|Info: +(.{1,60}))", re.M)
 
-_RUN = "import sys, yowasp_{0} as tool; sys.exit(tool.run_{0}(sys.argv[1:]))"
+_RUN = "import sys, yowasp_{0} as tool; sys.exit(tool.run_{1}(sys.argv[1:]))"
+
+#: Tools in the package of another one.
+_PACKAGES = {"ecppack": "nextpnr_ecp5"}
 
 
 class RouterError(SynthesisError):
@@ -72,21 +76,50 @@ def implement(config: Config, *, seed: int,
         Is told what is being done.
     """
     progress("emission")
-    config = replace(config, multiplier="dsp48e2")
-    verilog = memories(without_zeros(emit_verilog(config)))
+    verilog = core(config)
     with TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "design.v").write_text(verilog + pins(verilog))
-        (folder / "cells.v").write_text(_CELLS.read_text())
-        (folder / "arith.v").write_text(_ARITH.read_text())
-        (folder / "script.ys").write_text(script("heatvit_pins"))
-        _run("yosys", ["-q", "-l", "log", "script.ys"], folder, progress)
-        open_chains(folder / "netlist.json")
-        _run("nextpnr_ecp5", [
-            *_DEVICE, "-q", "--log", "log", "--json", "netlist.json", "--report", "report.json",
-            "--seed", str(seed), "--freq", str(_TARGET), "--timing-allow-fail",
-            "--lpf-allow-unconstrained"], folder, progress)
-        report: dict[str, Any] = json.loads((folder / "report.json").read_text())
+        return route(verilog + pins(verilog), top="heatvit_pins", folder=Path(name), seed=seed,
+                     progress=progress)
+
+
+def core(config: Config) -> str:
+    """Return the Verilog of the accelerator as ``route`` wants it."""
+    return memories(without_zeros(emit_verilog(replace(config, multiplier="dsp48e2"))))
+
+
+def route(verilog: str, *, top: str, folder: Path, seed: int, preferences: str | None = None,
+          progress: Callable[[str], None] = lambda stage: None) -> dict[str, Any]:
+    """Place and route a design; return the report of nextpnr, ``report.json`` in ``folder``.
+
+    Parameters
+    ----------
+    verilog, top
+        The design, with the accelerator of ``core``, and its top module.
+    folder
+        Everything that the tools read and write goes here.
+    seed
+        Where the placer begins.
+    preferences
+        Where pins and clocks are, as LPF: then ``design.config`` is what a bitstream is made of.
+        None to leave pins to the placer.
+    progress
+        Is told what is being done.
+    """
+    (folder / "design.v").write_text(verilog)
+    (folder / "cells.v").write_text(_CELLS.read_text())
+    (folder / "arith.v").write_text(_ARITH.read_text())
+    (folder / "script.ys").write_text(script(top))
+    run_tool("yosys", ["-q", "-l", "log", "script.ys"], folder, progress)
+    open_chains(folder / "netlist.json")
+    board = ["--lpf-allow-unconstrained"]
+    if preferences is not None:
+        (folder / "design.lpf").write_text(preferences)
+        board = ["--lpf", "design.lpf", "--textcfg", "design.config"]
+    run_tool("nextpnr_ecp5", [
+        *_DEVICE, "-q", "--log", "log", "--json", "netlist.json", "--report", "report.json",
+        "--seed", str(seed), "--freq", str(_TARGET), "--timing-allow-fail", *board],
+        folder, progress)
+    report: dict[str, Any] = json.loads((folder / "report.json").read_text())
     return report
 
 
@@ -181,13 +214,15 @@ def open_chains(netlist: Path) -> None:
     netlist.write_text(json.dumps(design))
 
 
-def _run(tool: str, arguments: list[str], folder: Path, progress: Callable[[str], None]) -> None:
+def run_tool(tool: str, arguments: list[str], folder: Path,
+             progress: Callable[[str], None]) -> None:
     """Run a tool whose log is ``log``; raise :class:`RouterError` with what it says if it fails."""
     log = folder / "log"
     log.unlink(missing_ok=True)
     with (folder / "errors").open("w") as errors:
-        process = subprocess.Popen([sys.executable, "-c", _RUN.format(tool), *arguments],
-                                   cwd=folder, stdout=errors, stderr=errors)
+        process = subprocess.Popen(
+            [sys.executable, "-c", _RUN.format(_PACKAGES.get(tool, tool), tool), *arguments],
+            cwd=folder, stdout=errors, stderr=errors)
         try:
             while process.poll() is None:
                 said = log.read_text(errors="replace") if log.exists() else ""

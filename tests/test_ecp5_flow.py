@@ -61,7 +61,7 @@ def test_script_reads_maps_and_writes():
 
 def _tool(tmp_path, monkeypatch, text):
     monkeypatch.setattr(ecp5_flow, "_RUN", text + "  # {0}")
-    ecp5_flow._run("yosys", [], tmp_path, lambda stage: None)
+    ecp5_flow.run_tool("yosys", [], tmp_path, lambda stage: None)
 
 
 def test_the_fault_of_a_tool_is_told(tmp_path, monkeypatch):
@@ -131,7 +131,7 @@ def test_implement_runs_both_tools(monkeypatch):
         (folder / "netlist.json").write_text('{"modules": {}}')
         (folder / "report.json").write_text('{"fmax": {}}')
 
-    monkeypatch.setattr(ecp5_flow, "_run", run)
+    monkeypatch.setattr(ecp5_flow, "run_tool", run)
     stages = []
     assert implement(named("tiny"), seed=7, progress=stages.append) == {"fmax": {}}
     assert [tool for tool, _ in runs] == ["yosys", "nextpnr_ecp5"]
