@@ -8,16 +8,18 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from platforms.ecp5_memories import memories
 from platforms.synthesis import SynthesisError, blocks, without_zeros
 from rtl.config import Config
 from rtl.top import emit_verilog
 
-__all__ = ["DEVICE", "RouterError", "core", "implement", "memories", "open_chains", "pins", "route",
-           "run_tool", "script"]
+__all__ = ["DEVICE", "RouterError", "core", "implement", "open_chains", "pins", "route", "run_tool",
+           "script"]
 
 #: The device: as it is called, and as nextpnr is told.
 DEVICE = "LFE5U-85F-6BG381"
@@ -31,20 +33,17 @@ _ARITH = Path(__file__).with_name("ecp5_arith.v")
 _TARGET = 60
 
 #: Delay in ps up to which the mapper may save LUTs, a part of a period without what routing takes.
-_LOGIC_DELAY = 15_000
+_LOGIC_DELAY = 10_000
 
 #: Products with at most as many bits are built of LUTs: they are addresses, in short sums.
 _SHORT_PRODUCT = 9
 
+#: Largest array, in pairs of weights, that has a multiplier for each pair: those that are left over
+#: by 8 lanes and by scalars. 16 lanes leave none.
+_SPARE_MULTIPLIERS = 40
+
 #: A port of a module.
 _PORT = re.compile(r"^  (input|output) (?:\[(\d+):0\] )?(\w+);$", re.M)
-
-#: A memory with a style, in a module of its own: style, highest bit and highest row.
-_MEMORY = re.compile(r'(?<=ram_style = ")\w+(?=" \*\)\n'
-                     r'  reg \[(\d+):0\] memory \[0:(\d+)\];)')
-
-#: A memory is block RAM if it has so many rows and so many bits, or so many rows.
-_ROWS, _BITS, _MANY_ROWS = 64, 20, 128
 
 #: Where a log of nextpnr says how many of a part are used, and how many there are.
 _USED = re.compile(r"^Info:\s+(\w+):\s+(\d+)/\s*(\d+)\s+\d+%", re.M)
@@ -84,7 +83,10 @@ def implement(config: Config, *, seed: int,
 
 def core(config: Config) -> str:
     """Return the Verilog of the accelerator as ``route`` wants it."""
-    return memories(without_zeros(emit_verilog(replace(config, multiplier="dsp48e2"))))
+    verilog = memories(without_zeros(emit_verilog(replace(config, multiplier="dsp48e2"))))
+    if config.macs_per_cycle // 2 <= _SPARE_MULTIPLIERS:
+        verilog = verilog.replace("  DSP48E2 #(\n", "  DSP48E2 #(\n    .MULTIPLIER(1),\n")
+    return verilog
 
 
 def route(verilog: str, *, top: str, folder: Path, seed: int, preferences: str | None = None,
@@ -123,25 +125,12 @@ def route(verilog: str, *, top: str, folder: Path, seed: int, preferences: str |
     return report
 
 
-def memories(verilog: str) -> str:
-    """Return ``verilog`` with block RAM for all memories but the short and the narrow ones.
-
-    A larger FPGA has distributed memories of more rows; here these take too many LUTs.
-    """
-    def style(memory: re.Match[str]) -> str:
-        bits, rows = int(memory[1]) + 1, int(memory[2]) + 1
-        block = rows >= (_ROWS if bits >= _BITS else _MANY_ROWS)
-        return "block" if block else "distributed"
-
-    return _MEMORY.sub(style, verilog)
-
-
 def pins(verilog: str) -> str:
-    """Return the Verilog of ``heatvit_pins``, the accelerator ``heatvit`` behind four pins.
+    """Return the Verilog of ``heatvit_pins``, the accelerator ``heatvit`` behind three pins.
 
     Its ports are more than the package has balls. Here inputs are the bits of one long shift
-    register and outputs are captured by another one, so that every path into and out of the core
-    begins and ends at a register next to it.
+    register, outputs are registered and then made one parity, so that every path into and out of
+    the core begins and ends at a register next to it.
     """
     ports = ["    .ap_clk(clk)"]
     bits = {"input": 0, "output": 0}
@@ -150,16 +139,23 @@ def pins(verilog: str) -> str:
             width = int(high or 0) + 1
             ports.append(f"    .{name}({direction}s[{bits[direction]} +: {width}])")
             bits[direction] += width
-    last = bits["output"] - 1
+    # Each register of a level is the parity of as many of the level before as a LUT has inputs.
+    sizes = [bits["output"]]
+    while sizes[-1] > 1:
+        sizes.append(-(-sizes[-1] // 4))
+    levels = [f"    parity{level}[{k}] <= ^parity{level - 1}[{min(4 * k + 3, before - 1)}:{4 * k}];"
+              for level, (before, size) in enumerate(pairwise(sizes), start=1)
+              for k in range(size)]
     return "\n".join([
-        "", "module heatvit_pins(input clk, input in, input capture, output out);",
+        "", "module heatvit_pins(input clk, input in, output out);",
         f"  reg [{bits['input'] - 1}:0] inputs;",
-        f"  wire [{last}:0] outputs;",
-        f"  reg [{last}:0] captured;",
-        f"  assign out = captured[{last}];",
+        f"  wire [{bits['output'] - 1}:0] outputs;",
+        *(f"  reg [{size - 1}:0] parity{level};" for level, size in enumerate(sizes)),
+        f"  assign out = parity{len(sizes) - 1}[0];",
         "  always @(posedge clk) begin",
         "    inputs <= {inputs, in};",
-        "    captured <= capture ? outputs : captured << 1;",
+        "    parity0 <= outputs;",
+        *levels,
         "  end", "  heatvit core(", ",\n".join(ports), "  );", "endmodule", ""])
 
 
@@ -185,7 +181,8 @@ def script(top: str) -> str:
         f"scratchpad -set abc9.D {_LOGIC_DELAY}",
         f"{synthesis} -run begin:map_gates",
         "flatten",
-        "clean",
+        # Constants go down a delay line by one register each time: cheaper before all is bits.
+        "opt -fast",
         "techmap -map arith.v",
         f"{synthesis} -run map_gates:",
         "check -assert",
