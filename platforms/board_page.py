@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Pages about boards: the README of a build, and the table of docs/boards.md."""
+"""Pages about boards: the README of a build, and the table of boards in the documentation."""
 
 import argparse
 import sys
@@ -12,6 +12,7 @@ from golden.pages import check_section, write_section
 from platforms.boards import Board, demand
 from platforms.boards_data import BOARDS
 from platforms.ipxact import NAME, VLNV
+from platforms.linux import linux_files
 from rtl.config import Config, named
 from rtl.interfaces import CONTROL, memory_port
 from rtl.isa import ISA_VERSION
@@ -33,6 +34,12 @@ _CORE_FILES = """\
 | `vivado/core.tcl` | places and routes the core by itself, out of context |
 | `vivado/package.tcl` | checks the core and puts it into a catalog |
 | `vivado/report.tcl`, `vivado/core.xdc` | the report as JSON; the clock |
+"""
+
+_LINUX_FILES = """\
+| `linux/heatvit.dts` | device tree overlay: registers and interrupt as UIO, u-dma-buf, clock |
+| `linux/system-user.dtsi` | the same for a PetaLinux project of the `.xsa` |
+| `linux/heatvit.bif`, `linux/shell.json` | for bootgen; for xmutil |
 """
 
 _SYSTEM_STEPS = """\
@@ -80,6 +87,8 @@ instruction set {ISA_VERSION}) for {board.part} at {board.clock_mhz} MHz, and {w
     text += _SYSTEM_FILES if system else _CORE_FILES
     text += "| `build.json` | the configuration, and the digest of every file |\n"
     if system:
+        if linux_files(board):
+            text += _LINUX_FILES
         text += "| `deploy/` | what goes to the board: drivers, model, sample and its answer |\n"
     steps = _SYSTEM_STEPS if system else _CORE_STEPS
     text += f"\n{steps.format(board_part=board.board_part, vlnv=':'.join(VLNV))}"
@@ -105,9 +114,9 @@ def boards_table() -> str:
         found, measured = demand(config, board)
         cells = []
         for key in ("luts", "ff", "dsp", "bram"):
-            have = f"{getattr(board.limits, key):,g}"
-            need = f"{found[key]:,g}" if key in found else "?"
-            cells.append(f"{'' if measured else 'at least '}{need} of {have}")
+            have = f"of {getattr(board.limits, key):,}"
+            known = f"{'' if measured else 'at least '}{found[key]:,}" if key in found else "?"
+            cells.append(f"{known} {have}")
         rows.append(f"| {board.title} (`{board.name}`) | {board.part} | {' | '.join(cells)} |"
                     f" `{config.name}` | {board.clock_mhz} MHz | `{board.model}` |")
         why.append(f"- **{board.title}**, `{config.name}`: {board.why}.")

@@ -95,18 +95,19 @@ BOARDS: dict[str, Board] = {b.name: b for b in (
           board_part="xilinx.com:au250:part0",
           limits=Limits(luts=1_728_000, ff=3_456_000, dsp=12_288, bram=2_688, uram=1_280),
           multiplier="dsp48e2", config="zcu102", clock_mhz=300, model="deit_tiny",
-          why="the largest array that is tested, a memory port for each of the four DIMMs; it is"
-          " packaged as a kernel, as there is no processing system"),
+          why="the largest array that is tested, with a memory port for each of the four DIMMs;"
+          " there is no processing system, so it is packaged for a shell of yours"),
     Board(name="pynq_z2", title="PYNQ-Z2", part="xc7z020clg400-1",
           board_part="tul.com.tw:pynq-z2:part0",
           limits=Limits(luts=53_200, ff=106_400, dsp=220, bram=140), multiplier="portable",
-          system=_zynq7000(_GIB // 2), config="nano", clock_mhz=50, model="tiny_test",
-          why="DSP48E1 and no DSP48E2, so the portable array, and tiny takes more DSPs than the"
-          " device has"),
+          system=_zynq7000(_GIB // 2), config="tiny-8x8", clock_mhz=50, model="scenes",
+          why="its DSPs are DSP48E1, so it is the portable array, and that of tiny takes more of"
+          " them than the device has"),
     Board(name="ulx3s", title="ULX3S-85F", part="LFE5U-85F-6BG381C",
           limits=Limits(luts=83_640, ff=83_640, dsp=156, bram=104), multiplier="portable",
-          config="nano", clock_mhz=50, model="scenes",
-          why="weights are in block RAM and images come by a serial line, without a memory port"),
+          config="tiny-8x8", clock_mhz=50, model="scenes",
+          why="the array of tiny takes more LUTs than the device has; images come by a serial"
+          " line"),
 )}
 
 

@@ -24,6 +24,7 @@ from platforms.boards import Board
 from platforms.boards_data import BOARDS, board_named
 from platforms.ipxact import NAME
 from platforms.ipxact_check import check_component
+from platforms.linux import linux_files
 from platforms.vivado import core_files, vivado_files
 from rtl.config import CONFIGS, Config, named
 from rtl.isa import ISA_VERSION
@@ -77,6 +78,7 @@ def write_build(board: Board, config: Config, verilog: str, folder: Path) -> Non
     _write(core, core_files(config, verilog))
     check_component(core / "component.xml")
     _write(folder / "vivado", scripts)
+    _write(folder / "linux", linux_files(board))
     what = "From the core to a bitstream" if board.system else "The core placed and routed"
     _write(folder, {
         "run.sh": _RUN.format(what=what, script=next(iter(scripts))),

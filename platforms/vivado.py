@@ -10,10 +10,12 @@ from rtl.config import Config
 from rtl.interfaces import CONTROL, memory_port
 from rtl.registers import ADDRESS_BITS
 
-__all__ = ["DESIGN", "core_files", "settings", "vivado_files"]
+__all__ = ["CELL", "DESIGN", "core_files", "settings", "vivado_files"]
 
 #: Name of the block design.
 DESIGN = "heatvit_design"
+#: The cell of the core in it, which drivers look for.
+CELL = f"{NAME}_0"
 
 #: The scripts, which are the same for all boards.
 _SCRIPTS = Path(__file__).with_name("vivado")
@@ -47,7 +49,7 @@ def _system(board: Board, config: Config) -> str:
     assert system is not None
     # The clock is set once, above, where a user may change it.
     properties = system.properties(board.clock_mhz, config.ports)
-    lines = [_set("design", DESIGN), _set("core_cell", f"{NAME}_0"), "\n# Processing system\n"]
+    lines = [_set("design", DESIGN), _set("core_cell", CELL), "\n# Processing system\n"]
     for name in ("vlnv", "cell", "rule"):
         lines.append(_set(f"ps_{name}", getattr(system, name)))
     lines.append(_set("ps_rule_options", _list(system.rule_options)))

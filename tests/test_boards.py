@@ -21,6 +21,7 @@ def test_the_configuration_of_a_board_fits(name: str) -> None:
     ("pynq_z2", "tiny", "configuration tiny takes 230 DSPs, PYNQ-Z2 has 220"),
     ("kv260", "zcu102", "configuration zcu102 takes 136,637 LUTs, KV260 has 117,120"),
     ("kv260", "kv260", "kv260 takes at least 202 block RAMs of 36 kbit, KV260 has 144"),
+    ("kv260", "kv260-64x64", "at least 2,048 DSPs, KV260 has 1,248"),
     ("zcu104", "zcu102-64x128", "at least 4,096 DSPs, ZCU104 has 1,728"),
 ])
 def test_what_does_not_fit_is_refused(board: str, config: str, said: str) -> None:
