@@ -19,6 +19,7 @@ from golden.cli import exit_status
 from golden.files import make_folder
 from golden.lower import check_sizes
 from golden.model import MODELS, model_named
+from platforms import ulx3s
 from platforms.board_page import folder_page
 from platforms.boards import Board
 from platforms.boards_data import BOARDS, board_named
@@ -130,9 +131,8 @@ def _new_folder(folder: Path) -> None:
     make_folder(folder)
 
 
-def _build(options: argparse.Namespace, console: Console) -> None:
+def _build(options: argparse.Namespace, board: Board, console: Console) -> None:
     # Every fault that can be found is found before the work, not after.
-    board = board_named(options.board)
     config = board_config(board, options.config)
     model = model_named(options.model or board.model)
     check_sizes(model, config)
@@ -154,6 +154,13 @@ def _build(options: argparse.Namespace, console: Console) -> None:
                   soft_wrap=True)
 
 
+def _open_flow(options: argparse.Namespace, board: Board) -> int:
+    """Build with open tools, which need no folder for others to go on from."""
+    status = exit_status("platforms.build", lambda: _new_folder(options.output))
+    return status or ulx3s.main(["--model", options.model or board.model, "--config",
+                                 options.config or board.config, "-o", str(options.output)])
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m platforms.build", description=__doc__)
@@ -164,7 +171,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR",
                         help="folder to write, a new or an empty one")
     options = parser.parse_args(arguments)
-    return exit_status("platforms.build", lambda: _build(options, Console()), VivadoError)
+    if options.board == "ulx3s":
+        return _open_flow(options, BOARDS["ulx3s"])
+    return exit_status("platforms.build",
+                       lambda: _build(options, board_named(options.board), Console()), VivadoError)
 
 
 if __name__ == "__main__":

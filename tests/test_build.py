@@ -250,3 +250,12 @@ def test_the_emitted_verilog_is_what_is_packaged(tmp_path: Path) -> None:
     config = replace(named("nano"), multiplier=board.multiplier)
     write_build(board, config, emitted(config).read_text(), tmp_path)
     assert _run(tmp_path).nets["/heatvit_0/ap_clk"] == "/processing_system7_0/FCLK_CLK0"
+
+
+def test_the_ulx3s_is_built_by_open_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[list[str]] = []
+    monkeypatch.setattr(build.ulx3s, "main", lambda arguments: called.append(arguments) or 1)
+    assert main(["ulx3s", "-o", str(tmp_path / "new")]) == 1
+    assert called == [["--model", "scenes", "--config", "tiny-8x8", "-o", str(tmp_path / "new")]]
+    (tmp_path / "new" / "file").write_text("")
+    assert main(["ulx3s", "-o", str(tmp_path / "new")]) == 2 and len(called) == 1
