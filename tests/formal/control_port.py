@@ -81,13 +81,17 @@ def build(bench: Bench, design: Design) -> None:
     m.d.comb += [address.eq(Array(Const(a, 10) for a, _ in words)[index]),
                  value.eq(Array(v for _, v in words)[index])]
     was_idle = bench.past(registers.idle, "idle")
-    kept, expected = Signal(32), Signal(32)
+    initial = Array(Const(r.reset >> 32 * i & 0xffff_ffff, 32)
+                    for r in ARGUMENTS for i in range(r.width // 32))[index]
+    changed, last, expected = Signal(), Signal(32), Signal(32)
+    kept = Mux(changed, last, initial)
     lanes = Cat(s.replicate(8) for s in strobe)
     written = b_shown & (at == address) & was_idle
     m.d.comb += expected.eq(Mux(written, (word & lanes) | (kept & ~lanes), kept))
-    m.d.sync += kept.eq(expected)
+    m.d.sync += [changed.eq(1), last.eq(expected)]
     bench.always("arguments_kept", value == expected,
-                 "an argument is what was written to it while idle, lane by lane, and else stays")
+                 "an argument is what was written to it while idle, lane by lane, and else what it"
+                 " was, from its reset value on")
 
     # What is read: arguments, constants, status, zeros, and from the core
     fixed = constants(CONFIG)
