@@ -12,7 +12,15 @@ from rtl.axi import request_layout, write_layout
 from rtl.config import Config
 from rtl.fifo import DISTRIBUTED_DEPTH, Fifo
 
-__all__ = ["LogitUnit"]
+__all__ = ["OUTPUT_TOP_BYTES", "LogitUnit", "output_bytes"]
+
+#: Bytes behind the logits in an output: top class, its logit, cycle, tokens.
+OUTPUT_TOP_BYTES = 16
+
+
+def output_bytes(classes: int) -> int:
+    """Return the size of an output: the logits, padded to 16 bytes, and what is about them."""
+    return -(-4 * classes // OUTPUT_TOP_BYTES) * OUTPUT_TOP_BYTES + OUTPUT_TOP_BYTES
 
 
 class LogitUnit(wiring.Component):

@@ -24,8 +24,9 @@ from cocotbext.axi.sparse_memory import SparseMemory
 
 from rtl.config import named
 from rtl.isa import Error
+from rtl.logits import output_bytes
 from rtl.registers import WORD_BYTES, register
-from sim.device import FRAME_BASE, MODEL_BASE, OUTPUT_BASE, Result, output_bytes
+from sim.device import FRAME_BASE, MODEL_BASE, OUTPUT_BASE, Result
 
 __all__ = ["CASE", "CONFIG", "Bench", "Case", "Faults", "pauses"]
 

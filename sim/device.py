@@ -8,26 +8,20 @@ import numpy as np
 
 from golden.interpreter_selector import NEVER
 from rtl.isa import Error, Stall
+from rtl.logits import OUTPUT_TOP_BYTES, output_bytes
 from rtl.registers import DROPPED_BITS, DROPPED_ROWS, WORD_BYTES, register
 from sim.session import Session
 
 __all__ = ["FRAME_BASE", "MODEL_BASE", "OUTPUT_BASE", "Device", "Result", "Selections",
-           "Status", "output_bytes"]
+           "Status"]
 
 #: Where things are in memory; above 4 GiB, so that all address bits matter.
 MODEL_BASE = 0x12_0000_0000
 FRAME_BASE = 0x13_8000_0000
 OUTPUT_BASE = 0x25_4000_0000
 
-#: Bytes behind the logits in an output: top class, its logit, cycle, tokens.
-_TOP_BYTES = 16
 #: Alignment of an output.
 _OUTPUT_ALIGN = 4096
-
-
-def output_bytes(classes: int) -> int:
-    """Return the size of an output: the logits, padded to 16 bytes, and what is about them."""
-    return -(-4 * classes // _TOP_BYTES) * _TOP_BYTES + _TOP_BYTES
 
 
 @dataclass(frozen=True)
@@ -69,7 +63,7 @@ class Result:
     def decode(cls, output: bytes, classes: int) -> "Result":
         """Return the result in the bytes at the output address."""
         words = np.frombuffer(output, "<i4")
-        top = words[-_TOP_BYTES // 4:]
+        top = words[-OUTPUT_TOP_BYTES // 4:]
         return cls(words[:classes].copy(), int(top[0]), int(top[1]), tokens=int(top[3]),
                    cycle=int(top[2]) & 0xFFFFFFFF)
 

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""From a picture to a frame: ``python3 -m heatvit.picture PICTURE SIZE FRAME``, with Pillow."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["frame_of"]
+
+#: Part of the shorter side that is kept: DeiT resizes it to 256 pixels and crops 224.
+_CROP = 224 / 256
+
+
+def frame_of(picture: str | Path, size: int) -> Any:
+    """Return the centre of a picture as the core reads it, bytes [size, size, 3]."""
+    from PIL import Image  # only who has pictures needs Pillow
+    with Image.open(picture) as opened:
+        image = opened.convert("RGB")
+    side = _CROP * min(image.size)
+    left, top = ((length - side) / 2 for length in image.size)
+    image = image.resize((size, size), Image.Resampling.BICUBIC,
+                         box=(left, top, left + side, top + side))
+    return np.asarray(image).copy()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit("usage: python3 -m heatvit.picture PICTURE SIZE FRAME")
+    Path(sys.argv[3]).write_bytes(frame_of(sys.argv[1], int(sys.argv[2])).tobytes())

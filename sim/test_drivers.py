@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The drivers that are shipped, executed on the simulated core."""
+
+import re
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from golden.images import calibration_frames
+from golden.model import FloatViT, ModelConfig
+from golden.quantize import quantize
+from golden.synthetic import synthetic
+from platforms.deploy import MODEL_FILE, Deployment, write_deploy
+from platforms.driver_interface import interface
+from rtl.config import named
+from sim.build import simulator
+from sim.drive import compared, compile_c, expected, main, run_c, shipped
+from sim.frames import different
+from sim.live import LiveCore
+
+CONFIG = named("tiny")
+ERRORS = {int(code): entry for code, entry in interface()["errors"].items()}
+
+
+def small() -> Deployment:
+    model = ModelConfig(name="driver_test", image_size=24, patch=8, width=32, depth=1, heads=2,
+                        hidden=48, classes=10)
+    frames = calibration_frames(model.image_size)
+    qvit = quantize(FloatViT(model, synthetic(model, 2)), frames, weights="synthetic")
+    return Deployment(qvit=qvit, config=CONFIG, frame=frames[0])
+
+
+@pytest.fixture(scope="module")
+def program() -> Path:
+    return simulator(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("deployed")
+    write_deploy(folder, small())
+    compile_c(folder, "faults.c", folder / "faults")
+    return folder
+
+
+#: What the driver in C says in each case of faults.c, in order.
+CASES = {
+    "identity": "NO_CORE NO_CORE VERSION MODEL_CONFIG MODEL_LIMIT NO_MODEL",
+    "files": "NOT_A_MODEL NOT_A_MODEL FORMAT TRUNCATED TRUNCATED TRUNCATED CORRUPT CORRUPT"
+             " NO_MODEL",
+    "arguments": "MEMORY ALIGNMENT IMAGES IMAGES NOT_RUNNING ARGUMENT ARGUMENT ARGUMENT BUSY BUSY"
+                 " BUSY BUSY",
+    "slow": "TIMEOUT TIMEOUT",
+    "silent": "TIMEOUT RESET BUSY",
+    "bus_errors": "BUS_READ BUS_WRITE",
+    "damaged": "BAD_MAGIC",
+    "interrupts": "INTERRUPT",
+    "self_test": "SELF_TEST",
+    "cache": "BAD_MAGIC SELF_TEST",
+}
+
+
+@pytest.mark.parametrize("mode", ["interrupt", "poll"])
+@pytest.mark.parametrize("case", CASES)
+def test_faults_in_c(program: Path, deployed: Path, case: str, mode: str) -> None:
+    """Each ends in its code and sentence, and the next image is right: the program checks that."""
+    result = subprocess.run([deployed / "faults", program, deployed / MODEL_FILE, case,
+                             *(["poll"] if mode == "poll" else [])],
+                            cwd=deployed, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    said = [line.partition(" ") for line in result.stdout.splitlines()]
+    assert [ERRORS[int(code)]["name"] for code, _, _ in said] == CASES[case].split()
+    for code, _, sentence in said:
+        assert sentence.startswith(ERRORS[int(code)]["sentence"])
+
+
+def test_numbers_of_an_error(program: Path, deployed: Path) -> None:
+    result = subprocess.run([deployed / "faults", program, deployed / MODEL_FILE, "identity"],
+                            cwd=deployed, capture_output=True, text=True, check=True)
+    assert "(rows 16, must be 8)" in result.stdout
+    assert "(tokens 10, must be at most 3)" in result.stdout
+
+
+class Other:
+    """Registers of a core, but for one that reads as something else."""
+
+    def __init__(self, core: LiveCore, offset: int, value: int) -> None:
+        self._core, self._offset, self._value = core, offset, value
+        self.write = core.write
+
+    def read(self, offset: int) -> int:
+        return self._value if offset == self._offset else self._core.read(offset)
+
+
+@pytest.mark.parametrize("mode", ["interrupt", "poll"])
+def test_faults_in_python(program: Path, deployed: Path, mode: str) -> None:
+    heatvit = shipped(deployed)
+    registers = interface()["registers"]
+    seen = []
+
+    def fails(function: Any, *arguments: Any) -> None:
+        with pytest.raises(heatvit.HeatViTError) as caught:
+            function(*arguments)
+        seen.append(caught.value.name)
+        assert str(caught.value).startswith(ERRORS[caught.value.code]["sentence"])
+
+    def opened(mmio: Any) -> Any:
+        return heatvit.HeatViT(mmio, live.allocate, **live.port(polled=mode == "poll"))
+
+    with LiveCore(program) as live:
+        live.command("latency", 20)
+        for name, value in (("VERSION", 0), ("VERSION", 99)):
+            fails(opened, Other(live, registers[name]["offset"], value))
+        core = opened(Other(live, registers["CONFIG"]["offset"], 0x08011008))
+        fails(core.load, deployed / MODEL_FILE)
+        core = opened(Other(live, registers["LIMITS0"]["offset"], 3))
+        fails(core.load, deployed / MODEL_FILE)
+        core = opened(live)
+        fails(core.self_test)
+        fails(core.wait)
+        model = core.load(deployed / MODEL_FILE)
+        core.self_test()
+        fails(core.run, [])
+        fails(core.run, [model.sample] * 2)
+        with pytest.raises(ValueError, match="frame 0 has 3 bytes, must have 1728"):
+            core.run([b"abc"])
+        fails(core.selection, 0)
+        # Memory is slow, then it does not answer.
+        live.command("latency", 3000)
+        core.start([model.sample])
+        fails(core.wait, 20e-6)
+        fails(core.start, [model.sample])
+        assert core.wait()[0].top_class == model.expected[-2]
+        live.command("latency", 10 ** 12)
+        core.start([model.sample])
+        fails(core.wait, 20e-6)
+        fails(core.reset, 100e-6)
+        live.command("latency", 20)
+        live.command("reset", 8)
+        core.reset()
+        core.self_test()
+        # An error of the bus, and of the interrupt.
+        address = core._buffers[0].device_address + 64
+        live.command("error", address, "slverr")
+        fails(core.run, [model.sample])
+        live.command("error", address, "okay")
+        assert core.self_test().tokens == 10
+        core._interrupt = lambda seconds: live.command("wait", 100_000)
+        fails(core.self_test)
+        core.close()
+        live.command("quiet")
+    assert seen == ["NO_CORE", "VERSION", "MODEL_CONFIG", "MODEL_LIMIT", "NO_MODEL", "NOT_RUNNING",
+                    "IMAGES", "IMAGES", "ARGUMENT", "TIMEOUT", "BUSY", "TIMEOUT", "RESET",
+                    "BUS_READ", "INTERRUPT"]
+
+
+def test_scenes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The trained network, with its selectors: both drivers, polled and by interrupt."""
+    assert main(["--output", str(tmp_path), "--frames", "3"]) == 0
+    text = capsys.readouterr().out
+    assert text.count("every number is right") == 4
+    assert re.search(r"driver in Python, interrupt: .*; \d\d,\d{3} cycles an image", text)
+
+
+def test_wrong_answer_is_told(program: Path, deployed: Path) -> None:
+    deployment = small()
+    frames = [frame for _, frame, _ in different([("", deployment.frame, None)], 2)]
+    right = expected(deployment, frames)
+    drive = run_c(deployed, program, [frame.tobytes() for frame in frames], "poll")
+    assert compared(drive, right, 1) == ""
+    assert "run alone has another answer" in compared(drive, right[::-1], 1)
+    swapped = replace(drive, together=drive.together[::-1])
+    assert "one run over all has another answer" in compared(swapped, right, 1)
+
+
+@pytest.mark.slow
+def test_one_block_of_deit_on_zcu102(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--model", "deit_tiny", "--depth", "1", "--config", "zcu102", "--output",
+                 str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("every number is right") == 4
