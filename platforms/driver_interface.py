@@ -2,14 +2,18 @@
 """What drivers must know beside the registers, defined once: model files, errors, numbers.
 
 ``interface_header`` is for the driver in C, ``interface`` for the one in Python.
+``python -m platforms.driver_interface`` brings the tables of docs/drivers.md up to date.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from golden.pages import write_section
 from rtl import isa
 from rtl.config import Config
+from rtl.errors import ERRORS
 from rtl.registers import DROPPED_BITS, DROPPED_ROWS, REGISTERS, constants
 
 __all__ = ["ALIGN", "DRIVER_ERRORS", "DriverError", "FIELDS", "FORMAT", "HEADER_BYTES", "MAGIC",
@@ -36,6 +40,7 @@ FIELDS: dict[str, str] = {
     "limits0": "its register LIMITS0",
     "limits1": "its register LIMITS1",
     "limits2": "its register LIMITS2; the depth of the weight FIFO may be another",
+    "limits3": "its register LIMITS3",
     "tokens": "tokens of an image at the start",
     "width": "channels",
     "hidden": "hidden channels of the MLP",
@@ -97,7 +102,7 @@ DRIVER_ERRORS: dict[str, DriverError] = {name: DriverError(256 + i, sentence) fo
 
 #: Registers that a model must be made for. What differs in ``weight_tiles`` changes no program.
 _IDENTITY = {"version": "VERSION", "config": "CONFIG", "limits0": "LIMITS0",
-             "limits1": "LIMITS1", "limits2": "LIMITS2"}
+             "limits1": "LIMITS1", "limits2": "LIMITS2", "limits3": "LIMITS3"}
 
 
 def identity(config: Config) -> dict[str, int]:
@@ -151,15 +156,16 @@ def interface() -> dict[str, Any]:
 
 
 def _errors() -> Iterator[tuple[int, str, str]]:
-    for error in isa.Error.__members__.values():
-        yield error.value, error.name, f"The core has ended with {error.name}."
+    for error, text in ERRORS.items():
+        yield error.value, error.name, text.sentence
     for name, found in DRIVER_ERRORS.items():
         yield found.code, name, found.sentence
 
 
 def errors_table() -> str:
-    """Return the table of all errors for the documentation."""
-    rows = [f"| {code} | {name} | {sentence} |" for code, name, sentence in _errors()]
+    """Return the table of the errors that drivers find, for the documentation."""
+    rows = [f"| {error.code} | {name} | {error.sentence} |"
+            for name, error in DRIVER_ERRORS.items()]
     return "\n".join(["| code | name | sentence |", "|---|---|---|", *rows])
 
 
@@ -168,3 +174,9 @@ def fields_table() -> str:
     rows = [f"| {4 * i} | `{name}` | {text} |" for i, (name, text) in enumerate(FIELDS.items())]
     name = f"| {4 * len(FIELDS)} | `name` | {NAME_BYTES} bytes of UTF-8, padded with zeros |"
     return "\n".join(["| byte | field | meaning |", "|---|---|---|", *rows, name])
+
+
+if __name__ == "__main__":
+    _page = Path(__file__).parent.parent / "docs" / "drivers.md"
+    write_section(_page, "errors", errors_table())
+    write_section(_page, "fields", fields_table())

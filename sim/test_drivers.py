@@ -54,9 +54,10 @@ CASES = {
     "arguments": "MEMORY ALIGNMENT IMAGES IMAGES NOT_RUNNING ARGUMENT ARGUMENT ARGUMENT BUSY BUSY"
                  " BUSY BUSY",
     "slow": "TIMEOUT TIMEOUT",
-    "silent": "TIMEOUT RESET BUSY",
+    "silent": "TIMEOUT RESET BUSY TIMEOUT",
+    "watchdog": "HANG_LOAD BUSY BUSY",
     "bus_errors": "BUS_READ BUS_WRITE",
-    "damaged": "BAD_MAGIC",
+    "damaged": "BAD_CHECKSUM BAD_MAGIC",
     "interrupts": "INTERRUPT",
     "self_test": "SELF_TEST",
     "cache": "BAD_MAGIC SELF_TEST",
@@ -142,6 +143,14 @@ def test_faults_in_python(program: Path, deployed: Path, mode: str) -> None:
         live.command("reset", 8)
         core.reset()
         core.self_test()
+        core.watchdog(3000)
+        address = core._buffers[1].device_address
+        live.command("error", address, "silent")
+        fails(core.run, [model.sample])
+        fails(core.watchdog, 3000)
+        live.command("error", address, "okay")
+        core.reset()
+        core.self_test()
         # An error of the bus, and of the interrupt.
         address = core._buffers[0].device_address + 64
         live.command("error", address, "slverr")
@@ -154,7 +163,7 @@ def test_faults_in_python(program: Path, deployed: Path, mode: str) -> None:
         live.command("quiet")
     assert seen == ["NO_CORE", "VERSION", "MODEL_CONFIG", "MODEL_LIMIT", "NO_MODEL", "NOT_RUNNING",
                     "IMAGES", "IMAGES", "ARGUMENT", "TIMEOUT", "BUSY", "TIMEOUT", "RESET",
-                    "BUS_READ", "INTERRUPT"]
+                    "HANG_LOAD", "BUSY", "BUS_READ", "INTERRUPT"]
 
 
 def test_scenes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -171,18 +171,42 @@ static void slow(void)
     works();
 }
 
-/* Memory that does not answer: only a reset of the bus helps, and the driver says so. */
+/* Memory that does not answer, by the time of the driver: it can be reset only when memory does. */
 static void silent(void)
 {
     start(1);
-    heatvit_sim_command(&sim, "latency 1000000000000");
+    command_at("error %llu silent", sim.memory.address + core.frames);
     CHECK(heatvit_start(&core, 1) == 0);
     sees(heatvit_wait(&core, 20), HEATVIT_ERROR_TIMEOUT);
     sees(heatvit_reset(&core, 100), HEATVIT_ERROR_RESET);
     sees(heatvit_start(&core, 1), HEATVIT_ERROR_BUSY);
+    command_at("error %llu okay", sim.memory.address + core.frames);
+    CHECK(heatvit_reset(&core, SECOND) == 0);
+    works();
+    /* Or with the whole bus. */
+    heatvit_sim_command(&sim, "latency 1000000000000");
+    CHECK(heatvit_start(&core, 1) == 0);
+    sees(heatvit_wait(&core, 20), HEATVIT_ERROR_TIMEOUT);
     heatvit_sim_command(&sim, "latency 20");
     heatvit_sim_command(&sim, "reset 8");
     start(1);
+    works();
+}
+
+/* The same, by the watchdog of the core: it says what it has waited for. */
+static void watchdog(void)
+{
+    uint64_t frames;
+    start(1);
+    frames = sim.memory.address + core.frames;
+    CHECK(heatvit_watchdog(&core, 3000) == 0);
+    works();
+    command_at("error %llu silent", frames);
+    sees(heatvit_run(&core, 1, SECOND), HEATVIT_ERROR_HANG_LOAD);
+    sees(heatvit_watchdog(&core, 3000), HEATVIT_ERROR_BUSY);
+    sees(heatvit_start(&core, 1), HEATVIT_ERROR_BUSY);
+    command_at("error %llu okay", frames);
+    CHECK(heatvit_reset(&core, SECOND) == 0);
     works();
 }
 
@@ -205,6 +229,9 @@ static void bus_errors(void)
 static void damaged(void)
 {
     start(1);
+    sim.memory.data[64 + 20] ^= 0x10;
+    port.flush(&sim, sim.memory.data, 128);
+    sees(heatvit_run(&core, 1, SECOND), HEATVIT_ERROR_BAD_CHECKSUM);
     sim.memory.data[0] ^= 0xff;
     port.flush(&sim, sim.memory.data, 64);
     sees(heatvit_run(&core, 1, SECOND), HEATVIT_ERROR_BAD_MAGIC);
@@ -272,7 +299,7 @@ static const struct {
 } cases[] = {{"identity", identity}, {"files", files},           {"arguments", arguments},
              {"slow", slow},         {"silent", silent},         {"bus_errors", bus_errors},
              {"damaged", damaged},   {"interrupts", interrupts}, {"self_test", self_test},
-             {"cache", cache}};
+             {"cache", cache},       {"watchdog", watchdog}};
 
 int main(int count, char **words)
 {

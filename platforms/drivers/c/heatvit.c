@@ -37,7 +37,7 @@ static int fail(struct heatvit *core, int code)
 
 const char *heatvit_error_sentence(int code)
 {
-    return code < 256 ? heatvit_error_name((unsigned int)code) : heatvit_driver_error_text(code);
+    return code < 256 ? heatvit_error_text((unsigned int)code) : heatvit_driver_error_text(code);
 }
 
 static size_t append(char *text, size_t bytes, size_t at, const char *part)
@@ -127,7 +127,7 @@ static void acknowledge(const struct heatvit *core)
 
 static const uint32_t identity_registers[HEATVIT_IDENTITY_WORDS] = {
     HEATVIT_REG_VERSION, HEATVIT_REG_CONFIG, HEATVIT_REG_LIMITS0, HEATVIT_REG_LIMITS1,
-    HEATVIT_REG_LIMITS2};
+    HEATVIT_REG_LIMITS2, HEATVIT_REG_LIMITS3};
 
 /* Where each enum heatvit_size is, in the words of a model file as in the registers. */
 static const struct {
@@ -148,6 +148,8 @@ static const struct {
     SIZE(LIMITS1, MAX_HIDDEN, "max_hidden"),
     SIZE(LIMITS1, MAX_PATCH, "max_patch"),
     SIZE(LIMITS2, MAX_CLASSES, "max_classes"),
+    SIZE(LIMITS3, IMAGES, "images"),
+    SIZE(LIMITS3, MAX_ROWS, "max_rows"),
 };
 
 static uint32_t size_in(uint32_t value, enum heatvit_size size)
@@ -442,6 +444,14 @@ int heatvit_reset(struct heatvit *core, uint64_t microseconds)
     core->run_images = 0;
     get(core, HEATVIT_REG_CTRL);
     acknowledge(core);
+    return 0;
+}
+
+int heatvit_watchdog(struct heatvit *core, uint32_t cycles)
+{
+    if (core->running || !(get(core, HEATVIT_REG_CTRL) & HEATVIT_CTRL_AP_IDLE_MASK))
+        return fail(core, HEATVIT_ERROR_BUSY);
+    put(core, HEATVIT_REG_TIMEOUT, cycles);
     return 0;
 }
 

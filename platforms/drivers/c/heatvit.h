@@ -31,7 +31,7 @@
 #define HEATVIT_MESSAGE_BYTES 256u
 
 /* Words of a model file that say which core it is for, and registers of the same contents. */
-#define HEATVIT_IDENTITY_WORDS (HEATVIT_MODEL_LIMITS2 - HEATVIT_MODEL_VERSION + 1)
+#define HEATVIT_IDENTITY_WORDS (HEATVIT_MODEL_LIMITS3 - HEATVIT_MODEL_VERSION + 1)
 
 /* What differs from one system to another. Every function is given the context. */
 struct heatvit_port {
@@ -109,6 +109,8 @@ enum heatvit_size {
     HEATVIT_MAX_HIDDEN,
     HEATVIT_MAX_PATCH,
     HEATVIT_MAX_CLASSES,
+    HEATVIT_MAX_IMAGES,
+    HEATVIT_MAX_ROWS,
     HEATVIT_SIZES
 };
 uint32_t heatvit_size(const struct heatvit *core, enum heatvit_size size);
@@ -156,6 +158,10 @@ int heatvit_self_test(struct heatvit *core, uint64_t microseconds);
 
 /* Ends a run, if there is one, and leaves the core idle. The model stays loaded. */
 int heatvit_reset(struct heatvit *core, uint64_t microseconds);
+
+/* Sets the cycles without progress after which the core ends a run with an error, before a run;
+ * 2**20 after a reset of the hardware. */
+int heatvit_watchdog(struct heatvit *core, uint32_t cycles);
 
 /* Leaves the core idle and silent: no run, no interrupt. */
 int heatvit_close(struct heatvit *core);

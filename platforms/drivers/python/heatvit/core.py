@@ -29,7 +29,8 @@ _RESET = 1.0
 _TIMEOUT = 10.0
 #: What of LIMITS2 changes no program: the depth of the weight FIFO.
 _NO_MATTER = ("weight_tiles",)
-_IDENTITY = {"config": "CONFIG", "limits0": "LIMITS0", "limits1": "LIMITS1", "limits2": "LIMITS2"}
+_IDENTITY = {"config": "CONFIG", "limits0": "LIMITS0", "limits1": "LIMITS1", "limits2": "LIMITS2",
+             "limits3": "LIMITS3"}
 _LIMITS = {"tokens": "max_tokens", "width": "max_width", "hidden": "max_hidden",
            "patch": "max_patch", "classes": "max_classes"}
 
@@ -355,6 +356,15 @@ class HeatViT:
         self._running, self._images = False, 0
         self._read("CTRL")
         self._acknowledge()
+
+    def watchdog(self, cycles: int) -> None:
+        """Set the cycles without progress after which the core ends a run with an error.
+
+        It is ``2**20`` after a reset of the hardware.
+        """
+        if self._running or not self._flag("CTRL", "ap_idle"):
+            raise HeatViTError("BUSY")
+        self._write("TIMEOUT", cycles)
 
     def close(self) -> None:
         """Leave the core idle and silent, and free the memory."""
