@@ -78,7 +78,9 @@ class SerialSettings:
         """Return offset and value of the registers that are written before a run."""
         values = {"MODEL_ADDR": self.model_base, "MODEL_BYTES": self.model_bytes,
                   "FRAME_ADDR": FRAME_BASE, "FRAME_BYTES": self.frame_bytes,
-                  "OUTPUT_ADDR": OUTPUT_BASE, "OUTPUT_BYTES": self.output_bytes, "ROUNDS": 1}
+                  "OUTPUT_ADDR": OUTPUT_BASE, "OUTPUT_BYTES": self.output_bytes, "ROUNDS": 1,
+                  # The core waits for the line: a silent one is found here, before it gives up.
+                  "TIMEOUT": 2 * self.silence}
         return [(offset, value >> 32 * i & 0xFFFFFFFF) for name, value in values.items()
                 for i, offset in enumerate(register(name).words)]
 

@@ -25,13 +25,17 @@ from platforms.synthesis import SynthesisError
 from platforms.ulx3s_top import CLOCK_HZ, sources
 from rtl.config import CONFIGS, named
 
-__all__ = ["BAUD", "MODEL_BASE", "Ulx3sBuild", "build", "main", "packed", "prepare"]
+__all__ = ["BAUD", "MODEL_BASE", "Ulx3sBuild", "build", "finish", "main", "packed", "prepare"]
 
 #: Where the model is in the flash: behind the bitstream, which takes up to 1.9 MB.
 MODEL_BASE = 0x20_0000
 
 #: Whole cycles a bit at 50 MHz, and a rate that the serial adapter of the board has.
 BAUD = 2_000_000
+
+#: Bytes of the flash that the core may read: any model of a size of frame and number of classes can
+#: take the place of another one, without another bitstream.
+_MODEL_ROOM = 1 << 20
 
 _CONFIG = "tiny-8x8"
 _MODELS = Path(__file__).parent.parent / "models"
@@ -66,8 +70,11 @@ def prepare(model: str = "scenes", *, config: str = _CONFIG, baud: int = BAUD) -
     """
     qvit = load(packed(model))
     program = lower(qvit, named(config))
+    if len(program.image) > _MODEL_ROOM:
+        raise ValueError(f"the model image of {model} has {len(program.image)} bytes, must have at"
+                         f" most {_MODEL_ROOM}")
     return Ulx3sBuild(qvit, program, SerialSettings(
-        config=program.config, model_base=MODEL_BASE, model_bytes=len(program.image),
+        config=program.config, model_base=MODEL_BASE, model_bytes=_MODEL_ROOM,
         frame_bytes=program.frame_bytes, classes=qvit.model.classes, clock_hz=CLOCK_HZ, baud=baud))
 
 

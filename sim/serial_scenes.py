@@ -13,8 +13,8 @@ from sim.serial_line import SimulatedLine, serial_simulator
 
 __all__ = ["FAST_BAUD", "main"]
 
-#: Rate of the line, unless told otherwise: 8 cycles a bit, as most of a frame's time is its way.
-FAST_BAUD = 6_250_000
+#: Rate of the line, unless told otherwise: 5 cycles a bit, as most of a frame's time is its way.
+FAST_BAUD = 10_000_000
 
 
 def main(arguments: list[str] | None = None) -> int:

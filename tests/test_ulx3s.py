@@ -9,6 +9,7 @@ import pytest
 
 from golden.packed import load
 from platforms import ulx3s
+from platforms.build import main as build_any
 from platforms.ecp5_flow import RouterError
 from platforms.ecp5_timing import PARTS
 from platforms.serial_board import SerialSettings
@@ -60,7 +61,7 @@ def test_settings_follow_the_model():
     what = prepare("scenes")
     settings = what.settings
     assert (settings.config.name, settings.clock_hz) == ("tiny-8x8", CLOCK_HZ)
-    assert settings.model_bytes == len(what.program.image)
+    assert len(what.program.image) <= settings.model_bytes == 1 << 20
     assert (settings.frame_bytes, settings.classes) == (120 * 120 * 3, 10)
     assert settings.output_bytes == 64 and settings.model_base % 4096 == 0
     values = dict(settings.arguments())
@@ -142,6 +143,19 @@ def test_faults_are_one_sentence(arguments, message, tools, tmp_path, capsys):
     assert main([*arguments, "-o", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and not tools
+
+
+def test_the_common_command_builds_it_too(tools, tmp_path, capsys):
+    assert build_any(["ulx3s", "-o", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "ulx3s.bit").exists()
+    assert "53.2 MHz, as much as the 50 MHz of its clock" in capsys.readouterr().out
+
+
+def test_a_model_that_is_too_large(monkeypatch):
+    monkeypatch.setattr(ulx3s, "_MODEL_ROOM", 300_000)
+    with pytest.raises(ValueError, match="^the model image of scenes has 333440 bytes, must have"
+                                         " at most 300000$"):
+        prepare("scenes")
 
 
 def test_a_design_that_does_not_fit(tools, tmp_path, capsys, monkeypatch):
