@@ -49,6 +49,9 @@ _ACCEPT = 2
 _ENDED = 1
 _VERDICT = 1
 
+#: Registers behind the last beat of the program that its checksum is taken of.
+_SUM = 2
+
 #: Cycles of the tile loader from its states Pass, Column and Tile until a tile is prepared; it does
 #: that while it loads the tile before.
 _PASS = 4
@@ -191,8 +194,11 @@ class _Run:
         # BEGIN is there; its fields are checked, and weights and program asked for.
         begun = (_CONTROL + RunControl.RESET_CYCLES + RunControl.SETTLE_CYCLES + _START
                  + memory.read_delay + memory.instruction_beats)
-        self.weights = Weights(memory, begun + _REQUEST + self.config.ports - 1 + memory.read_delay
-                               + Fifo.LATENCY + round(memory.row_interval))
+        # Until the checksum is there no weights are asked for.
+        checked = round(begun + _REQUEST - 1 + memory.read_delay + _SUM
+                        + len(self.m.steps) * memory.instruction_beats * memory.beat_cycles)
+        self.weights = Weights(memory, checked + memory.read_delay + Fifo.LATENCY
+                               + round(memory.row_interval), checked)
         fetch = Fetch(memory, self.weights, begun + _REQUEST)
         steps = list(enumerate(self.m.steps))[1:]
         now = fetch.next(begun) + _CHECK
@@ -215,6 +221,7 @@ class _Run:
         """Return when an instruction has been handed over that is there ``now``."""
         if step.opcode == Opcode.TABLE:
             return self._under_way(step.under_way, now) + step.count
+        now = max(now, self.weights.checked + _VERDICT)
         if step.opcode == Opcode.LOAD:
             if step.ahead and last:
                 return now

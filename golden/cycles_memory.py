@@ -119,10 +119,13 @@ class Weights:
         The rates.
     start
         Cycle before the first row.
+    checked
+        Cycle in which the whole program has been read for its checksum.
     """
 
     memory: Memory
     start: float
+    checked: int
     #: Cycle in which the last row that was taken had come to the FIFO.
     arrived: float = field(init=False)
     _row: int = 0
@@ -152,6 +155,8 @@ class Weights:
 
     def hold(self, now: int, cycles: float) -> None:
         """Let something else pass, for so many cycles."""
+        if now < self.checked:
+            self.checked += round(cycles)
         self._came += cycles
         if self._hungry or now < self._full:
             self._full += cycles

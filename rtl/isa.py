@@ -286,7 +286,7 @@ begin_layout = _instruction(
     images=unsigned(8),          # in a round, 1 to SEGMENTS
     pad1=unsigned(8),
     row_step=unsigned(16),       # residual rows from even to odd rounds, where they alternate
-    checksum=unsigned(32),       # makes that of the whole program zero, see docs/errors.md
+    checksum=unsigned(32),       # see docs/errors.md
 )
 
 #: Writes ``count`` rows of a table or block list, starting at ``first``.
