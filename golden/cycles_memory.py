@@ -96,13 +96,15 @@ class Memory:
 
 @dataclass
 class _Load:
-    """A load: when its first data come, how many beats are left, how many it takes a cycle, and
-    whether weights are held back meanwhile."""
+    """A load: when its first data come, how many beats are left, how many it takes a cycle,
+    whether weights are held back meanwhile, and how many rows of them are there or on their way
+    all the same."""
 
     start: float
     beats: float
     most: float
     urgent: bool
+    ahead: float
 
 
 @dataclass
@@ -125,7 +127,7 @@ class Weights:
 
     memory: Memory
     start: float
-    checked: int
+    checked: int = 0
     #: Cycle in which the last row that was taken had come to the FIFO.
     arrived: float = field(init=False)
     _row: int = 0
@@ -165,7 +167,10 @@ class Weights:
         """Ask for a load of so many beats, written as so many units, one a cycle."""
         held = bool(self._loads) and self._loads[-1].urgent
         start = now + (self.memory.read_delay if held else self.delay(now))
-        self._loads.append(_Load(start, beats, min(1, beats / units), urgent))
+        memory = self.memory
+        under_way = min(memory.on_their_way, max(0, now - self.checked) / memory.row_interval)
+        self._loads.append(_Load(start, beats, min(1, beats / units), urgent,
+                                 memory.hold + under_way))
 
     def loaded(self) -> float:
         """Return when all loads have ended, if no row of weights is read until then."""
@@ -175,7 +180,7 @@ class Weights:
             if now < load.start:
                 rows += min(memory.capacity - rows, (load.start - now) / memory.row_interval)
                 now = load.start
-            most = memory.hold + memory.on_their_way if load.urgent else memory.capacity
+            most = load.ahead if load.urgent else memory.capacity
             left = load.beats
             for limit in (WEIGHT_BEATS - ahead, float("inf")):
                 beats, interval = memory.shared(load.most, limit == float("inf"))
@@ -198,10 +203,13 @@ class Weights:
                 self._came = load.start
             if load.urgent:
                 # Until fewer rows are left: those that were on their way had come before.
-                held = self._row - int(rows) + 1 - self.memory.hold - self.memory.on_their_way
+                held = self._row - int(rows) + 1 - int(load.ahead)
                 if held > 0 and self._when_read(held) > self._came:
                     self._wait(min(self._when_read(held),
                                    self._came + load.beats / self.memory.alone(load.most)))
+                    if not self._loads:
+                        # Nothing was asked for meanwhile.
+                        self._came += self.memory.read_delay
                     continue
             ahead = self._ahead >= WEIGHT_BEATS - _LITTLE
             beats, interval = self.memory.shared(load.most, ahead)

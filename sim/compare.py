@@ -14,7 +14,7 @@ from rtl.isa import MANTISSA_BITS
 from sim.device import Result, Selections
 
 __all__ = ["Comparison", "Mismatch", "Recording", "StageResult", "compare", "compare_output",
-           "compare_run", "compare_selections"]
+           "compare_register", "compare_run", "compare_selections"]
 
 #: Stages of a selector that no stream shows. The registers show tokens and places; scores are those
 #: of the last head, or weights before they are at least 1.
@@ -338,3 +338,9 @@ def compare_output(logits: Int, top_class: int, tokens: int, result: Result,
     return Comparison(tuple(
         _result(name, np.asarray(expected), got.astype(np.int64), np.ones(got.size, bool))
         for name, (expected, got) in pairs.items()), ())
+
+
+def compare_register(name: str, expected: int, got: int) -> Comparison:
+    """Compare a register of a run with what it must be."""
+    return Comparison((_result(f"register.{name}", np.array([expected]), np.array([got]),
+                               np.ones(1, bool)),), ())

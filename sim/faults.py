@@ -95,6 +95,11 @@ def rows_do_not_wait(core: FaultyCore, m: Module, rows: RowPipeline) -> None:
 
 
 @fault
+def rows_are_never_handed_over(core: FaultyCore, m: Module, rows: RowPipeline) -> None:
+    m.d.comb += [core.issue.retired.eq(0), core.issue.retired_rows.eq(0)]
+
+
+@fault
 def rows_are_handed_over_early(core: FaultyCore, m: Module, rows: RowPipeline) -> None:
     """When they are written: statistics, maxima and keys that follow from them are not there."""
     early = copy(core)

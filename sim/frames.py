@@ -13,7 +13,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from golden.program import PassInfo
-from sim.compare import Comparison, compare_output, compare_run, compare_selections
+from sim.compare import (
+    Comparison,
+    compare_output,
+    compare_register,
+    compare_run,
+    compare_selections,
+)
 from sim.device import Device, Result, Status
 from sim.session import Session
 from sim.simulate import PATIENCE, Bus, checked
@@ -252,6 +258,9 @@ def simulate_frames(frames: Sequence[tuple[str, Workload]], program: Path, bus: 
                     outside[-1].append(compare_selections(
                         named, selections[i](), model.special_tokens,
                         registers.tokens if i == last else None))
+                if i == last:
+                    outside[-1].append(compare_register("images_done", len(works),
+                                                        registers.images_done))
                 work.forget()
 
         inside = compare_run(first.program, stages(), recording)

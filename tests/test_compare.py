@@ -20,6 +20,7 @@ from sim.compare import (
     Mismatch,
     compare,
     compare_output,
+    compare_register,
     compare_run,
     compare_selections,
 )
@@ -246,6 +247,12 @@ def test_output() -> None:
     assert first(replace(good, top_logit=-4)) == Mismatch("output.top_logit", (0,), 9, -4)
     assert first(replace(good, tokens=6)) == Mismatch("output.tokens", (0,), 7, 6)
     assert first(good, register=0) == Mismatch("register.top_class", (0,), 1, 0)
+
+
+def test_register() -> None:
+    assert compare_register("images_done", 3, 3).exact
+    assert compare_register("images_done", 3, 2).first_mismatch == Mismatch(
+        "register.images_done", (0,), 3, 2)
 
 
 def test_images_of_a_run_follow_each_other(workload: Workload) -> None:
