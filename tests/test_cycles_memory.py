@@ -93,7 +93,24 @@ def test_urgent_loads_hold_weights_back() -> None:
     assert weights.take(shared, 10_000) == 10_000 + shared - 1
     assert weights.arrived == 1000 + 2 * shared
     weights.take(64, 0)
-    assert weights.arrived == 1000 + 2000 + shared + 64
+    # Those that come after it are asked for when it has ended.
+    assert weights.arrived == 1000 + 2000 + shared + memory.read_delay + 64
+
+
+def test_few_weights_are_on_their_way_behind_the_checksum() -> None:
+    memory = _weights(64).memory
+    weights = Weights(memory, 1000, 1000 - memory.read_delay)
+    weights.load(weights.checked + 10, 2000, 2000, urgent=True)
+    shared = memory.hold + 10
+    assert weights.loaded() == 1000 + 2000 + shared
+
+
+def test_what_is_read_beside_the_checksum_delays_it() -> None:
+    weights = Weights(_weights(64).memory, 1000, 500)
+    weights.hold(400, 16)
+    assert weights.checked == 516
+    weights.hold(600, 16)
+    assert weights.checked == 516
 
 
 def test_bursts_wait_for_those_under_way() -> None:
