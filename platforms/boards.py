@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from platforms.figures import ALL, RECORD, load
+from platforms.figures import ALL, load
 from rtl.config import Config
 
 __all__ = ["Board", "BoardError", "Limits", "MemoryPort", "ProcessingSystem", "Segment", "demand"]
@@ -198,7 +198,7 @@ def demand(config: Config, board: Board) -> tuple[Mapping[str, float], bool]:
     name = config.name if board.multiplier == "portable" else f"{config.name} {board.multiplier}"
     for recorded in (name, config.name):
         try:
-            return load(recorded, RECORD)[ALL], True
+            return load(recorded)[ALL], True
         except ValueError:
             continue
     streaming = (config.act_depth + config.patch_depth + 2 * config.residual_depth
