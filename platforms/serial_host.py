@@ -3,14 +3,16 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import serial
+from numpy.typing import NDArray
 
 from golden import integer
-from golden.cli import exit_status
+from golden.cli import exit_status, frames
 from golden.packed import load
 from golden.quantize import QuantizedViT
 from golden.scene_set import scene_set
@@ -24,10 +26,15 @@ from platforms.serial_frames import (
     request,
 )
 from platforms.ulx3s import BAUD, packed
+from rtl.errors import ERRORS
 
-__all__ = ["Line", "SerialHost", "classify_scenes", "explain", "main"]
+__all__ = ["Line", "Named", "SerialHost", "classify_all", "explain", "main", "scenes"]
 
 _CRC_BYTES = 4
+
+
+#: Name, pixels [size, size, 3] and label of a frame; None where nobody knows its class.
+Named = tuple[str, NDArray[np.uint8], int | None]
 
 
 class Line(Protocol):
@@ -79,25 +86,36 @@ class SerialHost:
         return contents
 
 
-def classify_scenes(host: SerialHost, qvit: QuantizedViT, count: int,
-                    tell: Callable[[str], None]) -> bool:
-    """Classify test scenes; tell of each, and return whether all are as the golden model says."""
-    scenes = scene_set(qvit.model, "test", count)
-    tell("| scene | label | class | tokens | cycles | logits |\n|---:|---:|---:|---:|---:|---|")
+def classify_all(host: SerialHost, qvit: QuantizedViT, images: Sequence[Named],
+                 tell: Callable[[str], None]) -> bool:
+    """Classify frames; tell of each, and return whether all are as the golden model says.
+
+    A frame that the board refuses raises LineError.
+    """
+    tell("| image | label | class | tokens | cycles | logits |\n|---|---:|---:|---:|---:|---|")
     right = equal = 0
-    for i, label in enumerate(scenes.labels):
-        frame = scenes.frame(i, qvit.model.image_size)
+    for name, frame, label in images:
         answer = host.classify(frame.tobytes())
         if answer.code != Code.OK:
-            raise LineError(f"scene {i}: {explain(answer)}")
+            raise LineError(f"{name}: {explain(answer)}")
         logits, top_class, _ = integer.run(qvit, frame)
         same = answer.top_class == top_class and np.array_equal(answer.logits, logits)
         right += answer.top_class == label
         equal += same
-        tell(f"| {i} | {label} | {answer.top_class} | {answer.tokens} | {answer.cycles:,} |"
+        tell(f"| {name} | {'-' if label is None else label} | {answer.top_class} |"
+             f" {answer.tokens} | {answer.cycles:,} |"
              f" {'as the golden model' if same else 'NOT as the golden model'} |")
-    tell(f"\n{right} of {count} right, {equal} of {count} equal to the golden model")
-    return equal == count
+    labelled = sum(label is not None for *_, label in images)
+    tell(f"\n{f'{right} of {labelled} right, ' if labelled else ''}"
+         f"{equal} of {len(images)} equal to the golden model")
+    return equal == len(images)
+
+
+def scenes(qvit: QuantizedViT, count: int) -> list[Named]:
+    """Return the first test scenes, with their names and labels."""
+    found = scene_set(qvit.model, "test", count)
+    return [(f"scene {i}", found.frame(i, qvit.model.image_size), label)
+            for i, label in enumerate(found.labels)]
 
 
 def explain(answer: Answer) -> str:
@@ -109,7 +127,7 @@ def explain(answer: Answer) -> str:
         Code.OVERRUN: "the frame came faster than the core took it",
         Code.CHECKSUM: "the frame came with a wrong checksum",
         Code.CORE: f"the core ended with error {answer.core_error.name} at instruction"
-                   f" {answer.error_index}; is the model in the flash?",
+                   f" {answer.error_index}: {ERRORS[answer.core_error].sentence}",
     }[answer.code]
 
 
@@ -121,17 +139,22 @@ def main(arguments: list[str] | None = None) -> int:
                         help="its rate, as the board was built for (default: %(default)s)")
     parser.add_argument("--model", default="scenes",
                         help="the packed model that is on the board (default: %(default)s)")
-    parser.add_argument("--scenes", type=int, default=20,
-                        help="test scenes that are classified (default: %(default)s)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--scenes", type=int, default=20,
+                      help="test scenes that are classified (default: %(default)s)")
+    what.add_argument("--image", type=Path, nargs="+", metavar="PATH",
+                      help="images, or folders of images, that are classified instead")
     parser.add_argument("--timeout", type=float, default=5,
                         help="seconds that an answer may take (default: %(default)s)")
     options = parser.parse_args(arguments)
 
     def run() -> bool:
         qvit = load(packed(options.model))
+        images = scenes(qvit, options.scenes) if options.image is None else [
+            (name, frame, None) for name, frame in frames(options.image, qvit.model.image_size)]
         with serial.Serial(options.port, options.baud, timeout=options.timeout) as line:
-            return classify_scenes(SerialHost(line, qvit.model.classes), qvit, options.scenes,
-                                   lambda text: print(text, flush=True))
+            return classify_all(SerialHost(line, qvit.model.classes), qvit, images,
+                                lambda text: print(text, flush=True))
 
     return exit_status("serial_host", run)
 

@@ -6,7 +6,7 @@ import sys
 
 from rich.console import Console
 
-from platforms.serial_host import SerialHost, classify_scenes
+from platforms.serial_host import SerialHost, classify_all, scenes
 from platforms.ulx3s import prepare
 from sim.command import command, step
 from sim.serial_line import SimulatedLine, serial_simulator
@@ -37,8 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
             serial_simulator(what.settings)
         with SimulatedLine(what.settings, what.program.image) as line:
             host = SerialHost(line, what.settings.classes)
-            return classify_scenes(host, what.qvit, options.scenes,
-                                   lambda text: print(text, flush=True))
+            return classify_all(host, what.qvit, scenes(what.qvit, options.scenes),
+                                lambda text: print(text, flush=True))
 
     return command("serial_scenes", run)
 

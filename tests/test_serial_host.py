@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from golden import integer
+from golden.images import load_image
 from golden.packed import load
 from golden.scenes import fixed_set
 from platforms import serial_host
@@ -103,7 +105,28 @@ def test_scenes_over_a_port(wrong, capsys):
     assert status == (0 if wrong is None else 1)
     assert f"{2 if wrong is None else 1} of 2 equal to the golden model" in text
     assert ("NOT as the golden model" in text) == (wrong is not None)
-    assert "| 0 | " in text and "| 777 |" in text
+    assert "| scene 0 | " in text and "| 777 |" in text and "2 of 2 right, " in text
+
+
+def test_images_of_ones_own(tmp_path, capsys, monkeypatch):
+    Image.fromarray(fixed_set("test", 1).rgb(0)).save(tmp_path / "own.png")
+    logits, top, _ = integer.run(load(SHIPPED), load_image(tmp_path / "own.png", 120))
+
+    class Serial(Line):
+        def __init__(self, port, baud, timeout):
+            super().__init__(answer(logits, top))
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(serial_host.serial, "Serial", Serial)
+    assert main(["--port", "x", "--image", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert f"own.png | - | {top} | 9 | 777 | as the golden model |" in text
+    assert text.endswith("\n1 of 1 equal to the golden model\n")
 
 
 def test_a_scene_that_the_board_refuses(capsys, monkeypatch):
@@ -120,8 +143,8 @@ def test_a_scene_that_the_board_refuses(capsys, monkeypatch):
     monkeypatch.setattr(serial_host.serial, "Serial", Serial)
     assert main(["--port", "x", "--scenes", "1"]) == 2
     assert capsys.readouterr().err == (
-        "serial_host: scene 0: the core ended with error BAD_MAGIC at instruction 0; is the model"
-        " in the flash?\n")
+        "serial_host: scene 0: the core ended with error BAD_MAGIC at instruction 0: There is no"
+        " program at the model address.\n")
 
 
 def test_a_port_that_is_none(capsys):
