@@ -103,9 +103,9 @@ class InstructionCheck(wiring.Component):
         image = data.View(isa.image_layout, self.word)
         select = data.View(isa.select_layout, self.word)
         # A cycle late: the word is still there, and the next one comes later.
-        taken = {opcode: Signal(name=f"takes_{opcode.name.lower()}") for opcode in isa.Opcode}
-        m.d.sync += [signal.eq(self.take & (image.opcode == opcode))
-                     for opcode, signal in taken.items()]
+        took = Signal()
+        m.d.sync += took.eq(self.take)
+        taken = {opcode: took & (image.opcode == opcode) for opcode in isa.Opcode}
         with m.If(taken[isa.Opcode.IMAGE]):
             m.d.sync += [self._imaged.eq(1), self._segments.eq(1), self._dropped.eq(0)]
             with m.If(image.image == 0):

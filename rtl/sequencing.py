@@ -80,7 +80,10 @@ def connect_sequencer(m: Module, core: "Core") -> None:
 def _name_hang(m: Module, core: "Core") -> None:
     """Name the error that it is if the core does not move any more, and the instruction."""
     dispatcher, index = core.dispatcher, core.hang_index
-    with m.Switch(core.stall):
+    # It has been so for long: what it waited for in the cycle before is as good.
+    waited_for = Signal(isa.Stall)
+    m.d.sync += waited_for.eq(core.stall)
+    with m.Switch(waited_for):
         for cause, error in HANGS.items():
             with m.Case(cause):
                 m.d.comb += core.hang.eq(error)
