@@ -7,7 +7,8 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,16 +24,16 @@ from platforms import ulx3s
 from platforms.board_page import folder_page
 from platforms.boards import Board
 from platforms.boards_data import BOARDS, board_named
+from platforms.deploy import deployment_of, write_deploy
 from platforms.ipxact import NAME
 from platforms.ipxact_check import check_component
 from platforms.linux import linux_files
 from platforms.vivado import core_files, vivado_files
 from rtl.config import CONFIGS, Config, named
 from rtl.isa import ISA_VERSION
-from sim.build import emitted
-from sim.command import step
+from rtl.top import emit_verilog
 
-__all__ = ["VivadoError", "board_config", "main", "run_vivado", "write_build"]
+__all__ = ["VivadoError", "board_config", "describe", "main", "run_vivado", "write_build"]
 
 #: What begins the work of Vivado, in the folder.
 _RUN = """\
@@ -70,7 +71,7 @@ def _write(folder: Path, files: Mapping[str, str]) -> None:
 
 
 def write_build(board: Board, config: Config, verilog: str, folder: Path) -> None:
-    """Write all but the folder ``deploy``: core, scripts, and pages that explain them.
+    """Write core, scripts, and the page that explains them, into a new folder.
 
     The same bytes for the same board and configuration.
     """
@@ -85,16 +86,17 @@ def write_build(board: Board, config: Config, verilog: str, folder: Path) -> Non
         "run.sh": _RUN.format(what=what, script=next(iter(scripts))),
         "README.md": folder_page(board, config)})
     (folder / "run.sh").chmod(0o755)
-    _write(folder, {
-        "build.json": json.dumps(_description(board, config, folder), indent=1) + "\n"})
 
 
-def _description(board: Board, config: Config, folder: Path) -> dict[str, Any]:
+def describe(board: Board, config: Config, folder: Path) -> None:
+    """Write ``build.json``: what was built, and the digest of every file that is there."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {"board": board.name, "part": board.part, "configuration": config.to_dict(),
-            "clock_mhz": board.clock_mhz, "instruction_set_version": ISA_VERSION,
-            "sha256": {path.relative_to(folder).as_posix():
-                       hashlib.sha256(path.read_bytes()).hexdigest() for path in files}}
+    text = json.dumps({
+        "board": board.name, "part": board.part, "configuration": config.to_dict(),
+        "clock_mhz": board.clock_mhz, "instruction_set_version": ISA_VERSION,
+        "sha256": {path.relative_to(folder).as_posix():
+                   hashlib.sha256(path.read_bytes()).hexdigest() for path in files}}, indent=1)
+    _write(folder, {"build.json": text + "\n"})
 
 
 def run_vivado(folder: Path) -> dict[str, Any]:
@@ -125,6 +127,14 @@ def _table(report: Mapping[str, Any]) -> Table:
     return table
 
 
+@contextmanager
+def _step(console: Console, text: str) -> Iterator[None]:
+    """Say what is being done, and that it is done."""
+    with console.status(text):
+        yield
+    console.print(f"{text}: done", highlight=False)
+
+
 def _new_folder(folder: Path) -> None:
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"the folder {folder} is not empty, must be a new or an empty one")
@@ -139,15 +149,19 @@ def _build(options: argparse.Namespace, board: Board, console: Console) -> None:
     folder: Path = options.output
     _new_folder(folder)
 
-    with step(console, f"Verilog of {config.name}, {config.multiplier}"):
-        verilog = emitted(config).read_text()
-    with step(console, "Core, scripts and pages"):
+    with _step(console, f"Verilog of {config.name}, {config.multiplier}"):
+        verilog = emit_verilog(config)
+    with _step(console, "Core and scripts"):
         write_build(board, config, verilog, folder)
+    if board.system:
+        with _step(console, f"Drivers, and {model.name} with its self-test"):
+            write_deploy(folder / "deploy", deployment_of(model.name, config))
+    describe(board, config, folder)
     if shutil.which("vivado") is None:
         console.print(f"vivado is not on PATH: {folder} is ready, {folder / 'run.sh'} runs it",
                       highlight=False, soft_wrap=True)
         return
-    with step(console, "Vivado (hours for large arrays)"):
+    with _step(console, "Vivado (hours for large arrays)"):
         report = run_vivado(folder)
     console.print(_table(report))
     console.print(f"{folder / 'output' / 'report.json'}: timing and utilisation", highlight=False,

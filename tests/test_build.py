@@ -12,9 +12,9 @@ import pytest
 
 from platforms import build
 from platforms.boards_data import BOARDS, board_named
-from platforms.build import board_config, main, write_build
+from platforms.build import board_config, describe, main, write_build
 from rtl.config import named
-from sim.build import emitted
+from rtl.top import emit_verilog
 from tests.test_ipxact import verilog_shell
 from tests.vivado_ips import Refused
 from tests.vivado_model import Vivado
@@ -28,6 +28,7 @@ def _write(name: str, folder: Path, config: str | None = None) -> Path:
     board = board_named(name)
     chosen = board_config(board, config)
     write_build(board, chosen, verilog_shell(chosen), folder)
+    describe(board, chosen, folder)
     return folder
 
 
@@ -182,15 +183,9 @@ def _fake_vivado(folder: Path) -> str:
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Spare the Verilog, and the workload of the deploy folder."""
-    verilog = tmp_path / "heatvit.v"
-
-    def shell(config) -> Path:
-        verilog.write_text(verilog_shell(config))
-        return verilog
-
-    monkeypatch.setattr(build, "emitted", shell)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare the Verilog."""
+    monkeypatch.setattr(build, "emit_verilog", verilog_shell)
 
 
 def test_without_vivado_the_folder_is_ready(quick: None, tmp_path: Path,
@@ -202,6 +197,13 @@ def test_without_vivado_the_folder_is_ready(quick: None, tmp_path: Path,
     said = capsys.readouterr().out
     assert "vivado is not on PATH" in said and "is ready" in said
     assert os.access(folder / "run.sh", os.X_OK)
+    for name in ("model.hvd", "sample.png", "sample.rgb", "expected.json", "c/heatvit_regs.h",
+                 "python/heatvit/core.py", "README.md"):
+        assert (folder / "deploy" / name).stat().st_size
+    listed = json.loads((folder / "build.json").read_text())["sha256"]
+    assert sorted(listed) == sorted(path.relative_to(folder).as_posix() for path in
+                                    folder.rglob("*") if path.is_file()
+                                    and path.name != "build.json")
     _run(folder)
 
 
@@ -248,7 +250,7 @@ def test_the_emitted_verilog_is_what_is_packaged(tmp_path: Path) -> None:
     """The ports of the real Verilog, not of a shell."""
     board = board_named("pynq_z2")
     config = replace(named("nano"), multiplier=board.multiplier)
-    write_build(board, config, emitted(config).read_text(), tmp_path)
+    write_build(board, config, emit_verilog(config), tmp_path)
     assert _run(tmp_path).nets["/heatvit_0/ap_clk"] == "/processing_system7_0/FCLK_CLK0"
 
 
