@@ -1,23 +1,28 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The drivers that are shipped, executed on the simulated core."""
 
+import json
 import re
+import runpy
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from golden.images import calibration_frames
 from golden.model import FloatViT, ModelConfig
+from golden.pruning import PruningConfig
 from golden.quantize import quantize
 from golden.synthetic import synthetic
 from platforms.deploy import MODEL_FILE, Deployment, write_deploy
 from platforms.driver_interface import interface
 from rtl.config import named
 from sim.build import simulator
-from sim.drive import compared, compile_c, expected, main, run_c, shipped
+from sim.drive import compared, compile_c, expected, main, run_c, run_python, shipped
 from sim.frames import different
 from sim.live import LiveCore
 
@@ -25,12 +30,13 @@ CONFIG = named("tiny")
 ERRORS = {int(code): entry for code, entry in interface()["errors"].items()}
 
 
-def small() -> Deployment:
-    model = ModelConfig(name="driver_test", image_size=24, patch=8, width=32, depth=1, heads=2,
-                        hidden=48, classes=10)
+def small(pruning: PruningConfig | None = None, batch: int = 1) -> Deployment:
+    model = ModelConfig(name="driver_test", image_size=24, patch=8, width=32,
+                        depth=1 if pruning is None else 2, heads=2, hidden=48, classes=10)
     frames = calibration_frames(model.image_size)
-    qvit = quantize(FloatViT(model, synthetic(model, 2)), frames, weights="synthetic")
-    return Deployment(qvit=qvit, config=CONFIG, frame=frames[0])
+    qvit = quantize(FloatViT(model, synthetic(model, 2)), frames, weights="synthetic",
+                    pruning=pruning)
+    return Deployment(qvit=qvit, config=CONFIG, frame=frames[0], batch=batch)
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +174,7 @@ def test_faults_in_python(program: Path, deployed: Path, mode: str) -> None:
 
 def test_scenes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The trained network, with its selectors: both drivers, polled and by interrupt."""
-    assert main(["--output", str(tmp_path), "--frames", "3"]) == 0
+    assert main(["--output", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     assert text.count("every number is right") == 4
     assert re.search(r"driver in Python, interrupt: .*; \d\d,\d{3} cycles an image", text)
@@ -183,6 +189,65 @@ def test_wrong_answer_is_told(program: Path, deployed: Path) -> None:
     assert "run alone has another answer" in compared(drive, right[::-1], 1)
     swapped = replace(drive, together=drive.together[::-1])
     assert "one run over all has another answer" in compared(swapped, right, 1)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_rounds(program: Path, tmp_path: Path, batch: int) -> None:
+    """Images that take turns in the residual, and batches: which patches of which image stayed."""
+    deployment = small(PruningConfig(selector="topk", blocks=(1,), counts=(5,)), batch)
+    write_deploy(tmp_path, deployment)
+    frames = [frame for _, frame, _ in different([("", deployment.frame, None)], 4)]
+    right = expected(deployment, frames)
+    assert len({answer.kept for answer in right}) == len(right)
+    for run in (run_c, run_python):
+        drive = run(tmp_path, program, [frame.tobytes() for frame in frames], "interrupt")
+        assert compared(drive, right, batch) == ""
+        assert [counters["images_done"] for counters in drive.counters] == (
+            [batch] * (4 // batch) + [4])
+
+
+class Overlay:
+    """Stands in for that of PYNQ: IP with registers and an interrupt to be awaited."""
+
+    def __init__(self, bitstream: str) -> None:
+        assert bitstream == "board.bit"
+        self.ip_dict = {"heatvit_0": {}, "axi_intc_0": {}}
+        self.heatvit_0 = self
+        self.interrupt = self
+
+    live: LiveCore
+
+    def read(self, offset: int) -> int:
+        self.live.pause()
+        return self.live.read(offset)
+
+    def write(self, offset: int, value: int) -> None:
+        self.live.write(offset, value)
+
+    async def wait(self) -> None:
+        assert self.live.interrupt(1)
+
+
+@pytest.mark.parametrize("options", [[], ["--interrupt"]], ids=" ".join)
+def test_pynq(program: Path, deployed: Path, options: list[str], capsys: pytest.CaptureFixture[str],
+              monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The command that is shipped, with a module in place of PYNQ, and a picture."""
+    shipped(deployed)
+    monkeypatch.syspath_prepend(deployed / "python")
+    with LiveCore(program) as live:
+        monkeypatch.setattr(Overlay, "live", live, raising=False)
+        pynq = SimpleNamespace(Overlay=Overlay, allocate=live.allocate)
+        monkeypatch.setitem(sys.modules, "pynq", pynq)
+        monkeypatch.setattr(sys, "argv", [
+            "heatvit", *options, "board.bit", str(deployed / MODEL_FILE),
+            str(deployed / "sample.png")])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_module("heatvit", run_name="__main__")
+        assert ended.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    right = json.loads((deployed / "expected.json").read_text())
+    assert lines[0].startswith(f"self-test passed: class {right['top_class']}, 10 tokens left")
+    assert lines[2].startswith(f"{deployed / 'sample.png'}: class ") and len(lines) == 4
 
 
 @pytest.mark.slow

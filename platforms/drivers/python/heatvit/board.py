@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ def open_bitstream(bitstream: str | Path, *, use_interrupt: bool = False) -> Hea
     The IP is the one called ``heatvit``, or ``heatvit_0``. ``use_interrupt`` needs the interrupt in
     the block design; without it the registers are polled.
     """
-    from pynq import Overlay, allocate  # type: ignore[import-not-found]  # only on boards
-    overlay = Overlay(str(bitstream))
+    pynq: Any = importlib.import_module("pynq")  # which only boards have
+    overlay = pynq.Overlay(str(bitstream))
     names = [name for name in overlay.ip_dict if name.startswith("heatvit")]
     if len(names) != 1:
         raise ValueError(f"{bitstream} has {len(names)} IP called heatvit, must have 1")
@@ -36,4 +37,4 @@ def open_bitstream(bitstream: str | Path, *, use_interrupt: bool = False) -> Hea
         loop: Any = asyncio.get_event_loop()
         return bool(loop.run_until_complete(wait()))
 
-    return HeatViT(core, allocate, interrupt=interrupt if use_interrupt else None)
+    return HeatViT(core, pynq.allocate, interrupt=interrupt if use_interrupt else None)
