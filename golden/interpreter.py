@@ -44,6 +44,7 @@ class _Machine(Passes):
         super().__init__(config, seed)
         self.image, self.frames = image, frames
         self.round = 0
+        self.random = np.random.default_rng(seed)
         self.handlers: dict[Any, Callable[[data.Const], None]] = {
             Opcode.TABLE: self.table, Opcode.LOAD: self.load, Opcode.IMAGE: self.begin_image,
             Opcode.PASS: self.run_pass, Opcode.END: self.end}
@@ -184,7 +185,8 @@ class _Machine(Passes):
                     part = raw[fields.offset + start:][:fields.row_bytes]
                     values = part.view(np.uint8 if frame else "<i2").astype(np.int64)
                     # What pads a row is not defined.
-                    values = np.pad(values, (0, channels - len(values)), constant_values=77)
+                    padding = self.random.integers(0, 256, channels - len(values))
+                    values = np.concatenate([values, padding])
                     self.store(Source.PATCH if frame else Source.RESIDUAL, 0, fields.stride, row,
                                blocks + y * len(blocks), values)
 

@@ -81,13 +81,44 @@ class Session:
         "silent", not at all until it is "okay" again."""
         self._add("error", address, response)
 
+    def jitter(self, cycles: int) -> None:
+        """With stalls, add up to so many cycles to the latency of every burst."""
+        self._add("jitter", cycles)
+
+    def outstanding(self, bursts: int) -> None:
+        self._add("outstanding", bursts)
+
+    def outside(self, response: str) -> None:
+        """Say what accesses outside of the memory are: "fault", or "decerr" as an answer."""
+        self._add("outside", response)
+
+    def allow(self, *ranges: tuple[int, int, bool]) -> None:
+        """Fail if the core reads or writes elsewhere from here on; without ranges it may.
+
+        Each is the registers that hold its address and size, and whether it is written, or read.
+        """
+        self._add("allow", *(word for base, size, writable in ranges
+                             for word in (base, size, "rw" if writable else "ro")))
+
     # Registers and time
 
-    def write(self, offset: int, value: int) -> None:
-        self._add("write", offset, value)
+    def write(self, offset: int, value: int, strobe: int = 15) -> None:
+        self._add("write", offset, value, *([] if strobe == 15 else [strobe]))
 
     def read(self, offset: int, name: str) -> None:
         self._add("read", offset, name)
+
+    def both(self, offset: int, value: int, read: int, name: str) -> None:
+        """Write a register and read another at the same time."""
+        self._add("both", offset, value, read, name)
+
+    def echo(self, offset: int) -> None:
+        """Write to a register what it reads."""
+        self._add("echo", offset)
+
+    def poll(self, offset: int, mask: int, value: int, limit: int) -> None:
+        """Read a register until its bits in ``mask`` are ``value``."""
+        self._add("poll", offset, mask, value, limit)
 
     def interrupt(self, limit: int) -> None:
         self._add("interrupt", limit)

@@ -62,7 +62,7 @@ public:
     void sample(uint64_t cycle) {
         if (ar_.sample()) {
             Burst burst = accept(p_.araddr, p_.arlen, p_.arsize, p_.arburst, p_.arid, false);
-            burst.ready = cycle + std::max<uint64_t>(1, memory_.latency + stalls_[R].below(64));
+            burst.ready = cycle + std::max<uint64_t>(1, memory_.latency + stalls_[R].below(memory_.jitter));
             reads_.push_back(burst);
         }
         read_taken_ = p_.rvalid && p_.rready;
@@ -112,6 +112,11 @@ public:
     bool quiet() const {
         return reads_.empty() && !p_.rvalid && unanswered_ == 0 && beats_.empty() && !p_.arvalid &&
                !p_.awvalid && !p_.wvalid;
+    }
+
+    // A master that is in reset asks for nothing.
+    void check_reset() const {
+        if (p_.arvalid || p_.awvalid || p_.wvalid) throw Fault(name_ + ": valid is high in reset");
     }
 
     void reset() {
@@ -179,7 +184,7 @@ private:
         burst.response = std::max(burst.response, response);
         burst.address += p_.bytes;
         if (--burst.beats == 0) {
-            burst.ready = cycle + std::max<uint64_t>(1, memory_.latency + stalls_[B].below(64));
+            burst.ready = cycle + std::max<uint64_t>(1, memory_.latency + stalls_[B].below(memory_.jitter));
             answers_.push_back(burst);
             writes_.pop_front();
         }

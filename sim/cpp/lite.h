@@ -11,10 +11,10 @@ public:
 
     void seed(uint64_t value) { stall_.seed(value ? value * 64 + 63 : 0); }
 
-    void start_write(uint32_t address, uint32_t data) {
+    void start_write(uint32_t address, uint32_t data, uint32_t strobe = 15) {
         p_.awaddr.set(address);
         p_.wdata.set(data);
-        p_.wstrb.set(15);
+        p_.wstrb.set(strobe);
         aw_ = w_ = b_ = true;
     }
     void start_read(uint32_t address) {

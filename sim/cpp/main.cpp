@@ -8,10 +8,19 @@
 //   bandwidth BYTES                bytes a cycle that all ports share
 //   latency CYCLES                 from address to first data
 //   stalls SEED                    random stalls on every channel, 0 for none
+//   jitter CYCLES                  with stalls, up to so many more cycles of latency
+//   outstanding BURSTS             accepted before the first is answered, of reads and of writes
+//   outside fault|decerr           what accesses outside of all windows are
+//   allow [BASE SIZE ro|rw] ...    fault if the core reads or writes elsewhere: registers that hold
+//                                  the addresses and sizes; without any it may go anywhere
 //   error ADDRESS okay|slverr|decerr|silent   answer accesses to this byte with an error, or not
 //   reset CYCLES                   pull ap_rst_n
-//   write OFFSET VALUE             write a register
+//   write OFFSET VALUE [STROBE]    write a register, or some of its bytes
 //   read OFFSET NAME               read a register: "value NAME VALUE"
+//   both OFFSET VALUE OFFSET NAME  write a register and read one at the same time
+//   echo OFFSET                    write to a register what it reads
+//   poll OFFSET MASK VALUE CYCLES  read a register until its bits in MASK are VALUE, fault after so
+//                                  many cycles
 //   interrupt CYCLES               wait for the interrupt, fault after so many cycles
 //   await CYCLES NAME              wait for the interrupt: "value NAME 1", 0 if it did not come
 //   wait CYCLES                    let time pass
@@ -72,6 +81,14 @@ public:
             const uint64_t seed = number(words);
             for (AxiPort& port : ports_) port.seed(seed);
             lite_.seed(seed);
+        } else if (command == "jitter") {
+            memory_.jitter = std::max<uint64_t>(1, number(words));
+        } else if (command == "outstanding") {
+            memory_.outstanding = number(words);
+        } else if (command == "outside") {
+            memory_.answers_outside = word(words) == "decerr";
+        } else if (command == "allow") {
+            allow(words);
         } else if (command == "error") {
             const uint64_t address = number(words);
             const std::string kind = word(words);
@@ -83,13 +100,28 @@ public:
             reset(number(words));
         } else if (command == "write") {
             const uint32_t offset = number(words);
-            lite_.start_write(offset, number(words));
+            const uint32_t value = number(words);
+            const bool whole = (words >> std::ws).peek() == EOF;
+            lite_.start_write(offset, value, whole ? 15 : number(words));
             access("write", offset);
         } else if (command == "read") {
             const uint32_t offset = number(words);
             lite_.start_read(offset);
             access("read", offset);
             answer(word(words), lite_.value());
+        } else if (command == "both") {
+            const uint32_t written = number(words);
+            lite_.start_write(written, number(words));
+            const uint32_t offset = number(words);
+            lite_.start_read(offset);
+            access("write and read", offset);
+            answer(word(words), lite_.value());
+        } else if (command == "echo") {
+            const uint32_t offset = number(words);
+            lite_.start_write(offset, read(offset));
+            access("write", offset);
+        } else if (command == "poll") {
+            poll(words);
         } else if (command == "interrupt") {
             interrupt(number(words));
         } else if (command == "await") {
@@ -169,6 +201,7 @@ private:
             pins_.clock.set(i & 1);
             top_.eval();
         }
+        for (AxiPort& port : ports_) port.check_reset();
         pins_.clock.set(0);
         pins_.reset_n.set(1);
         top_.eval();
@@ -186,6 +219,37 @@ private:
         if (lite_.response() != OKAY)
             throw Fault(std::string("the ") + what + " of register " + hex(offset) + " was answered with " +
                         (lite_.response() == DECERR ? "DECERR" : "SLVERR"));
+    }
+
+    uint32_t read(uint32_t offset) {
+        lite_.start_read(offset);
+        access("read", offset);
+        return lite_.value();
+    }
+
+    // Ask the registers where the core may go: arguments of a run do not change while it goes on.
+    void allow(std::istringstream& words) {
+        std::vector<Memory::Range> ranges;
+        while ((words >> std::ws).peek() != EOF) {
+            const uint32_t base = number(words), size = number(words);
+            const uint64_t low = read(base), high = read(base + 4);
+            const uint64_t bytes = read(size);
+            ranges.push_back({high << 32 | low, bytes, word(words) == "rw"});
+        }
+        if (ranges.empty())
+            memory_.allow_all();
+        else
+            memory_.allow(ranges);
+    }
+
+    void poll(std::istringstream& words) {
+        const uint32_t offset = number(words), mask = number(words), value = number(words);
+        const uint64_t limit = number(words), end = cycle_ + limit;
+        for (uint32_t now; ((now = read(offset)) & mask) != value;)
+            if (cycle_ >= end)
+                throw Fault("register " + hex(offset) + " is " + hex(now) + " after " +
+                            std::to_string(limit) + " cycles, its bits " + hex(mask) + " must be " +
+                            hex(value));
     }
 
     void interrupt(uint64_t cycles) {

@@ -51,9 +51,20 @@ private:
 
 class Memory {
 public:
+    // Where the design may go: addresses, beside what is there.
+    struct Range {
+        uint64_t base, size;
+        bool writable;
+    };
+
     double bytes_per_cycle = 64;
     uint64_t latency = 100;
+    // With stalls, up to so many more cycles of latency.
+    uint64_t jitter = 64;
+    // Bursts of either kind that are accepted before the first of them is answered.
     size_t outstanding = 16;
+    // What lies outside of all windows is answered as an interconnect would, and no fault.
+    bool answers_outside = false;
     uint64_t bytes_read = 0, bytes_written = 0;
 
     void window(uint64_t base, uint64_t size, bool writable) {
@@ -85,6 +96,13 @@ public:
             errors_[address] = response;
     }
 
+    // From here on every access lies in one of these, or the design has broken its contract.
+    void allow(std::vector<Range> ranges) {
+        limited_ = true;
+        allowed_ = std::move(ranges);
+    }
+    void allow_all() { limited_ = false; }
+
     // Unused bandwidth is not saved up: only the fraction of one beat is carried over.
     void tick(int beat_bytes) {
         credit_ = std::min(credit_ + bytes_per_cycle, bytes_per_cycle + beat_bytes);
@@ -97,6 +115,10 @@ public:
 
     // ``address`` and ``size`` lie in one window, or the design has broken its contract.
     void check(uint64_t address, uint64_t size, bool write) const {
+        if (limited_ && !is_allowed(address, size, write))
+            throw Fault(std::string(write ? "a write" : "a read") + " of " + std::to_string(size) +
+                        " bytes at " + hex(address) + " lies outside of what the registers allow");
+        if (answers_outside) return;
         const Window* window = find(address, size);
         if (!window)
             throw Fault(std::string(write ? "a write" : "a read") + " of " + std::to_string(size) +
@@ -107,11 +129,19 @@ public:
     }
     bool silent(uint64_t address, uint64_t size) const { return error(address, size) == SILENT; }
     int read(uint64_t address, uint8_t* data, int bytes) {
-        std::memcpy(data, at(address, bytes), bytes);
         bytes_read += bytes;
+        if (answers_outside && !find(address, bytes)) {
+            std::memset(data, 0xDE, bytes);
+            return DECERR;
+        }
+        std::memcpy(data, at(address, bytes), bytes);
         return error(address, bytes);
     }
     int write(uint64_t address, const uint8_t* data, uint64_t strobe, int bytes) {
+        if (answers_outside) {
+            const Window* window = find(address, bytes);
+            if (!window || !window->writable) return window ? SLVERR : DECERR;
+        }
         const int response = error(address, bytes);
         uint8_t* to = at(address, bytes);
         for (int i = 0; i < bytes; i++)
@@ -129,6 +159,14 @@ private:
         std::vector<uint8_t> bytes;
     };
 
+    bool is_allowed(uint64_t address, uint64_t size, bool write) const {
+        for (const Range& range : allowed_)
+            // From the base on, addresses wrap as those of the design do.
+            if (address - range.base < range.size && size <= range.size - (address - range.base) &&
+                range.writable == write)
+                return true;
+        return false;
+    }
     const Window* find(uint64_t address, uint64_t size) const {
         for (const Window& window : windows_)
             if (address >= window.base && size <= window.bytes.size() &&
@@ -149,6 +187,8 @@ private:
     }
 
     std::vector<Window> windows_;
+    std::vector<Range> allowed_;
+    bool limited_ = false;
     std::map<uint64_t, int> errors_;
     double credit_ = 0;
 };
