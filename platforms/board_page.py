@@ -43,9 +43,10 @@ _LINUX_FILES = """\
 """
 
 _SYSTEM_STEPS = """\
-1. `./run.sh` with Vivado on PATH and the board files of `{board_part}` installed. It leaves in
-   `output/`: `heatvit.bit`, `heatvit.hwh`, `heatvit.xsa`, `report.json` with timing and
-   utilisation, and the reports as text. It ends with status 1 and a sentence if timing is not met.
+1. `./run.sh` with Vivado on PATH and the board files of `{board_part}`.
+   It leaves in `output/`: `heatvit.bit`, `heatvit.hwh`, `heatvit.xsa`, `report.json` with timing
+   and utilisation, and the reports as text. It ends with status 1 and a sentence if timing is not
+   met.
 2. Copy `output/heatvit.bit`, `output/heatvit.hwh` and `deploy/` to the board; `deploy/README.md`
    says how the drivers are started.
 """
@@ -71,13 +72,14 @@ def _addresses(board: Board, config: Config) -> str:
 def folder_page(board: Board, config: Config) -> str:
     """Return the README of a build."""
     system = board.system
-    what = ("a block design around it: processing system, SmartConnects, reset and interrupt"
-            if system else "its package")
+    what = ("Around it is a block design: processing system, SmartConnects, reset and interrupt."
+            if system else "It is packaged by itself.")
     text = f"""\
 # HeatViT-RTL on the {board.title}
 
 The accelerator in the configuration `{config.name}` ({config.rows} x {config.columns} array,
-instruction set {ISA_VERSION}) for {board.part} at {board.clock_mhz} MHz, and {what}.
+instruction set {ISA_VERSION}) for {board.part} at {board.clock_mhz} MHz.
+{what}
 
 | file | content |
 |---|---|
@@ -95,7 +97,7 @@ instruction set {ISA_VERSION}) for {board.part} at {board.clock_mhz} MHz, and {w
     if system:
         text += f"\n{_addresses(board, config)}\n"
         text += f"""
-The interrupt is on `{system.interrupt}`, the clock on `{system.clock}`, the reset of the core
+The interrupt is on `{system.interrupt}`, the clock is `{system.clock}`, the reset of the core
 follows `{system.reset}`.
 """
     return text + """

@@ -261,3 +261,13 @@ def test_the_ulx3s_is_built_by_open_tools(tmp_path: Path, monkeypatch: pytest.Mo
     assert called == [["--model", "scenes", "--config", "tiny-8x8", "-o", str(tmp_path / "new")]]
     (tmp_path / "new" / "file").write_text("")
     assert main(["ulx3s", "-o", str(tmp_path / "new")]) == 2 and len(called) == 1
+
+
+@pytest.mark.slow
+def test_the_build_for_the_zcu102(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a user gets it: the whole Verilog, and DeiT-T with its self-test."""
+    monkeypatch.setattr(build.shutil, "which", lambda name: None)
+    assert main(["zcu102", "-o", str(tmp_path / "build")]) == 0
+    _run(tmp_path / "build")
+    expected = json.loads((tmp_path / "build" / "deploy" / "expected.json").read_text())
+    assert len(expected["logits"]) == 1000 and expected["tokens"] == [197]
