@@ -26,9 +26,10 @@ __all__ = ["BYTES_PER_CYCLE", "LATENCY", "CycleModel"]
 BYTES_PER_CYCLE, LATENCY = 64, 100
 
 #: Cycles from the write of the control register to the reset of the core, and, beside what the
-#: core is given to settle, from its end to the interrupt.
+#: core is given to settle, from its end to the interrupt; from that write to the start of the core.
 _CONTROL = 4
 _INTERRUPT = 4
+_BEFORE = _CONTROL + RunControl.RESET_CYCLES + RunControl.SETTLE_CYCLES
 
 #: Registers and states of the dispatcher: from the end of the reset to the request of BEGIN (the
 #: pulse, Idle), from BEGIN to the requests of the first port and of the program (checks of two
@@ -140,7 +141,8 @@ class CycleModel:
         return self._run(tokens, 1).end
 
     def ends(self, tokens: Sequence[int], rounds: int) -> tuple[int, ...]:
-        """Return the cycle of the logits of each round of a run, of its last image."""
+        """Return the cycle of the logits of each round, of its last image, from when the core
+        starts."""
         return tuple(self._run(tokens, rounds).ends)
 
     def steady(self, tokens: Sequence[int], rounds: int = 4) -> float:
@@ -178,7 +180,7 @@ class _Run:
         self.scores = 0      # cycle of the last score, or pair
         self.selected = 0    # cycle in which the selector has ended
         self.written = 0     # cycle in which the logits of the last round are in memory
-        #: Cycle in which the logits of the last image of each round are there.
+        #: Cycle of the core in which the logits of the last image of each round are there.
         self.ends: list[int] = []
         self._run(rounds)
         #: Cycle of the interrupt.
@@ -192,8 +194,7 @@ class _Run:
     def _run(self, rounds: int) -> None:
         memory = self.m.memory
         # BEGIN is there; its fields are checked, and weights and program asked for.
-        begun = (_CONTROL + RunControl.RESET_CYCLES + RunControl.SETTLE_CYCLES + _START
-                 + memory.read_delay + memory.instruction_beats)
+        begun = _BEFORE + _START + memory.read_delay + memory.instruction_beats
         # Until the checksum is there no weights are asked for.
         checked = round(begun + _REQUEST - 1 + memory.read_delay + _SUM
                         + len(self.m.steps) * memory.instruction_beats * memory.beat_cycles)
@@ -269,7 +270,7 @@ class _Run:
             first = self.written + _LOGITS - (-classes // self.config.columns)
             end = first + padded + _CYCLE
             self.written = first + padded + _RESULTS + self.m.memory.latency + _ANSWER
-        self.ends.append(end)
+        self.ends.append(end - _BEFORE)
 
     # Selectors
 

@@ -68,11 +68,14 @@ def test_worse_memory_takes_more_cycles(better: dict, worse: dict) -> None:
 
 def test_an_image_takes_milliseconds() -> None:
     model = _model("deit_tiny", "zcu102", PruningConfig())
-    model.cycles((197, 110, 103, 78))
-    start = time.process_time()
-    for _ in range(5):
-        model.cycles((197, 110, 103, 78))
-    assert time.process_time() - start < 5 * 0.05
+    cycles = model.cycles((197, 110, 103, 78))
+    times = []
+    for _ in range(10):
+        start = time.process_time()
+        assert model.cycles((197, 110, 103, 78)) == cycles
+        times.append(time.process_time() - start)
+    # What else runs on this machine can only make it slower.
+    assert min(times) < 0.05
 
 
 @pytest.mark.parametrize("tokens", [(101,), (100, 62, 39, 22), (101, 62, 39, 22, 22)])

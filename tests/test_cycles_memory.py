@@ -93,24 +93,95 @@ def test_urgent_loads_hold_weights_back() -> None:
     assert weights.take(shared, 10_000) == 10_000 + shared - 1
     assert weights.arrived == 1000 + 2 * shared
     weights.take(64, 0)
-    # Those that come after it are asked for when it has ended.
     assert weights.arrived == 1000 + 2000 + shared + memory.read_delay + 64
 
 
-def test_few_weights_are_on_their_way_behind_the_checksum() -> None:
-    memory = _weights(64).memory
-    weights = Weights(memory, 1000, 1000 - memory.read_delay)
-    weights.load(weights.checked + 10, 2000, 2000, urgent=True)
-    shared = memory.hold + 10
-    assert weights.loaded() == 1000 + 2000 + shared
+def test_weights_that_are_read_make_room_for_others_beside_an_urgent_load() -> None:
+    weights = _weights(64)
+    memory = weights.memory
+    weights.load(1000 - memory.busy_delay, 2000, 2000, urgent=True)
+    there = memory.hold + memory.on_their_way
+    read = weights.take(there, 0)
+    # Row by row: what is asked for now is there before what is there has been read.
+    assert weights.take(64, 0) == read + 2 * 64
+    assert weights.loaded() > read + 2 * 64
 
 
-def test_what_is_read_beside_the_checksum_delays_it() -> None:
-    weights = Weights(_weights(64).memory, 1000, 500)
-    weights.hold(400, 16)
-    assert weights.checked == 516
-    weights.hold(600, 16)
-    assert weights.checked == 516
+def test_weights_slip_in_between_two_urgent_loads() -> None:
+    weights = _weights(16)
+    memory = weights.memory
+    weights.load(1000, 2000, 2000, urgent=True)
+    ended = round(weights.loaded())
+    weights.load(ended, 400, 400, urgent=True)
+    # Two bursts on each of four ports, a beat a cycle.
+    assert weights.loaded() == ended + memory.read_delay + 2 * memory.burst * 4 + 400
+    assert memory.between == 2 * memory.burst
+
+
+@pytest.mark.parametrize(("bytes_per_cycle", "ports", "load"), [
+    (16, 4, 1 / 8),     # all as port 0
+    (24, 2, 1.5 / 6),   # cycles of one and of two beats in turn: every second port
+    (12, 1, 0.75 / 5)])  # three beats in four cycles: none
+def test_other_ports_are_ahead_where_they_are_served_first(bytes_per_cycle: float, ports: int,
+                                                           load: float) -> None:
+    """The rest of the ports wait for port 0, and leave it what they do not take."""
+    memory = _weights(bytes_per_cycle).memory
+    beats, row = memory.shared(1.0, ahead=False)
+    assert beats == pytest.approx(load)
+    taken = ports * (beats + 1 / row) + (4 - ports) / row
+    assert taken == pytest.approx(bytes_per_cycle / 16)
+
+
+def test_a_load_is_faster_when_the_other_ports_are_ahead() -> None:
+    weights = _weights(16, tiles=192)
+    memory = weights.memory
+    start = 1000 + 4 * 64
+    assert weights.take(64, 0) == start
+    weights.load(start - memory.busy_delay, 2000, 2000)
+    # Their queues take what port 0 has of the load, but for what is on its way then.
+    assert memory.lead == pytest.approx(256 - memory.read_delay / 5)
+    slow = memory.lead / (1 / 8)
+    assert weights.loaded() == pytest.approx(start + slow + (2000 - memory.lead) / 0.2)
+    weights.take(int(slow / 8 + 2000 - memory.lead), 0)
+    assert weights.loaded() == pytest.approx(weights.arrived, abs=10)
+    # They still are.
+    begin = round(weights.loaded())
+    weights.load(begin, 2000, 2000)
+    assert weights.loaded() - begin - memory.busy_delay == pytest.approx(2000 / 0.2, abs=1)
+
+
+def test_what_was_read_ahead_is_used_up_where_ports_take_turns() -> None:
+    weights = _weights(24, tiles=192)
+    memory = weights.memory
+    weights.load(1000 - memory.busy_delay, 1000, 1000)
+    ended = weights.loaded()
+    while weights.arrived < ended:
+        weights.take(1, 0)
+    arrived = weights.arrived
+    weights.take(1000, 0)
+    # One port has as many beats more as it was ahead: rows are four beats.
+    assert weights.arrived - arrived == pytest.approx(
+        (1000 - memory.lead / 4) * memory.row_interval, abs=2)
+    assert memory.catch_up < memory.row_interval
+
+
+def test_the_program_takes_the_place_of_weights() -> None:
+    slow, fast = _weights(16, tiles=192), _weights(64, tiles=192)
+    # While the others are not ahead they have as much, and then none.
+    assert slow.instructions(2000, 16) == 4
+    assert fast.instructions(2000, 16) == 1
+    for weights, interval in ((slow, 4), (fast, 1)):
+        before = 1000 // interval
+        assert weights.take(before, 0) == 2000
+        assert weights.take(100, 0) == 2000 + 16 * interval + 100 * interval
+
+
+def test_the_program_takes_no_time_of_full_queues() -> None:
+    weights = _weights(64)
+    full = 1000 + weights.memory.capacity
+    assert weights.instructions(full + 10, 16) == 1
+    for at in range(10_000, 10_000 + weights.memory.capacity):
+        assert weights.take(1, at) == at
 
 
 def test_bursts_wait_for_those_under_way() -> None:
