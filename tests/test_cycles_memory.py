@@ -176,6 +176,25 @@ def test_the_program_takes_the_place_of_weights() -> None:
         assert weights.take(100, 0) == 2000 + 16 * interval + 100 * interval
 
 
+def test_what_is_read_beside_the_checksum_delays_it() -> None:
+    memory = _weights(64).memory
+    weights = Weights(memory, 1000, 500)
+    assert weights.instructions(400, 16) == 1
+    assert weights.checked == 516
+    assert weights.take(64, 0) == 1000 + 16 + 64
+    weights.instructions(600, 16)
+    assert weights.checked == 516
+
+
+def test_few_bursts_are_under_way_behind_the_checksum() -> None:
+    memory = _weights(16).memory
+    weights = Weights(memory, 1000, 500)
+    # Those of the checksum, a cycle a beat; one of weights every second cycle, four cycles a beat.
+    assert weights.delay(499) == 8 * memory.burst
+    assert weights.delay(506) == 3 * memory.burst * 4
+    assert weights.delay(600) == memory.busy_delay
+
+
 def test_the_program_takes_no_time_of_full_queues() -> None:
     weights = _weights(64)
     full = 1000 + weights.memory.capacity
