@@ -128,7 +128,7 @@ def test_command_compares_with_a_page(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["--check", str(page), "--config", "tiny", "--blocks", "1,2,3"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
-    assert lines[2].startswith("| scenes | tiny | none | 101 | 153,864 | 154,4")
+    assert lines[2].startswith("| scenes | tiny | none | 101 | 153,864 | 154,5")
     assert lines[3].startswith("| scenes | tiny | topk 0.6 | 101, 62, 39, 22 | 83,017 | ")
 
 
