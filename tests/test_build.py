@@ -129,6 +129,7 @@ _MISTAKES = [
     ("../ip/heatvit/component.xml", "src/heatvit.v", "src/heatvits.v", "heatvits.v of the core"),
     ("../ip/heatvit/component.xml", ":m_axi_gmem3<", "<", "interfaces of the core without a clock"),
     ("../ip/heatvit/component.xml", ">ACTIVE_LOW<", ">ACTIVE_HIGH<", "are not of one kind"),
+    ("../ip/heatvit/src/heatvit.v", "heatvit(ap_clk, ", "heatvit(", "port ap_clk is not in both"),
     ("../ip/heatvit/xgui/*.tcl", "-name Component_Name", "-name Component", "Component"),
 ]
 
@@ -149,6 +150,25 @@ def test_mistakes_are_refused(zcu102: Path, tmp_path: Path, file: str, old: str,
     path.write_text(text.replace(old, new, 1))
     with pytest.raises(Refused, match=said):
         _run(folder)
+
+
+@pytest.mark.parametrize(("file", "old", "new", "said"), [
+    ("core.xdc", "get_ports ap_clk", "get_ports clk", "core.xdc: get_ports clk"),
+    ("core.xdc", "-period", "-periode", "unknown option -periode"),
+    ("core.tcl", "-top heatvit", "-top heat", "or module heat"),
+    ("core.tcl", "src heatvit.v", "src heatvits.v", "heatvits.v does not exist"),
+    ("core.tcl", "route_design", "", "no implementation is open"),
+    ("settings.tcl", "xcu250-figd2104-2L-e", "xcu250-figd2104-2-e", "is not known"),
+])
+def test_mistakes_without_a_system_are_refused(tmp_path: Path, file: str, old: str, new: str,
+                                               said: str) -> None:
+    folder = _write("u250", tmp_path)
+    path = folder / "vivado" / file
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(Refused, match=said):
+        _run(folder, "core.tcl")
 
 
 def test_late_timing_is_said(zcu102: Path, tmp_path: Path) -> None:

@@ -157,6 +157,7 @@ class Core:
         for port in root.findall("s:model/s:ports/s:port", SPIRIT):
             high = text(port, "wire/vector/left")
             bits[text(port, "name")] = Pin(text(port, "wire/direction"), int(high or 0) + 1)
+        self.ports = set(bits)
         self.pins, self.buses, self.spaces = {}, {}, set()
         blocks = {text(memory, "name"): [
             (text(block, "name"), int(text(block, "range")))

@@ -8,12 +8,16 @@ and the Verilog in the folder: nothing comes from the boards. As a command it is
 
 import re
 import sys
-import tkinter
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.vivado_design import BlockDesign
 from tests.vivado_ips import Core, Refused
+
+# Some systems have Python without its Tcl, as a package of its own.
+tkinter = pytest.importorskip("tkinter", reason="Python has no Tcl here: install its tkinter")
 
 #: Parts, and board files by name: part, connections that may be made.
 BOARD_FILES = {
@@ -290,6 +294,8 @@ class Vivado(BlockDesign):
         for file in core.files:
             if not file.is_file():
                 raise Refused(f"file {file} of the core does not exist")
+            if file.suffix == ".v" and (odd := core.ports ^ _verilog_ports(file)):
+                raise Refused(f"port {min(odd)} is not in both, the core and its Verilog")
             if file.suffix == ".tcl":
                 self._interface(file)
 
