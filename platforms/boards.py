@@ -3,7 +3,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 from platforms.figures import ALL, load
 from rtl.config import Config
@@ -12,6 +11,9 @@ __all__ = ["Board", "BoardError", "Limits", "MemoryPort", "ProcessingSystem", "S
 
 #: Bits of a block RAM of 36 kbit.
 _BRAM_BITS = 36 * 1024
+
+#: What is compared with the limits, by the names that records have for it.
+_NAMES = {"luts": "LUTs", "ff": "flip-flops", "dsp": "DSPs", "bram": "block RAMs of 36 kbit"}
 
 
 class BoardError(ValueError):
@@ -164,15 +166,10 @@ class Board:
             raise BoardError(f"the clock of {self.name} is {self.clock_mhz} MHz, must be a whole"
                              f" part of {system.pll_mhz} MHz")
 
-    @cached_property
-    def _names(self) -> Mapping[str, str]:
-        return {"luts": "LUTs", "ff": "flip-flops", "dsp": "DSPs",
-                "bram": "block RAMs of 36 kbit"}
-
     def check(self, config: Config) -> None:
         """Raise BoardError, naming both numbers, unless the board holds ``config``."""
         found, measured = demand(config, self)
-        for key, what in self._names.items():
+        for key, what in _NAMES.items():
             need, have = found.get(key, 0), getattr(self.limits, key)
             if need > have:
                 raise BoardError(

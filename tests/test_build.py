@@ -240,6 +240,10 @@ def test_with_vivado_it_is_run(quick: None, tmp_path: Path, monkeypatch: pytest.
     arguments[-1] = str(tmp_path / "other")
     assert main(arguments) == 2
     assert "vivado ended with status 1: ERROR: no licence" in capsys.readouterr().err
+    (tmp_path / "bin" / "vivado").write_text("#!/bin/sh\nexit 0\n")
+    arguments[-1] = str(tmp_path / "third")
+    assert main(arguments) == 2
+    assert "vivado has left no report" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
