@@ -10,7 +10,7 @@ from rich.console import Console
 
 from golden.program import program_checksum
 from rtl.config import named
-from rtl.isa import INSTRUCTION_BYTES, Error
+from rtl.isa import INSTRUCTION_BYTES, Error, Opcode
 from sim import fuzz, fuzz_run
 from sim.build import simulator
 from sim.fuzz_faults import FAULTS, FaultyFuzzer
@@ -122,6 +122,23 @@ def test_changes_are_made(programs: tuple[Subject, ...]) -> None:
 def test_the_longest_time_of_a_program_is_more_than_it_takes(fuzzer: Fuzzer) -> None:
     for subject in fuzzer.subjects:
         assert 3000 < longest_cycles(subject.program.image, CONFIG) < 500_000
+
+
+@pytest.mark.parametrize("opcode, field, value", [
+    (Opcode.IMAGE, "remove", 0), (Opcode.PASS, "PASS.segment", 3)])
+def test_a_pass_of_no_rows_is_refused(fuzzer: Fuzzer, opcode: Opcode, field: str, value: int
+                                      ) -> None:
+    """It would never end, and no watchdog would see it."""
+    for subject in fuzzer.subjects:
+        index = next(i for i, fields in enumerate(subject.program.instructions)
+                     if fields.opcode == opcode)
+        changes = ((Change("remove", index),) if field == "remove" else
+                   (Change("field", index, 1, "PASS.of_segment"),
+                    Change("field", index, value, field)))
+        verdict = fuzzer.verdict(Case("p0", subject, Outcome.END, (Step("start"), Step("idle")),
+                                      changes))
+        assert not verdict.problem
+        assert verdict.error == Error.BAD_FIELD
 
 
 def test_a_problem_is_made_small(fuzzer: Fuzzer, capsys: pytest.CaptureFixture[str],
