@@ -4,8 +4,10 @@
 import json
 import re
 import runpy
+import shutil
 import subprocess
 import sys
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,8 +21,9 @@ from golden.pruning import PruningConfig
 from golden.quantize import quantize
 from golden.synthetic import synthetic
 from platforms.deploy import MODEL_FILE, Deployment, write_deploy
-from platforms.driver_interface import interface
+from platforms.driver_interface import DRIVER_ERRORS, FIELDS, HEADER_BYTES, interface
 from rtl.config import named
+from rtl.isa import ISA_VERSION
 from sim.build import simulator
 from sim.drive import compared, compile_c, expected, main, run_c, run_python, shipped
 from sim.frames import different
@@ -89,6 +92,31 @@ def test_numbers_of_an_error(program: Path, deployed: Path) -> None:
                             cwd=deployed, capture_output=True, text=True, check=True)
     assert "(rows 16, must be 8)" in result.stdout
     assert "(tokens 10, must be at most 3)" in result.stdout
+
+
+def test_every_code_of_the_driver_is_seen() -> None:
+    """The others are those of files of Linux, see test_drivers_linux.py, and the one below."""
+    seen = set(" ".join(CASES.values()).split())
+    assert DRIVER_ERRORS.keys() - seen == {"DEVICE", "MODEL_VERSION"}
+
+
+def test_model_of_another_version(program: Path, deployed: Path, tmp_path: Path) -> None:
+    data = bytearray((deployed / MODEL_FILE).read_bytes())
+    data[4 * list(FIELDS).index("version")] += 1
+    data[8:12] = zlib.crc32(data[12:HEADER_BYTES]).to_bytes(4, "little")
+    shutil.copytree(deployed, tmp_path, dirs_exist_ok=True)
+    (tmp_path / MODEL_FILE).write_bytes(data)
+    code = DRIVER_ERRORS["MODEL_VERSION"].code
+    versions = f"(version {ISA_VERSION + 1}, must be {ISA_VERSION})"
+    with pytest.raises(ValueError, match=re.escape(
+            f"error {code} {ERRORS[code]['sentence']} {versions}")):
+        run_c(tmp_path, program, [], "poll")
+    heatvit = shipped(tmp_path)
+    with LiveCore(program) as live:
+        core = heatvit.HeatViT(live, live.allocate, **live.port(polled=True))
+        with pytest.raises(heatvit.HeatViTError, match=re.escape(versions)) as caught:
+            core.load(tmp_path / MODEL_FILE)
+        assert (caught.value.code, caught.value.name) == (code, "MODEL_VERSION")
 
 
 class Other:
