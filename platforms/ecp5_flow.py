@@ -32,8 +32,13 @@ _ARITH = Path(__file__).with_name("ecp5_arith.v")
 #: Frequency that is asked for, in MHz: the router stops to improve paths that are fast enough.
 _TARGET = 60
 
-#: Delay in ps up to which the mapper may save LUTs, a part of a period without what routing takes.
-_LOGIC_DELAY = 10_000
+#: Delay in ps that the mapper aims at, and beyond which it saves LUTs. It believes that wires take
+#: 300 ps; they take about 2,000, so that this is 8 LUTs and a period of 60 MHz.
+_LOGIC_DELAY = 4_000
+
+#: Weight of the timing in the placement, and how much more it is for the slowest paths: with what is
+#: usual the cells of a path of 9 LUTs are so far apart that it takes 24 ns.
+_TIMING = ("--placer-heap-timingweight", "30", "--placer-heap-critexp", "4")
 
 #: Products with at most as many bits are built of LUTs: they are addresses, in short sums.
 _SHORT_PRODUCT = 9
@@ -119,8 +124,8 @@ def route(verilog: str, *, top: str, folder: Path, seed: int, preferences: str |
         board = ["--lpf", "design.lpf", "--textcfg", "design.config"]
     run_tool("nextpnr_ecp5", [
         *_DEVICE, "-q", "--log", "log", "--json", "netlist.json", "--report", "report.json",
-        "--seed", str(seed), "--freq", str(_TARGET), "--timing-allow-fail", *board],
-        folder, progress)
+        "--seed", str(seed), "--freq", str(_TARGET), "--timing-allow-fail",
+        *_TIMING, *board], folder, progress)
     report: dict[str, Any] = json.loads((folder / "report.json").read_text())
     return report
 
@@ -162,10 +167,9 @@ def pins(verilog: str) -> str:
 def script(top: str) -> str:
     """Return the commands of Yosys that make ``netlist.json`` of ``design.v`` and ``cells.v``.
 
-    Modules are mapped one by one, each once, and put together afterwards. LUTs of more than four
-    inputs, which are pairs of LUTs, are not asked for: they save delay and take more LUTs.
+    Modules are mapped one by one, each once, and put together afterwards.
     """
-    synthesis = f"synth_ecp5 -top {top} -nowidelut -noflatten"
+    synthesis = f"synth_ecp5 -top {top} -noflatten"
     return "\n".join([
         "read_verilog design.v cells.v",
         "read_verilog -lib -specify +/lattice/cells_sim_ecp5.v +/lattice/cells_bb_ecp5.v",

@@ -38,9 +38,9 @@ def test_script_reads_maps_and_writes():
     lines = script("pins").splitlines()
     assert lines[0] == "read_verilog design.v cells.v"
     mapped = [line for line in lines if line.startswith(("synth_ecp5", "techmap"))]
-    assert mapped == ["synth_ecp5 -top pins -nowidelut -noflatten -run begin:map_gates",
+    assert mapped == ["synth_ecp5 -top pins -noflatten -run begin:map_gates",
                       "techmap -map arith.v",
-                      "synth_ecp5 -top pins -nowidelut -noflatten -run map_gates:"]
+                      "synth_ecp5 -top pins -noflatten -run map_gates:"]
     assert lines[-1] == "write_json netlist.json"
 
 
