@@ -30,7 +30,8 @@ from sim.frames import different
 from sim.live import LiveCore
 from sim.verilator import BuildError
 
-__all__ = ["Answer", "Drive", "compile_c", "expected", "main", "run_c", "run_python", "shipped"]
+__all__ = ["FLAGS", "Answer", "Drive", "compared", "compile_c", "expected", "main", "run_c",
+           "run_python", "shipped"]
 
 _SHIM = Path(__file__).parent / "drivers"
 
