@@ -36,9 +36,11 @@ _TARGET = 60
 #: 300 ps; they take about 2,000, so that this is 8 LUTs and a period of 60 MHz.
 _LOGIC_DELAY = 4_000
 
-#: Weight of the timing in the placement, and how much more it is for the slowest paths: with what is
-#: usual the cells of a path of 9 LUTs are so far apart that it takes 24 ns.
-_TIMING = ("--placer-heap-timingweight", "30", "--placer-heap-critexp", "4")
+#: What is asked of the placer: a weight of the timing three times the usual one, and more for the
+#: slowest paths, as otherwise the cells of 9 LUTs in a row are so far apart that it takes 24 ns;
+#: and few cells in one place, as otherwise there are too few wires.
+_PLACER = ("--placer-heap-timingweight", "30", "--placer-heap-critexp", "4",
+           "--placer-heap-beta", "0.6")
 
 #: Products with at most as many bits are built of LUTs: they are addresses, in short sums.
 _SHORT_PRODUCT = 9
@@ -125,7 +127,7 @@ def route(verilog: str, *, top: str, folder: Path, seed: int, preferences: str |
     run_tool("nextpnr_ecp5", [
         *_DEVICE, "-q", "--log", "log", "--json", "netlist.json", "--report", "report.json",
         "--seed", str(seed), "--freq", str(_TARGET), "--timing-allow-fail",
-        *_TIMING, *board], folder, progress)
+        *_PLACER, *board], folder, progress)
     report: dict[str, Any] = json.loads((folder / "report.json").read_text())
     return report
 
