@@ -13,12 +13,13 @@ from golden.cli import exit_status
 from golden.files import make_folder
 from golden.pages import check_section, table, write_section
 from tests.formal.proofs import PROOFS
-from tests.formal.runner import CheckerError, Outcome, Proof, check
+from tests.formal.runner import STRUCTURE, CheckerError, Outcome, Proof, check
 
 __all__ = ["main"]
 
 #: What is said of modes; a proof holds at any depth, by induction over so many cycles.
-_MODES = {"prove": "proved, induction", "bmc": "bounded", "cover": "cover"}
+_MODES = {"prove": "proved, induction", "bmc": "bounded", "cover": "cover",
+          STRUCTURE: "structure"}
 
 
 def rows(proof: Proof, mode: str, depth: int, outcome: Outcome) -> Iterator[tuple[str, ...]]:

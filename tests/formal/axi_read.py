@@ -9,7 +9,7 @@ from amaranth.lib import data
 
 from tests.formal.axi_requests import Bursts, legal_bursts, requested_bursts
 from tests.formal.bench import Bench, Inside
-from tests.formal.runner import Design, Proof
+from tests.formal.runner import STRUCTURE, Apart, Design, Proof
 
 __all__ = ["PROOF"]
 
@@ -189,4 +189,7 @@ def _drains(bench: Bench, master: object, count: Signal) -> None:
                  bounded=True)
 
 
-PROOF = Proof("axi_read", build, depths={"prove": 2, "bmc": 65, "cover": 30}, quick={})
+PROOF = Proof("axi_read", build,
+              depths={"prove": 2, STRUCTURE: 1, "bmc": 65, "cover": 30},
+              quick={},
+              apart=(Apart(("axi__arvalid",), ("arready", "rvalid")),))

@@ -5,7 +5,7 @@ from amaranth.hdl import Cat, Mux, Signal
 
 from tests.formal.axi_requests import Bursts, legal_bursts, requested_bursts
 from tests.formal.bench import Bench
-from tests.formal.runner import Design, Proof
+from tests.formal.runner import STRUCTURE, Apart, Design, Proof
 
 __all__ = ["PROOF"]
 
@@ -143,4 +143,7 @@ def _drains(bench: Bench, master: object, aw_done: Signal, w_done: Signal) -> No
                  bounded=True)
 
 
-PROOF = Proof("axi_write", build, depths={"prove": 2, "bmc": 50, "cover": 30}, quick={"prove": 2})
+PROOF = Proof("axi_write", build,
+              depths={"prove": 2, STRUCTURE: 1, "bmc": 50, "cover": 30},
+              quick={"prove": 2},
+              apart=(Apart(("axi__awvalid", "axi__wvalid"), ("awready", "wready", "bvalid")),))

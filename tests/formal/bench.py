@@ -65,7 +65,12 @@ class Inside:
 
     def __getitem__(self, name: str) -> Signal:
         """Return the signal that ``name`` is driven as in this block."""
-        found = {id(s): s for s in self._signals() if s.name == name}
+        return self.find(name)
+
+    def find(self, name: str, width: int | None = None) -> Signal:
+        """Return the signal called ``name``, of ``width`` bits where others are called so, too."""
+        found = {id(s): s for s in self._signals()
+                 if s.name == name and width in (None, len(s))}
         if len(found) != 1:
             raise LookupError(f"{len(found)} signals are called {name!r}, must be one")
         return next(iter(found.values()))

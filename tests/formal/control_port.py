@@ -8,7 +8,7 @@ from amaranth.hdl import Array, Cat, Const, Mux, Signal, Value
 from rtl.config import CONFIGS
 from rtl.registers import ARGUMENTS, REGISTERS, STATUS, constants, readback_words
 from tests.formal.bench import Bench
-from tests.formal.runner import Design, Proof
+from tests.formal.runner import STRUCTURE, Apart, Design, Proof
 
 __all__ = ["PROOF"]
 
@@ -167,4 +167,8 @@ def _any(conditions: Iterable[Value]) -> Value:
     return Cat(*conditions).any()
 
 
-PROOF = Proof("control_port", build, depths={"prove": 2, "cover": 14}, quick={"prove": 2})
+PROOF = Proof("control_port", build,
+              depths={"prove": 2, STRUCTURE: 1, "cover": 14},
+              quick={"prove": 2},
+              apart=(Apart(("bus__bvalid", "bus__rvalid"), ("bready", "rready")), Apart(
+                  ("bus__awready", "bus__wready", "bus__arready"), ("awvalid", "wvalid", "arvalid")),))

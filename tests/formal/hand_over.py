@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Rows handed over between passes: no row is issued before the pass that makes it has written it."""
+"""Rows handed over between passes: none is issued before the pass that makes it has written it."""
 
 from amaranth.hdl import Array, Const, Mux, Signal, Value
 from amaranth.lib import data
@@ -49,6 +49,12 @@ def build(bench: Bench, design: Design) -> None:
         bench.assume(fields.row_dependency < PASS_SLOTS)
         bench.assume((_rows(issue, fields)[1] != 0)
                      & (_rows(issue, fields)[0] + _rows(issue, fields)[1] <= CONFIG.pass_rows))
+
+    if bench.mode == "cover" or bench.only:  # one kind of pass will do, and is found sooner
+        for fields in issue.descriptors:
+            bench.assume((Value.cast(fields.rows_from) == isa.Rows.COUNT.value)
+                         & ~fields.of_segment & (fields.row_first == 0) & (fields.row_count == 4)
+                         & (fields.row_dependency == 1))
 
     # Passes: the one whose tiles are accepted, that of the tile that waits, that of the tile whose
     # rows are issued, and the one that finishes rows.
@@ -185,4 +191,4 @@ def _rows(issue: object, fields: data.View) -> tuple[Value, Value]:
     return first, rows
 
 
-PROOF = Proof("hand_over", build, depths={"prove": 5, "cover": 30}, quick={})
+PROOF = Proof("hand_over", build, depths={"prove": 5, "cover": 32}, quick={})

