@@ -13,7 +13,9 @@ from tests.formal.runner import STRUCTURE, Apart, Design, Proof
 
 __all__ = ["PROOF"]
 
-DATA_BITS, ADDR_BITS, MAX_BEATS, OUTSTANDING = 32, 16, 8, 3
+DATA_BITS, ADDR_BITS = 32, 16
+#: Beats of a burst, and bursts, at most; fewer where runs are long.
+SIZES, SMALL = (8, 3), (4, 2)
 DEPTHS = (8, 16)
 
 
@@ -44,9 +46,10 @@ class _Queue(Elaboratable):
 
 def build(bench: Bench, design: Design) -> None:
     """A master of two clients, any requests, and a memory that answers bursts in order."""
+    max_beats, outstanding = SMALL if bench.mode == "bmc" else SIZES
     module = design("rtl.axi")
     master = module.ReadMaster(data_bits=DATA_BITS, addr_bits=ADDR_BITS, depths=DEPTHS,
-                               max_beats=MAX_BEATS, outstanding=OUTSTANDING)
+                               max_beats=max_beats, outstanding=outstanding)
     with patch.object(module, "SyncFIFO", _Queue):
         opened = master.elaborate(None)
     owners = opened.submodules.owners
@@ -66,20 +69,20 @@ def build(bench: Bench, design: Design) -> None:
     m.d.comb += shown.eq(axi.arvalid & ~bench.past(axi.arvalid & ~axi.arready, "ar_waits"))
     bursts = Bursts("ar", axi.arvalid, axi.arready, axi.araddr, axi.arlen, axi.arsize, axi.arburst,
                     shown)
-    legal_bursts(bench, bursts, data_bits=DATA_BITS, max_beats=MAX_BEATS)
+    legal_bursts(bench, bursts, data_bits=DATA_BITS, max_beats=max_beats)
     open_beats = []
     for i in range(len(DEPTHS)):
         of_client = replace(bursts, name=f"ar{i}", shown=shown & (owner == i))
         left, _ = requested_bursts(bench, f"ar{i}", master.request[i], of_client,
                                    inside.below(f"splitter_{i}"), data_bits=DATA_BITS,
-                                   max_beats=MAX_BEATS)
+                                   max_beats=max_beats)
         open_beats.append(left)
 
     # Bursts that are shown and have not arrived, the oldest first
-    burst = data.StructLayout({"owner": 1, "beats": range(MAX_BEATS + 1)})
-    held = [Signal(burst, name=f"held{i}") for i in range(OUTSTANDING)]
-    under_way = [Signal(burst, name=f"under_way{i}") for i in range(OUTSTANDING)]
-    held_count, count = Signal(range(OUTSTANDING + 2)), Signal(range(OUTSTANDING + 2))
+    burst = data.StructLayout({"owner": 1, "beats": range(max_beats + 1)})
+    held = [Signal(burst, name=f"held{i}") for i in range(outstanding)]
+    under_way = [Signal(burst, name=f"under_way{i}") for i in range(outstanding)]
+    held_count, count = Signal(range(outstanding + 2)), Signal(range(outstanding + 2))
     m.d.comb += count.eq(held_count + shown)
     for i, (old, now) in enumerate(zip(held, under_way, strict=True)):
         m.d.comb += now.eq(old)
@@ -96,7 +99,7 @@ def build(bench: Bench, design: Design) -> None:
         m.d.sync += held[0].beats.eq(oldest.beats - 1)
     # A memory answers what it has taken, in order, and says when a burst ends.
     bench.assume(~axi.rvalid | ((count > axi.arvalid) & (axi.rlast == (oldest.beats == 1))))
-    bench.always("outstanding_bounded", count <= OUTSTANDING,
+    bench.always("outstanding_bounded", count <= outstanding,
                  "at most ``outstanding`` bursts have not arrived")
     bench.always("r_taken", axi.rready, "every beat is taken when it comes")
     failed = Signal()
@@ -129,14 +132,14 @@ def build(bench: Bench, design: Design) -> None:
 
     # Why: the owners of bursts are in the order of the bursts, one more until it has been counted
     bench.always("count_right", (inside["count"] == count + last) & (owners.level == count + last)
-                 & (count + last <= OUTSTANDING) & (count >= axi.arvalid), "bursts are counted",
+                 & (count + last <= outstanding) & (count >= axi.arvalid), "bursts are counted",
                  lemma=True)
-    for i in range(OUTSTANDING):
-        entry = Mux(last, owners.entries[i + 1] if i + 1 < OUTSTANDING else 0, owners.entries[i])
+    for i in range(outstanding):
+        entry = Mux(last, owners.entries[i + 1] if i + 1 < outstanding else 0, owners.entries[i])
         bench.always(f"owner{i}", (count <= i) | (entry == under_way[i].owner),
                      "owners are in order", lemma=True)
         bench.always(f"beats{i}", (count <= i) | ((under_way[i].beats != 0)
-                     & (under_way[i].beats <= MAX_BEATS)), "bursts have beats", lemma=True)
+                     & (under_way[i].beats <= max_beats)), "bursts have beats", lemma=True)
     bench.always("arrived_right", (inside["arrived"] == came) & (~came | (
         (inside["last"] == last) & (owners.entries[0] == whose) & (last | (count != 0)))),
         "what has arrived is of the first owner", lemma=True)
@@ -144,9 +147,9 @@ def build(bench: Bench, design: Design) -> None:
     for i in range(len(DEPTHS)):
         bench.cover(f"full_burst{i}", came & last & (whose == i)
                     & (bench.past(bench.past(axi.arlen, f"len{i}"), f"len_past{i}")
-                       == MAX_BEATS - 1), "a burst of max_beats arrives")
-    bench.cover("interleaved", (count == OUTSTANDING) & (under_way[0].owner != under_way[1].owner)
-                & (under_way[1].owner != under_way[2].owner), "bursts of both clients by turns")
+                       == max_beats - 1), "a burst of max_beats arrives")
+    bench.cover("interleaved", (count == outstanding) & (under_way[0].owner != under_way[1].owner)
+                & (under_way[1].owner != under_way[-1].owner), "bursts of both clients by turns")
     bench.cover("drained", bench.past(stopped & (inside["count"] != 0), "was_busy") & master.idle,
                 "a stopped master becomes idle")
     bench.cover("failed", master.error & master.idle, "an error, and idle")
@@ -168,7 +171,7 @@ def _room(bench: Bench, i: int, depth: int, inside: Inside, queue: Inside, level
 
 
 #: Cycles that a fair memory leaves a master waiting, and within which it is idle after stop.
-PATIENCE, DRAIN = 1, 2 * MAX_BEATS * OUTSTANDING + 6
+PATIENCE, DRAIN = 1, 2 * SMALL[0] * SMALL[1] + 6
 
 
 def _drains(bench: Bench, master: object, count: Signal) -> None:
@@ -190,6 +193,6 @@ def _drains(bench: Bench, master: object, count: Signal) -> None:
 
 
 PROOF = Proof("axi_read", build,
-              depths={"prove": 2, STRUCTURE: 1, "bmc": 65, "cover": 30},
+              depths={"prove": 2, STRUCTURE: 1, "bmc": 32, "cover": 30},
               quick={},
               apart=(Apart(("axi__arvalid",), ("arready", "rvalid")),))

@@ -9,13 +9,16 @@ from tests.formal.runner import STRUCTURE, Apart, Design, Proof
 
 __all__ = ["PROOF"]
 
-DATA_BITS, ADDR_BITS, MAX_BEATS, OUTSTANDING = 32, 16, 16, 4
+DATA_BITS, ADDR_BITS = 32, 16
+#: Beats of a burst, and bursts, at most; fewer where runs are long.
+SIZES, SMALL = (16, 4), (4, 2)
 
 
 def build(bench: Bench, design: Design) -> None:
     """A master, any requests and data, and a memory that answers what it was sent, at any time."""
+    max_beats, outstanding = SMALL if bench.mode == "bmc" else SIZES
     master = design("rtl.axi").WriteMaster(data_bits=DATA_BITS, addr_bits=ADDR_BITS,
-                                           max_beats=MAX_BEATS, outstanding=OUTSTANDING)
+                                           max_beats=max_beats, outstanding=outstanding)
     inside = bench.add("master", master)
     m, axi, data = bench.m, master.axi, master.data
     for target, name in ((master.request.valid, "request_valid"),
@@ -38,13 +41,13 @@ def build(bench: Bench, design: Design) -> None:
     ]
     bursts = Bursts("aw", axi.awvalid, axi.awready, axi.awaddr, axi.awlen, axi.awsize, axi.awburst,
                     shown)
-    legal_bursts(bench, bursts, data_bits=DATA_BITS, max_beats=MAX_BEATS)
+    legal_bursts(bench, bursts, data_bits=DATA_BITS, max_beats=max_beats)
     open_beats, shown_beats = requested_bursts(bench, "aw", master.request, bursts,
                                                inside.below("splitter"), data_bits=DATA_BITS,
-                                               max_beats=MAX_BEATS)
+                                               max_beats=max_beats)
 
     # Data: beats still to come of the oldest burst that is shown, and of the one after it
-    owed, next_owed = Signal(range(MAX_BEATS + 1)), Signal(range(MAX_BEATS + 1))
+    owed, next_owed = Signal(range(max_beats + 1)), Signal(range(max_beats + 1))
     now, after = Signal.like(owed), Signal.like(owed)
     m.d.comb += [now.eq(owed), after.eq(next_owed)]
     with m.If(shown & (owed == 0)):
@@ -73,12 +76,12 @@ def build(bench: Bench, design: Design) -> None:
                  "a beat that nobody gave writes nothing, and comes only after stop")
 
     # Acknowledgements: a memory answers once it has the address and the last beat
-    count = range(2 * OUTSTANDING + 1)
+    count = range(2 * outstanding + 1)
     begun, aw_done, w_done = Signal(count), Signal(count), Signal(count)
     m.d.sync += [begun.eq(begun + shown - b_taken), aw_done.eq(aw_done + aw_taken - b_taken),
                  w_done.eq(w_done + (w_taken & axi.wlast) - b_taken)]
     bench.assume(~axi.bvalid | ((aw_done != 0) & (w_done != 0)))
-    bench.always("outstanding_bounded", begun + shown <= OUTSTANDING,
+    bench.always("outstanding_bounded", begun + shown <= outstanding,
                  "at most ``outstanding`` bursts are not acknowledged")
     bench.always("b_taken", axi.bready, "every acknowledgement is taken when it comes")
     failed = Signal()
@@ -96,33 +99,33 @@ def build(bench: Bench, design: Design) -> None:
     _drains(bench, master, aw_done, w_done)
 
     # Why
-    left, sending, outstanding = inside["left"], inside["sending"], inside["count"]
-    bench.always("left", (left <= MAX_BEATS) & (~sending | (left != 0)), "beats of a burst",
+    left, sending, under_way = inside["left"], inside["sending"], inside["count"]
+    bench.always("left", (left <= max_beats) & (~sending | (left != 0)), "beats of a burst",
                  lemma=True)
     bench.always("owed_right", Mux(
         axi.wvalid & axi.wlast, (now == 1) & (after == Mux(sending, left, 0)),
         Mux(axi.wvalid, sending & (now == left + 1) & (after == 0),
             (now == Mux(sending, left, 0)) & (after == 0))),
         "what is owed is what is left and what waits", lemma=True)
-    bench.always("counts_right", (outstanding <= OUTSTANDING) & (outstanding == begun + shown)
-                 & (outstanding == aw_done + axi.awvalid)
-                 & (outstanding == w_done + (now != 0) + (after != 0)),
+    bench.always("counts_right", (under_way <= outstanding) & (under_way == begun + shown)
+                 & (under_way == aw_done + axi.awvalid)
+                 & (under_way == w_done + (now != 0) + (after != 0)),
                  "bursts by how far they are", lemma=True)
 
-    bench.cover("full_burst", axi.wvalid & axi.wlast & (axi.awlen == MAX_BEATS - 1),
+    bench.cover("full_burst", axi.wvalid & axi.wlast & (axi.awlen == max_beats - 1),
                 "a burst of max_beats is written")
     bench.cover("second_of_request", bench.past(shown, "was_shown") & (open_beats != 0) & w_taken,
                 "a request of two bursts")
-    bench.cover("all_outstanding", outstanding == OUTSTANDING, "as many bursts as may be")
+    bench.cover("all_outstanding", under_way == outstanding, "as many bursts as may be")
     bench.cover("stopped_within", stopped & axi.wvalid & ~axi.wlast & (axi.wstrb == 0),
                 "stop in the middle of a burst")
-    bench.cover("drained", bench.past(stopped & (outstanding != 0), "was_busy") & master.idle,
+    bench.cover("drained", bench.past(stopped & (under_way != 0), "was_busy") & master.idle,
                 "a stopped master becomes idle")
     bench.cover("failed", master.error & master.idle, "an error, and idle")
 
 
 #: Cycles that a fair memory leaves a master waiting, and within which it is idle after stop.
-PATIENCE, DRAIN = 1, 2 * MAX_BEATS + 2 * OUTSTANDING + 6
+PATIENCE, DRAIN = 1, 2 * SMALL[0] + 2 * SMALL[1] + 6
 
 
 def _drains(bench: Bench, master: object, aw_done: Signal, w_done: Signal) -> None:
@@ -144,6 +147,6 @@ def _drains(bench: Bench, master: object, aw_done: Signal, w_done: Signal) -> No
 
 
 PROOF = Proof("axi_write", build,
-              depths={"prove": 2, STRUCTURE: 1, "bmc": 50, "cover": 30},
+              depths={"prove": 2, STRUCTURE: 1, "bmc": 30, "cover": 30},
               quick={"prove": 2},
               apart=(Apart(("axi__awvalid", "axi__wvalid"), ("awready", "wready", "bvalid")),))

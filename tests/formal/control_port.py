@@ -170,5 +170,6 @@ def _any(conditions: Iterable[Value]) -> Value:
 PROOF = Proof("control_port", build,
               depths={"prove": 2, STRUCTURE: 1, "cover": 14},
               quick={"prove": 2},
-              apart=(Apart(("bus__bvalid", "bus__rvalid"), ("bready", "rready")), Apart(
-                  ("bus__awready", "bus__wready", "bus__arready"), ("awvalid", "wvalid", "arvalid")),))
+              apart=(Apart(("bus__bvalid", "bus__rvalid"), ("bready", "rready")),
+                     Apart(("bus__awready", "bus__wready", "bus__arready"),
+                           ("awvalid", "wvalid", "arvalid"))))

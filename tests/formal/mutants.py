@@ -31,7 +31,7 @@ MUTANTS = (
     Mutant("axi_write", "data_not_invented", _AXI, "Mux(self.stop, 0, self.data.p.strobe)",
            "self.data.p.strobe"),
     Mutant("axi_write", "stop_drains", _AXI, "free & (self.data.valid | self.stop)",
-           "free & self.data.valid", depth=60, bounded=True),
+           "free & self.data.valid", depth=30, bounded=True),
     Mutant("axi_write", "idle_is_drained", _AXI, "(count == 0) & (self.stop | ~splitter.busy)",
            "(count == 0) | self.stop"),
     Mutant("axi_write", "error_right", _AXI, "axi.bvalid & axi.bresp[1]",
@@ -65,7 +65,7 @@ MUTANTS = (
            "(self.error == Error.NONE.value) & (self.read_error | self.write_error)",
            "self.read_error | self.write_error", depth=20),
     Mutant("run_control", "run_ends", _CONTROL, "with m.Elif(watchdog.hung):", "with m.Elif(0):",
-           depth=40, bounded=True),
+           depth=30, bounded=True),
     # A row is issued with the one before it, or of a pass that is not written row by row.
     Mutant("hand_over", "row_written", _ISSUE, "step.made_first + self.retired_rows",
            "step.made_first + self.retired_rows + 1", depth=26),

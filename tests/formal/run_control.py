@@ -15,7 +15,7 @@ CONFIG = CONFIGS["nano"]
 #: Registers from ``stop`` and ``core_reset`` to the masters, and from them to ``masters_idle``.
 THERE, BACK = 2, 2
 #: Longest timeout that is looked at, and cycles beside it: registers, settling and resets.
-LONGEST, BESIDE = 3, 24
+LONGEST, BESIDE = 2, 20
 
 
 def build(bench: Bench, design: Design) -> None:
@@ -123,4 +123,4 @@ def _stopped(bench: Bench, stop: Signal) -> Signal:
     return before
 
 
-PROOF = Proof("run_control", build, depths={"prove": 8, "bmc": 40, "cover": 32}, quick={})
+PROOF = Proof("run_control", build, depths={"prove": 8, "bmc": 30, "cover": 32}, quick={})
