@@ -138,8 +138,10 @@ def test_every_product_of_a_pair(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_group_equals_the_portable_one_in_every_cycle(tmp_path: Path) -> None:
-    said = _run(tmp_path, emit(ColumnGroup(rows=16), "portable")
-                + emit(ColumnGroup(rows=16, multiplier="dsp48e2"), "mapped") + _GROUPS)
+@pytest.mark.parametrize("multiplier", [0, 1])
+def test_a_group_equals_the_portable_one_in_every_cycle(multiplier: int, tmp_path: Path) -> None:
+    cells = emit(ColumnGroup(rows=16, multiplier="dsp48e2"), "mapped")
+    said = _run(tmp_path, emit(ColumnGroup(rows=16), "portable") + _GROUPS
+                + cells.replace("  DSP48E2 #(", f"  DSP48E2 #(.MULTIPLIER({multiplier}),"))
     nonzero = re.search(r"equal, (\d+) of 20000 not zero", said)
     assert nonzero and int(nonzero[1]) > 19900
