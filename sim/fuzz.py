@@ -17,7 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from golden.files import check_output
 from rtl.config import CONFIGS, named
 from sim.command import command, prepare, step
-from sim.fuzz_run import Case, Fuzzer, Verdict
+from sim.fuzz_cases import Case
+from sim.fuzz_run import Fuzzer, Verdict
 from sim.fuzz_subjects import subjects
 
 __all__ = ["FuzzReport", "fuzz"]

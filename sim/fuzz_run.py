@@ -1,40 +1,21 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Runs fuzzed programs and schedules on the simulated accelerator, and judges what they did."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
-from golden.interpreter import execute_run
-from golden.program import sealed
 from rtl.config import Config
 from rtl.isa import Error, Stall
 from rtl.registers import register
-from sim.device import FRAME_BASE, MODEL_BASE, OUTPUT_BASE, Device, Result, output_bytes
-from sim.fuzz_programs import Change, Draft, longest_cycles, number_changes, random_changes
-from sim.fuzz_schedules import Outcome, Step, random_steps
+from sim.device import FRAME_BASE, MODEL_BASE, OUTPUT_BASE, Device
+from sim.fuzz_cases import OUTPUT_STRIDE, PATIENCE, Case, random_case, right_arguments
+from sim.fuzz_programs import longest_cycles
+from sim.fuzz_schedules import Outcome, Step
 from sim.fuzz_subjects import Subject
 from sim.session import Session, SimulationFault
 
-__all__ = ["PATIENCE", "Case", "Fuzzer", "Verdict"]
-
-#: Cycles without progress after which the core gives up a run, here.
-PATIENCE = 1 << 13
-
-#: Share of programs of which the result is compared with that of the golden interpreter.
-_NUMBERS = 0.1
-
-#: Share of other programs that have the right checksum.
-_SEALED = 0.97
-
-#: Of what buffers hold at the start, for the golden interpreter: a result that depends on it is not
-#: defined.
-_SEEDS = (0, 1, 2)
-
-#: Programs that their instructions keep busy for longer than this are drawn anew.
-_LONGEST = 500_000
+__all__ = ["Fuzzer", "Verdict"]
 
 #: Cycles that no run takes under any schedule that does not reset the core.
 _LIMIT = 1_000_000
@@ -45,7 +26,6 @@ _BATCH = 50
 #: Bytes per cycle in sixteenths, latency, stalls, jitter, bursts: the bus, but under a schedule.
 _BUS = (1024, 20, 0, 1, 16)
 
-_OUTPUT_STRIDE = 4096
 _POISON = 0xA5
 
 #: Registers of the windows that the core has been given.
@@ -56,87 +36,6 @@ _WINDOWS = tuple((register(base).offset, register(size).offset, writable)
 #: Responses to errors, as of steps.
 _RESPONSES = {0: "okay", 2: "slverr", 3: "decerr", 4: "silent"}
 _DONE = 1 << 1
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is done to the accelerator, before it must compute an image as if nothing had been.
-
-    Members
-    -------
-    name
-        ``p`` or ``s`` and its number: a fuzzed program, or a schedule of bus and host.
-    subject
-        The program that it is made of, which then must run.
-    outcome
-        What must come of it.
-    steps
-        What bus and host do.
-    changes, arguments
-        Of the program, and other values of registers.
-    sealed
-        Whether the checksum is that of the changed program.
-    numbers
-        Whether the changes are of numbers: if what they make of the program is defined, that must
-        come of it.
-    reset
-        Whether there is a soft reset before the next image.
-    """
-
-    name: str
-    subject: Subject
-    outcome: Outcome
-    steps: tuple[Step, ...]
-    changes: tuple[Change, ...] = ()
-    arguments: tuple[tuple[str, int], ...] = ()
-    sealed: bool = True
-    numbers: bool = False
-    reset: bool = True
-
-    @property
-    def image(self) -> bytes:
-        """The memory image."""
-        draft = Draft(self.subject)
-        for change in self.changes:
-            change.apply(draft)
-        image = draft.image()
-        if not self.sealed:
-            return image
-        try:
-            return sealed(image)
-        except ValueError:
-            # BEGIN names no number of instructions that is possible.
-            return image
-
-    def computed(self, config: Config) -> tuple[Result, ...] | None:
-        """Return what the golden interpreter makes of the program; None if that is not defined."""
-        image, frames = self.image, self.subject.frames
-        try:
-            runs = [execute_run(image, config, frames, seed=seed)[0].outputs for seed in _SEEDS]
-        except ValueError:
-            return None
-        if any(not np.array_equal(one.logits, other.logits) or one.tokens != other.tokens
-               for run in runs[1:] for one, other in zip(runs[0], run, strict=True)):
-            return None
-        return tuple(Result(np.asarray(output.logits, np.int32), output.top1,
-                            int(output.logits[output.top1]), output.tokens) for output in runs[0])
-
-    @property
-    def parts(self) -> list[str]:
-        """What it consists of, for people."""
-        return [f"program {self.subject.name}", *map(str, self.changes),
-                *(f"{name} = {value:#x}" for name, value in self.arguments),
-                *([] if self.sealed else ["the checksum is as it was"]),
-                *map(str, self.steps), *(["soft reset"] if self.reset else [])]
-
-    def smaller(self) -> Iterator["Case"]:
-        """Give the cases that lack one part of this one."""
-        for name in ("changes", "arguments", "steps"):
-            parts = getattr(self, name)
-            for i, part in enumerate(parts):
-                # A run that is looked at has begun, and ended.
-                if self.outcome == Outcome.ANY or str(part) not in ("start", "idle"):
-                    yield replace(self, **{name: parts[:i] + parts[i + 1:]})
 
 
 @dataclass(frozen=True)
@@ -181,27 +80,11 @@ class Fuzzer:
     def __init__(self, program: Path, config: Config, subjects: Sequence[Subject]) -> None:
         self.program, self.config, self.subjects = program, config, tuple(subjects)
         self._beat = config.port_bits // 8
-        self._outputs = _OUTPUT_STRIDE * max(len(s.frames) for s in subjects)
+        self._outputs = OUTPUT_STRIDE * max(len(s.frames) for s in subjects)
 
     def case(self, seed: int, name: str) -> Case:
         """Return the case of a name, always the same one."""
-        random = np.random.default_rng([seed, ord(name[0]), int(name[1:])])
-        subject = self.subjects[int(random.integers(len(self.subjects)))]
-        reset = bool(random.integers(2))
-        if name[0] == "s":
-            steps, outcome = random_steps(random, subject, PATIENCE)
-            return Case(name, subject, outcome, steps, reset=reset or outcome == Outcome.ANY)
-        run = (Step("start"), Step("idle"))
-        if random.random() < _NUMBERS:
-            return Case(name, subject, Outcome.END, run, number_changes(random, subject),
-                        numbers=True, reset=reset)
-        while True:
-            case = Case(name, subject, Outcome.END, run,
-                        random_changes(random, subject, self.subjects),
-                        self._other_arguments(random, subject),
-                        sealed=random.random() < _SEALED, reset=reset)
-            if longest_cycles(case.image, self.config) <= _LONGEST:
-                return case
+        return random_case(seed, name, self.subjects, self.config)
 
     def run(self, cases: Sequence[Case], done: Callable[[Verdict], None]) -> None:
         """Run cases, and give the verdict on each as soon as there is one."""
@@ -229,25 +112,7 @@ class Fuzzer:
 
     def _arguments(self, subject: Subject) -> dict[str, int]:
         """Return the arguments of a run that is right."""
-        frame, images = subject.program.frame_bytes, len(subject.frames)
-        return {"MODEL_ADDR": MODEL_BASE, "FRAME_ADDR": FRAME_BASE, "OUTPUT_ADDR": OUTPUT_BASE,
-                "MODEL_BYTES": len(subject.program.image), "FRAME_BYTES": frame * images,
-                "OUTPUT_BYTES": _OUTPUT_STRIDE * (images - 1) + output_bytes(subject.classes),
-                "ROUNDS": 1, "FRAME_STRIDE": frame, "OUTPUT_STRIDE": _OUTPUT_STRIDE,
-                "TIMEOUT": PATIENCE}
-
-    def _other_arguments(self, random: np.random.Generator, subject: Subject
-                         ) -> tuple[tuple[str, int], ...]:
-        """Return a window that is too small, an address or stride that is not right, rounds."""
-        if random.random() < 0.85:
-            return ()
-        arguments = self._arguments(subject)
-        name = str(random.choice([name for name in arguments if name != "TIMEOUT"]))
-        if name == "ROUNDS":
-            return ((name, int(random.integers(2, 4))),)
-        if name.endswith("_BYTES"):
-            return ((name, int(random.integers(arguments[name]))),)
-        return ((name, arguments[name] + int(random.integers(-16, 16))),)
+        return right_arguments(subject)
 
     def _batch(self, cases: Sequence[Case], done: Callable[[Verdict], None]) -> int:
         """Run cases in one simulation, up to the first that ends it; return how many those are."""
@@ -395,4 +260,4 @@ class Fuzzer:
         if values["IMAGES_DONE"] != len(subject.frames):
             return error, (f"{values['IMAGES_DONE']} images are done, must be"
                            f" {len(subject.frames)}")
-        return error, subject.problem(values["TOP_CLASS"], memory, _OUTPUT_STRIDE, _POISON)
+        return error, subject.problem(values["TOP_CLASS"], memory, OUTPUT_STRIDE, _POISON)
