@@ -205,12 +205,6 @@ class TileLoader(wiring.Component):
             m.d.comb += self.param_data[c].eq(Cat(
                 self.weight.payload.word_select(row * config.columns + c, 8)
                 for row in range(config.load_rows)))
-        # They follow the column tile by a cycle.
-        m.d.sync += [
-            operand.key_row.eq((column_tile + self.first[lane_bits:]) * fields.operand_stride),
-            operand.value_column.eq(column_tile + fields.operand_base),
-        ]
-
         preparing = Signal(LoaderActivity)
         with m.FSM():
             with m.State("Pass"):
@@ -269,6 +263,9 @@ class TileLoader(wiring.Component):
                     operand.first.eq(self.first),
                     operand.k_tile.eq(k_tile),
                     operand.stride.eq(fields.operand_stride),
+                    operand.key_row.eq((column_tile + self.first[lane_bits:])
+                                       * fields.operand_stride),
+                    operand.value_column.eq(column_tile + fields.operand_base),
                 ]
                 for block, entry in zip(tile.blocks, self.list_entry, strict=True):
                     m.d.sync += [
@@ -279,6 +276,19 @@ class TileLoader(wiring.Component):
                 with m.If(~scales_due | ((columns_loaded - self.columns_retired)
                                          [:len(columns_loaded)] != SCALE_SLOTS)):
                     m.d.sync += [takes.eq(scales_due), prepared.eq(~scales_due)]
+                    # Of the tile behind this one: when this one begins is known late in a cycle.
+                    with m.If(~last_k):
+                        m.d.sync += [
+                            k_tile.eq(k_tile + 1),
+                            list_pointer.eq(list_pointer + 1),
+                            tokens_left_k.eq(tokens_left_k - config.rows),
+                        ]
+                    with m.Else():
+                        m.d.sync += [
+                            column_tile.eq(column_tile + 1),
+                            list_column.eq(list_column + fields.list_stride),
+                            tokens_left_column.eq(tokens_left_column - config.columns),
+                        ]
                     m.next = "Ready"
                 with m.Else():
                     m.d.comb += preparing.eq(LoaderActivity.SCALES)
@@ -292,18 +302,8 @@ class TileLoader(wiring.Component):
                 with m.If(self._begin):
                     m.d.sync += prepared.eq(0)
                     with m.If(~last_k):
-                        m.d.sync += [
-                            k_tile.eq(k_tile + 1),
-                            list_pointer.eq(list_pointer + 1),
-                            tokens_left_k.eq(tokens_left_k - config.rows),
-                        ]
                         m.next = "Tile"
                     with m.Elif(~last_column):
-                        m.d.sync += [
-                            column_tile.eq(column_tile + 1),
-                            list_column.eq(list_column + fields.list_stride),
-                            tokens_left_column.eq(tokens_left_column - config.columns),
-                        ]
                         m.next = "Column"
                     with m.Else():
                         m.d.sync += number.eq(number + 1)
