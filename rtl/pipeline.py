@@ -50,14 +50,18 @@ class RowPipeline:
     def field(self, k: int, name: str) -> Value:
         """Return a field of the pass of the row that was issued ``k`` cycles ago.
 
+        It is chosen a cycle earlier and comes from a register: a descriptor stays for as long as
+        rows of its pass are under way. For ``k = 0`` it is combinational.
+
         Ask for it outside of conditions: it is driven where it is first asked for.
         """
         if (k, name) in self._fields:
             return self._fields[k, name]
-        value = Signal(isa.pass_layout[name].shape, name=f"{name}_{k}")
+        value = Signal(isa.pass_layout[name].shape, name=f"{name}_{k}", reset_less=True)
         self._fields[k, name] = value
-        with self._m.Switch(self.row(k).tile.slot):
+        domain = self._m.d.sync if k else self._m.d.comb
+        with self._m.Switch(self.row(max(0, k - 1)).tile.slot):
             for slot in range(len(self._descriptors)):
                 with self._m.Case(slot):
-                    self._m.d.comb += value.eq(self._descriptors[slot][name])
+                    domain += value.eq(self._descriptors[slot][name])
         return value

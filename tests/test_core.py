@@ -141,8 +141,9 @@ def test_retirement(seed):
                     ctx.set(core.issue.row.tile[name], f[name])
             else:
                 ctx.set(core.issue.valid, 0)
-            # The descriptors of a row that retires are still those of its pass.
-            late = cycle - core.at_retire
+            # The descriptors of a row are those of its pass until the cycle before it retires, in
+            # which what they say is chosen.
+            late = cycle - core.at_retire + 1
             if 0 <= late < len(events) and events[late][0]:
                 _, f, own = events[late]
                 ctx.set(core.dispatcher.descriptors[f["slot"]].scale_source,
