@@ -9,10 +9,11 @@ import numpy as np
 from golden.interpreter import execute_run
 from golden.program import sealed
 from rtl.config import Config
-from sim.device import FRAME_BASE, MODEL_BASE, OUTPUT_BASE, Result, output_bytes
+from rtl.logits import output_bytes
+from sim.device import FRAME_BASE, MODEL_BASE, OUTPUT_BASE, Result
 from sim.fuzz_programs import Change, Draft, longest_cycles, number_changes, random_changes
 from sim.fuzz_schedules import Outcome, Step, random_steps
-from sim.fuzz_subjects import Subject
+from sim.fuzz_subjects import Subject, result_of
 
 __all__ = ["OUTPUT_STRIDE", "PATIENCE", "Case", "random_case", "right_arguments"]
 
@@ -96,8 +97,7 @@ class Case:
         if any(not np.array_equal(one.logits, other.logits) or one.tokens != other.tokens
                for run in runs[1:] for one, other in zip(runs[0], run, strict=True)):
             return None
-        return tuple(Result(np.asarray(output.logits, np.int32), output.top1,
-                            int(output.logits[output.top1]), output.tokens) for output in runs[0])
+        return tuple(result_of(output.logits, output.top1, output.tokens) for output in runs[0])
 
     @property
     def parts(self) -> list[str]:

@@ -16,9 +16,10 @@ from golden.quantize import quantize
 from golden.synthetic import synthetic
 from golden.synthetic_selector import synthetic_selectors
 from rtl.config import Config
-from sim.device import Result, output_bytes
+from rtl.logits import output_bytes
+from sim.device import Result
 
-__all__ = ["Subject", "subjects"]
+__all__ = ["Subject", "result_of", "subjects"]
 
 _SEED = 2
 
@@ -89,7 +90,8 @@ class Subject:
         return ""
 
 
-def _result(logits: Int, top: int, tokens: int) -> Result:
+def result_of(logits: Int, top: int, tokens: int) -> Result:
+    """Return what an image of these logits leaves in memory."""
     return Result(np.asarray(logits, np.int32), top, int(logits[top]), tokens)
 
 
@@ -109,7 +111,7 @@ def _subject(name: str, config: Config) -> Subject:
     results = []
     for frame in frames[2:]:
         logits, top, stages = integer.run(qvit, frame)
-        results.append(_result(logits, top, tokens_of(program, stages)[-1]))
+        results.append(result_of(logits, top, tokens_of(program, stages)[-1]))
     return Subject(name, program, frames[2:], tuple(results))
 
 

@@ -96,7 +96,7 @@ def test_a_batch():
 
 
 @pytest.mark.parametrize(("body", "index"), [
-    # Before there is an image, in the next round too
+    # Before there is an image
     ([step()], 1), ([select()], 1), ([(PRUNE, {})], 1), ([END], 1),
     # The end
     ([(IMAGE, {}), END, step()], 2), ([(IMAGE, {}), (Opcode.END, {"classes": 0})], 2),

@@ -7,7 +7,7 @@ import pytest
 
 from tests.formal.mutants import MUTANTS
 from tests.formal.proofs import PROOFS
-from tests.formal.runner import Mutant, check, check_mutant, mutated
+from tests.formal.runner import Mutant, check, check_mutant, design, mutated
 
 RUNS = [(name, mode) for name, proof in PROOFS.items() for mode in proof.depths]
 QUICK = [(name, mode) for name, proof in PROOFS.items() for mode in proof.quick]
@@ -42,7 +42,9 @@ def test_every_block_has_mutants() -> None:
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: f"{m.block}-{m.fails}")
 def test_mutant_is_of_the_design(mutant: Mutant) -> None:
-    assert mutated(mutant)(mutant.module) is not mutated(mutant)("rtl.isa")
+    module = mutated(mutant)
+    assert module(mutant.module) is not design(mutant.module)
+    assert module("rtl.isa") is design("rtl.isa")
 
 
 def test_mutant_of_nothing() -> None:
