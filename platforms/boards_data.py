@@ -101,13 +101,13 @@ BOARDS: dict[str, Board] = {b.name: b for b in (
           board_part="tul.com.tw:pynq-z2:part0",
           limits=Limits(luts=53_200, ff=106_400, dsp=220, bram=140), multiplier="portable",
           system=_zynq7000(_GIB // 2), config="tiny-8x8", clock_mhz=50, model="scenes",
-          why="its DSPs are DSP48E1, so it is the portable array, and that of tiny takes more of"
+          why="its DSPs are DSP48E1, so it is the portable array, with which tiny takes more of"
           " them than the device has"),
     Board(name="ulx3s", title="ULX3S-85F", part="LFE5U-85F-6BG381C",
           limits=Limits(luts=83_640, ff=83_640, dsp=156, bram=104), multiplier="portable",
           config="tiny-8x8", clock_mhz=50, model="scenes",
-          why="the array of tiny takes more LUTs than the device has; images come by a serial"
-          " line"),
+          why="tiny takes nearly all LUTs, which leaves the router no room; images come by a"
+          " serial line"),
 )}
 
 
