@@ -33,7 +33,7 @@ _ROOT = Path(__file__).parent.parent
 _SOURCES = (*sorted(path for path in (_ROOT / "golden").glob("*.py")
                     # The cycle model changes nothing of a network.
                     if not path.name.startswith("cycles")), _ROOT / "rtl" / "config.py",
-            _ROOT / "rtl" / "isa.py", Path(__file__))
+            _ROOT / "rtl" / "isa.py", _ROOT / "rtl" / "checksum.py", Path(__file__))
 _PACKAGES = ("numpy", "pillow", "scikit-learn", "torch")
 
 
