@@ -65,11 +65,6 @@ def loads_leave_their_window(core: Core, m: Module) -> None:
     m.d.comb += [core.frame.model_bytes.eq(~0), core.frame.frame_bytes.eq(~0)]
 
 
-@_core
-def outputs_leave_their_window(core: Core, m: Module) -> None:
-    m.d.comb += core.logits.output_bytes.eq(~0)
-
-
 #: Names of all faults, in the order of their numbers, from 1 on.
 FAULTS = (*_OF_CONTROL, *_OF_CORE)
 
