@@ -6,6 +6,7 @@ and the Verilog in the folder: nothing comes from the boards. As a command it is
 ``python -m tests.vivado_model -mode batch ... -source SCRIPT``.
 """
 
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -86,11 +87,15 @@ class Vivado(BlockDesign):
 
     def source(self, script: Path) -> None:
         """Run a script; Refused has what it ended with."""
-        self.tcl.eval(f"cd {{{self.folder}}}")
+        # "cd" of Tcl is that of this process.
+        before = Path.cwd()
         try:
+            self.tcl.eval(f"cd {{{self.folder}}}")
             self.tcl.eval(f"source {{{script}}}")
         except tkinter.TclError as error:
             raise Refused(str(error)) from None
+        finally:
+            os.chdir(before)
 
     def _words(self, text: str) -> list[str]:
         return [str(word) for word in self.tcl.splitlist(text)]
