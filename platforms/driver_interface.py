@@ -98,6 +98,7 @@ DRIVER_ERRORS: dict[str, DriverError] = {name: DriverError(256 + i, sentence) fo
         ("INTERRUPT", "The run has ended, but no interrupt came: is it connected?"),
         ("RESET", "The core cannot be reset as memory does not answer it: reset the whole bus."),
         ("SELF_TEST", "The answer to the sample is not the expected one."),
+        ("NO_ANSWER", "There is no answer: no run has ended, or the last one with an error."),
     ))}
 
 #: Registers that a model must be made for. What differs in ``weight_tiles`` changes no program.

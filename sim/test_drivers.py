@@ -60,12 +60,12 @@ CASES = {
     "identity": "NO_CORE NO_CORE VERSION MODEL_CONFIG MODEL_LIMIT NO_MODEL",
     "files": "NOT_A_MODEL NOT_A_MODEL FORMAT TRUNCATED TRUNCATED TRUNCATED CORRUPT CORRUPT"
              " NO_MODEL",
-    "arguments": "MEMORY ALIGNMENT IMAGES IMAGES NOT_RUNNING ARGUMENT ARGUMENT ARGUMENT BUSY BUSY"
+    "arguments": "MEMORY ALIGNMENT IMAGES IMAGES NOT_RUNNING NO_ANSWER ARGUMENT ARGUMENT BUSY BUSY"
                  " BUSY BUSY",
-    "slow": "TIMEOUT TIMEOUT",
+    "slow": "TIMEOUT TIMEOUT NO_ANSWER",
     "silent": "TIMEOUT RESET BUSY TIMEOUT",
-    "watchdog": "HANG_LOAD BUSY BUSY",
-    "bus_errors": "BUS_READ BUS_WRITE",
+    "watchdog": "HANG_LOAD NO_ANSWER BUSY BUSY",
+    "bus_errors": "BUS_READ NO_ANSWER BUS_WRITE NO_ANSWER",
     "damaged": "BAD_CHECKSUM BAD_MAGIC",
     "interrupts": "INTERRUPT",
     "self_test": "SELF_TEST",
@@ -157,6 +157,7 @@ def test_faults_in_python(program: Path, deployed: Path, mode: str) -> None:
         fails(core.self_test)
         fails(core.wait)
         model = core.load(deployed / MODEL_FILE)
+        fails(core.selection, 0)
         core.self_test()
         fails(core.run, [])
         fails(core.run, [model.sample] * 2)
@@ -173,14 +174,17 @@ def test_faults_in_python(program: Path, deployed: Path, mode: str) -> None:
         core.start([model.sample])
         fails(core.wait, 20e-6)
         fails(core.reset, 100e-6)
+        fails(core.selection, 0)
         live.command("latency", 20)
         live.command("reset", 8)
         core.reset()
+        fails(core.selection, 0)
         core.self_test()
         core.watchdog(3000)
         address = core._buffers[1].device_address
         live.command("error", address, "silent")
         fails(core.run, [model.sample])
+        fails(core.selection, 0)
         fails(core.watchdog, 3000)
         live.command("error", address, "okay")
         core.reset()
@@ -196,8 +200,35 @@ def test_faults_in_python(program: Path, deployed: Path, mode: str) -> None:
         core.close()
         live.command("quiet")
     assert seen == ["NO_CORE", "VERSION", "MODEL_CONFIG", "MODEL_LIMIT", "NO_MODEL", "NOT_RUNNING",
-                    "IMAGES", "IMAGES", "ARGUMENT", "TIMEOUT", "BUSY", "TIMEOUT", "RESET",
-                    "HANG_LOAD", "BUSY", "BUS_READ", "INTERRUPT"]
+                    "NO_ANSWER", "IMAGES", "IMAGES", "ARGUMENT", "TIMEOUT", "BUSY", "TIMEOUT",
+                    "RESET", "BUSY", "NO_ANSWER", "HANG_LOAD", "NO_ANSWER", "BUSY", "BUS_READ",
+                    "INTERRUPT"]
+
+
+@pytest.mark.parametrize("mode", ["interrupt", "poll"])
+def test_no_selection_of_a_run_that_has_failed(program: Path, tmp_path: Path, mode: str) -> None:
+    """The registers still have that of the run before, which would be taken for it."""
+    write_deploy(tmp_path, small(PruningConfig(selector="topk", blocks=(1,), counts=(5,))))
+    heatvit = shipped(tmp_path)
+    with (LiveCore(program) as live, heatvit.HeatViT(
+            live, live.allocate, **live.port(polled=mode == "poll")) as core):
+        model = core.load(tmp_path / MODEL_FILE)
+        core.self_test()
+        right = core.selection(0)
+        assert right.patches == len(right.kept) == 5
+        for register in ("FRAME_ADDR", "OUTPUT_ADDR"):
+            address = live.read(interface()["registers"][register]["offset"]) | (
+                live.read(interface()["registers"][register]["offset"] + 4) << 32)
+            live.command("error", address, "slverr")
+            with pytest.raises(heatvit.HeatViTError) as caught:
+                core.run([model.sample])
+            assert caught.value.from_core
+            with pytest.raises(heatvit.HeatViTError) as caught:
+                core.selection(0)
+            assert caught.value.name == "NO_ANSWER"
+            live.command("error", address, "okay")
+            core.self_test()
+            assert core.selection(0) == right
 
 
 def test_scenes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -413,9 +413,12 @@ int heatvit_wait(struct heatvit *core, uint64_t microseconds)
     core->running = 0;
     invalidate(core, core->outputs, (size_t)core->run_images * core->output_stride);
     error = get(core, HEATVIT_REG_ERROR);
-    if (error)
+    if (error) {
+        /* What is in memory and in the registers is of earlier runs, or a part. */
+        core->run_images = 0;
         return fail_with(core, (int)error, "instruction", get(core, HEATVIT_REG_ERROR_INDEX), NULL,
                          0);
+    }
     if (!interrupted)
         return fail(core, HEATVIT_ERROR_INTERRUPT);
     return 0;
@@ -462,16 +465,28 @@ int heatvit_close(struct heatvit *core)
     if (core->running)
         error = heatvit_reset(core, RESET_MICROSECONDS);
     core->file = NULL;
+    core->run_images = 0;
     return error;
 }
 
 /* Answers */
 
+/* Sees that the last run has ended without an error. */
+static int answered(struct heatvit *core)
+{
+    if (core->running)
+        return fail(core, HEATVIT_ERROR_BUSY);
+    if (!core->run_images)
+        return fail(core, HEATVIT_ERROR_NO_ANSWER);
+    return 0;
+}
+
 int heatvit_result(struct heatvit *core, uint32_t image, struct heatvit_result *result)
 {
     const uint8_t *output, *top;
-    if (core->running)
-        return fail(core, HEATVIT_ERROR_BUSY);
+    const int error = answered(core);
+    if (error)
+        return error;
     if (image >= core->run_images)
         return fail_with(core, HEATVIT_ERROR_ARGUMENT, "image", image, "must be below",
                          core->run_images);
@@ -491,8 +506,9 @@ static int in_last_round(struct heatvit *core, uint32_t image, uint32_t selector
 {
     const uint32_t in_round = heatvit_field(core, HEATVIT_MODEL_IMAGES);
     const uint32_t selectors = heatvit_field(core, HEATVIT_MODEL_SELECTORS);
-    if (core->running)
-        return fail(core, HEATVIT_ERROR_BUSY);
+    const int error = answered(core);
+    if (error)
+        return error;
     if (selector >= selectors)
         return fail_with(core, HEATVIT_ERROR_ARGUMENT, "selector", selector, "must be below",
                          selectors);

@@ -86,7 +86,7 @@ struct heatvit {
     uint32_t images; /* that there is memory for */
     size_t frames, outputs;
     uint32_t frame_stride, output_stride;
-    uint32_t run_images; /* of the last run */
+    uint32_t run_images; /* of the last run; 0 if it has no answers */
     int running;
 
     int error; /* the last one, and its numbers */
@@ -139,7 +139,8 @@ int heatvit_start(struct heatvit *core, uint32_t images);
 int heatvit_wait(struct heatvit *core, uint64_t microseconds);
 int heatvit_run(struct heatvit *core, uint32_t images, uint64_t microseconds);
 
-/* The answer for an image of the last run; it lasts until the next run. */
+/* The answer for an image of the last run; it lasts until the next run. Here and below, NO_ANSWER
+ * if that run has ended with an error of the core, or was reset. */
 int heatvit_result(struct heatvit *core, uint32_t image, struct heatvit_result *result);
 
 /* What a selector left of an image of the last round: tokens of all kinds, and patches. */

@@ -273,6 +273,8 @@ class HeatViT:
         self._buffers[2].invalidate()
         error = self._read("ERROR")
         if error:
+            # What is in the registers is of earlier runs, or a part.
+            self._images = 0
             raise HeatViTError(error, f"instruction {self._read('ERROR_INDEX')}")
         if not interrupted:
             raise HeatViTError("INTERRUPT")
@@ -310,11 +312,14 @@ class HeatViT:
     def selection(self, selector: int, image: int = -1) -> Selection:
         """Return what a selector left of an image of the last round.
 
-        Images are counted in the run; -1 is the last one.
+        Images are counted in the run; -1 is the last one. NO_ANSWER if the run has ended with an
+        error of the core, or was reset.
         """
         need = self.model.fields
         if self._running:
             raise HeatViTError("BUSY")
+        if not self._images:
+            raise HeatViTError("NO_ANSWER")
         if not 0 <= selector < need["selectors"]:
             raise HeatViTError("ARGUMENT", f"selector {selector}, must be below"
                                            f" {need['selectors']}")
