@@ -27,6 +27,9 @@ PIP    := $(VPY) -m pip --disable-pip-version-check
 STAMP  := $(VENV)/.locked
 PYTEST := $(VPY) -m pytest
 UNIT   := tests -n $(WORKERS) --maxprocesses 8 --dist loadfile
+# The Tcl of Python runs the scripts for Vivado; some systems have it as a package of its own.
+TCL    := @$(VPY) -c "import tkinter" 2> /dev/null || echo "NOT CHECKED: the scripts for Vivado, \
+	which need the tkinter of Python (python3-tk on Debian and Ubuntu)"
 
 .DELETE_ON_ERROR:
 .PHONY: setup run test test-full lint
@@ -77,7 +80,9 @@ lint: $(STAMP)
 test: lint
 	$(PYTEST) -m "not slow" $(UNIT)
 	$(PYTEST) -m "not slow" sim
+	$(TCL)
 
 test-full: lint
 	$(PYTEST) $(UNIT)
 	$(PYTEST) sim
+	$(TCL)

@@ -13,11 +13,12 @@ import pytest
 from platforms import build
 from platforms.boards_data import BOARDS, board_named
 from platforms.build import board_config, describe, main, write_build
+from platforms.ipxact_check import verilog_ports
 from rtl.config import named
 from rtl.top import emit_verilog
 from tests.test_ipxact import verilog_shell
 from tests.vivado_ips import Refused
-from tests.vivado_model import Vivado
+from tests.vivado_model import Vivado, needs_tcl
 
 #: Boards that Vivado builds for.
 _VIVADO = [name for name, board in BOARDS.items() if board.part.startswith("xc")]
@@ -39,6 +40,7 @@ def _run(folder: Path, script: str = "build.tcl") -> Vivado:
     return vivado
 
 
+@needs_tcl
 @pytest.mark.parametrize("board", _VIVADO)
 def test_scripts_run_to_their_end(tmp_path: Path, board: str) -> None:
     folder = _write(board, tmp_path)
@@ -139,6 +141,7 @@ def zcu102(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _write("zcu102", tmp_path_factory.mktemp("zcu102"))
 
 
+@needs_tcl
 @pytest.mark.parametrize(("file", "old", "new", "said"), _MISTAKES)
 def test_mistakes_are_refused(zcu102: Path, tmp_path: Path, file: str, old: str, new: str,
                               said: str) -> None:
@@ -152,6 +155,7 @@ def test_mistakes_are_refused(zcu102: Path, tmp_path: Path, file: str, old: str,
         _run(folder)
 
 
+@needs_tcl
 @pytest.mark.parametrize(("file", "old", "new", "said"), [
     ("core.xdc", "get_ports ap_clk", "get_ports clk", "core.xdc: get_ports clk"),
     ("core.xdc", "-period", "-periode", "unknown option -periode"),
@@ -171,6 +175,7 @@ def test_mistakes_without_a_system_are_refused(tmp_path: Path, file: str, old: s
         _run(folder, "core.tcl")
 
 
+@needs_tcl
 def test_late_timing_is_said(zcu102: Path, tmp_path: Path) -> None:
     folder = tmp_path / "build"
     shutil.copytree(zcu102, folder)
@@ -208,25 +213,37 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "emit_verilog", verilog_shell)
 
 
-def test_without_vivado_the_folder_is_ready(quick: None, tmp_path: Path,
-                                            monkeypatch: pytest.MonkeyPatch,
-                                            capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(build.shutil, "which", lambda name: None)
+@pytest.fixture
+def ready(quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+          capsys: pytest.CaptureFixture[str]) -> Path:
+    """A folder that was made where there is no Vivado."""
     folder = tmp_path / "new" / "build"
-    assert main(["kv260", "--config", "nano", "--model", "tiny_test", "-o", str(folder)]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(build.shutil, "which", lambda name: None)
+        assert main(["kv260", "--config", "nano", "--model", "tiny_test", "-o", str(folder)]) == 0
+    return folder
+
+
+def test_without_vivado_the_folder_is_ready(ready: Path,
+                                            capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert "vivado is not on PATH" in said and "is ready" in said
-    assert os.access(folder / "run.sh", os.X_OK)
+    assert os.access(ready / "run.sh", os.X_OK)
     for name in ("model.hvd", "sample.png", "sample.rgb", "expected.json", "c/heatvit_regs.h",
                  "python/heatvit/core.py", "README.md"):
-        assert (folder / "deploy" / name).stat().st_size
-    listed = json.loads((folder / "build.json").read_text())["sha256"]
-    assert sorted(listed) == sorted(path.relative_to(folder).as_posix() for path in
-                                    folder.rglob("*") if path.is_file()
+        assert (ready / "deploy" / name).stat().st_size
+    listed = json.loads((ready / "build.json").read_text())["sha256"]
+    assert sorted(listed) == sorted(path.relative_to(ready).as_posix() for path in
+                                    ready.rglob("*") if path.is_file()
                                     and path.name != "build.json")
-    _run(folder)
 
 
+@needs_tcl
+def test_the_folder_runs_where_vivado_is(ready: Path) -> None:
+    assert _run(ready).nets["/heatvit_0/ap_clk"] == "/zynq_ultra_ps_e_0/pl_clk0"
+
+
+@needs_tcl
 def test_with_vivado_it_is_run(quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("PATH", _fake_vivado(tmp_path / "bin"))
@@ -270,12 +287,24 @@ def test_a_folder_in_use_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFix
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
-def test_the_emitted_verilog_is_what_is_packaged(tmp_path: Path) -> None:
-    """The ports of the real Verilog, not of a shell."""
+@pytest.fixture(scope="module")
+def packaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A build with the real Verilog, not a shell."""
+    folder = tmp_path_factory.mktemp("packaged")
     board = board_named("pynq_z2")
     config = replace(named("nano"), multiplier=board.multiplier)
-    write_build(board, config, emit_verilog(config), tmp_path)
-    assert _run(tmp_path).nets["/heatvit_0/ap_clk"] == "/processing_system7_0/FCLK_CLK0"
+    write_build(board, config, emit_verilog(config), folder)
+    return folder
+
+
+def test_the_emitted_verilog_has_the_ports_of_the_shell(packaged: Path) -> None:
+    text = (packaged / "ip" / "heatvit" / "src" / "heatvit.v").read_text()
+    assert verilog_ports(text, "heatvit") == verilog_ports(verilog_shell(named("nano")), "heatvit")
+
+
+@needs_tcl
+def test_the_emitted_verilog_is_what_is_packaged(packaged: Path) -> None:
+    assert _run(packaged).nets["/heatvit_0/ap_clk"] == "/processing_system7_0/FCLK_CLK0"
 
 
 def test_the_ulx3s_is_built_by_open_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,11 +316,24 @@ def test_the_ulx3s_is_built_by_open_tools(tmp_path: Path, monkeypatch: pytest.Mo
     assert main(["ulx3s", "-o", str(tmp_path / "new")]) == 2 and len(called) == 1
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The build for the ZCU102 as a user gets it: the whole Verilog, and DeiT-T."""
+    folder = tmp_path_factory.mktemp("whole") / "build"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build.shutil, "which", lambda name: None)
+        assert main(["zcu102", "-o", str(folder)]) == 0
+    return folder
+
+
 @pytest.mark.slow
-def test_the_build_for_the_zcu102(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a user gets it: the whole Verilog, and DeiT-T with its self-test."""
-    monkeypatch.setattr(build.shutil, "which", lambda name: None)
-    assert main(["zcu102", "-o", str(tmp_path / "build")]) == 0
-    _run(tmp_path / "build")
-    expected = json.loads((tmp_path / "build" / "deploy" / "expected.json").read_text())
+def test_the_build_for_the_zcu102(whole: Path) -> None:
+    expected = json.loads((whole / "deploy" / "expected.json").read_text())
     assert len(expected["logits"]) == 1000 and expected["tokens"] == [197]
+
+
+@needs_tcl
+@pytest.mark.slow
+def test_the_build_for_the_zcu102_runs(whole: Path) -> None:
+    vivado = _run(whole)
+    assert vivado.nets["/heatvit_0/ap_clk"] == "/zynq_ultra_ps_e_0/pl_clk0"

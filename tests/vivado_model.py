@@ -17,8 +17,15 @@ import pytest
 from tests.vivado_design import BlockDesign
 from tests.vivado_ips import Core, Refused
 
-# Some systems have Python without its Tcl, as a package of its own.
-tkinter = pytest.importorskip("tkinter", reason="Python has no Tcl here: install its tkinter")
+try:
+    import tkinter
+except ImportError:  # on some systems it is a package of its own
+    tkinter = None
+
+#: Marks tests that run Tcl.
+needs_tcl = pytest.mark.skipif(
+    tkinter is None, reason="NOT CHECKED: scripts for Vivado, Python has no tkinter"
+                            " (python3-tk on Debian and Ubuntu)")
 
 #: Parts, and board files by name: part, connections that may be made.
 BOARD_FILES = {
