@@ -17,14 +17,16 @@ __all__ = ["InstructionCheck"]
 class InstructionCheck(wiring.Component):
     """Follows a program, and says of the next instruction whether it is one that can be executed.
 
-    It refuses what would make the core hang, or read and write more than there is: tables, buffers
-    and lists that are too small, dependencies on passes that have not been, segments that no image
-    or selector has left, images that the round does not have; and combinations of fields that mean
-    nothing. A loop begins with IMAGE or LOAD, IMAGE comes before all that needs a list, END last.
+    It refuses passes that would never end, or that take what is not there: rows of tables, lists
+    and passes behind the last one, bases behind the end of a buffer, dependencies on passes that
+    have not been, segments that no image or selector has left, images that the round does not have;
+    and combinations of fields that mean nothing. A loop begins with IMAGE or LOAD, IMAGE comes
+    before all that needs a list, END last. Weights that are too few and selectors without scores
+    it does not see: the watchdog ends these runs.
 
     Latency: one cycle from ``word`` to ``bad``.
 
-    Resources: about 200 LUTs, most of them comparators.
+    Resources: most of them comparators.
 
     Members
     -------
@@ -133,7 +135,7 @@ class InstructionCheck(wiring.Component):
                 | (table.first + table.count > depth))
 
     def _bad_buffer(self, m: Module, step: data.View) -> Value:
-        """Return whether a pass would leave a buffer, or read one twice."""
+        """Return whether a pass begins outside a buffer, has no rows there, or reads one twice."""
         config = self.config
         source_depth = Signal(unsigned(17))
         destination_depth = Signal(unsigned(17))

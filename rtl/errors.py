@@ -83,10 +83,12 @@ ERRORS: dict[Any, ErrorText] = {
         index="the pass that waits for them", bus=_OPEN,
         remedy=_ALIVE + "; else lower the model again"),
     Error.HANG_PASS: ErrorText(
-        sentence="A pass waits for rows or operands that are never written.",
-        index="the pass", bus=_ENDED,
-        remedy="no program that is accepted does this: the core is damaged, load its bitstream"
-               " again"),
+        sentence="A pass waits for rows or operands that are never written, or for scales that do"
+                 " not come.",
+        index="the pass", bus=_OPEN,
+        remedy="if the pass takes scales of columns but no weights, as for HANG_WEIGHT; else the"
+               " core is damaged, load its bitstream again: no program that is accepted waits for"
+               " ever for rows or operands"),
     Error.HANG_SELECTOR: ErrorText(
         sentence="A token selector waits for scores that no pass makes.",
         index="the instruction that waits for the selector", bus=_ENDED, remedy=_REPACK),
@@ -128,11 +130,16 @@ before. The core then remains in DRAIN, `ap_idle` is 0, and `ap_start` has no ef
 answers have come. SOFT_RESET, too, reads 1 until then.
 
 **Waits.** A run in which no row is issued and no beat moves for TIMEOUT cycles ends with one of the
-HANG codes, by what it waits for. The register can be set to the longest wait that is normal:
-memory's longest answer, and for a selector about ten cycles for each token.
+HANG codes, by what it waits for. The register can be set to the longest wait that is normal: of
+memory for its answer, and for a selector, which takes the longer the more patches there are.
+STALL_SELECTOR of a run that is right is at least their sum.
 
 **The checksum** is of all instructions, in the field `checksum` of BEGIN. The program is read once
-for it, beside the tables; nothing that comes after the tables begins before it is found right.
+for it, beside the tables; nothing that comes after the tables begins before it is found right. The
+fields of BEGIN itself are judged before that, as they say where the program ends: if one of them is
+damaged, the error may be BAD_MAGIC, BAD_VERSION, BAD_FIELD or BAD_ADDRESS at instruction 0, and not
+BAD_CHECKSUM.
+
 Words of 32 bits are polynomials over GF(2), and the sum is theirs times powers of x, modulo
 {polynomial}: it finds every change within one word, and any two words that have changed places.
 """

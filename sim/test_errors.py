@@ -28,6 +28,7 @@ from rtl.isa import (
     Rows,
     ScaleSource,
     Source,
+    Stationary,
     begin_layout,
 )
 from rtl.registers import TIMEOUT_CYCLES, RunState
@@ -309,6 +310,23 @@ def test_weights_that_are_promised_too_few(program: Path, workload: Workload) ->
     check(program, workload, image, Error.HANG_WEIGHT, last, timeout=_TIMEOUT)
 
 
+def without_scales(work: Workload) -> bytes:
+    """Return a program of no weights, with a first pass that takes scales of columns beside none.
+
+    No program of ``golden.lower`` does that.
+    """
+    index = index_of(work, Opcode.PASS)
+    assert work.program.instructions[index].scale_source == ScaleSource.COLUMN
+    image = changed(work, index, stationary=Stationary.NONE.value)
+    at = begin_layout["weight_beats"].offset // 8
+    return sealed(image[:at] + bytes(4) + image[at + 4:])
+
+
+def test_scales_that_do_not_come(program: Path, workload: Workload) -> None:
+    check(program, workload, without_scales(workload), Error.HANG_PASS,
+          index_of(workload, Opcode.PASS), timeout=_TIMEOUT)
+
+
 def silences(workload: Workload) -> dict[str, tuple[Error, int, int]]:
     """Return error, index and an address that does not answer."""
     last = len(workload.program.instructions) - 1
@@ -437,6 +455,7 @@ _PRODUCERS: dict[Error, Callable[[Workload], tuple[bytes, int, str]]] = {
                                       "silent"),
     Error.HANG_LOAD: lambda work: (work.program.image, *silences(work)["frame"][2:], "silent"),
     Error.HANG_WEIGHT: lambda work: (changed(work, 0, weight_beats=0), 0, ""),
+    Error.HANG_PASS: lambda work: (without_scales(work), 0, ""),
     Error.HANG_SELECTOR: lambda work: (without_scores(work), 0, ""),
     Error.HANG_OUTPUT: lambda work: (work.program.image, *silences(work)["output"][2:], "silent"),
     # Weights behind those that are used
@@ -444,12 +463,11 @@ _PRODUCERS: dict[Error, Callable[[Workload], tuple[bytes, int, str]]] = {
 }
 
 
-@pytest.mark.parametrize("error", [error for error in Error
-                                   if error not in (Error.NONE, Error.HANG_PASS)],
+@pytest.mark.parametrize("error", [error for error in Error if error != Error.NONE],
                          ids=lambda error: error.name)
 def test_every_code(program: Path, workload: Workload, classifier: Workload,
                     error: Error) -> None:
-    """HANG_PASS takes a core that is broken: see ``sim.test_hazards``."""
+    """HANG_PASS of rows and operands takes a core that is broken: see ``sim.test_hazards``."""
     work = classifier if error == Error.HANG_SELECTOR else workload
     image, address, response = _PRODUCERS[error](work)
     with Bench(program, work) as bench:
