@@ -92,7 +92,10 @@ def core(config: Config) -> str:
     """Return the Verilog of the accelerator as ``route`` wants it."""
     verilog = memories(without_zeros(emit_verilog(replace(config, multiplier="dsp48e2"))))
     if config.macs_per_cycle // 2 <= _SPARE_MULTIPLIERS:
-        verilog = verilog.replace("  DSP48E2 #(\n", "  DSP48E2 #(\n    .MULTIPLIER(1),\n")
+        begin = "  DSP48E2 #(\n"
+        if begin not in verilog:
+            raise RouterError(f"the Verilog of {config.name} has no {begin!r}, must have one")
+        verilog = verilog.replace(begin, f"{begin}    .MULTIPLIER(1),\n")
     return verilog
 
 

@@ -9,6 +9,7 @@ import pytest
 from platforms import ecp5_flow
 from platforms.ecp5_flow import (
     RouterError,
+    core,
     implement,
     open_chains,
     pins,
@@ -32,6 +33,16 @@ def test_pins_reach_every_port_once():
         ends = [low + width for low, width in taken]
         assert [low for low, _ in taken] == [0, *ends[:-1]]
         assert ends[-1] == size
+
+
+def test_every_pair_of_a_small_array_has_a_multiplier(monkeypatch):
+    config = named("nano")
+    text = core(config)
+    instances = re.findall(r"^  DSP48E2\b.*\n.*$", text, re.M)
+    assert instances and set(instances) == {"  DSP48E2 #(\n    .MULTIPLIER(1),"}
+    monkeypatch.setattr(ecp5_flow, "emit_verilog", lambda config: "  DSP48E2#(\n")
+    with pytest.raises(RouterError, match="the Verilog of nano has no .*, must have one"):
+        core(config)
 
 
 def test_script_reads_maps_and_writes():
