@@ -16,15 +16,13 @@ from platforms.uart import UartReceiver, UartTransmitter, divisor
 from rtl.axi import AXILiteSignature
 from rtl.config import Config, ConfigError
 from rtl.fifo import Fifo
+from rtl.logits import output_bytes
 from rtl.registers import ADDRESS_BITS, register
 
 __all__ = ["LiteMaster", "SerialBoard", "SerialSettings"]
 
 #: Words of the frame that wait for the core; it has other things to read, too.
 _FRAME_WORDS = 512
-
-#: Bytes behind the logits in an output, and what it is a multiple of.
-_TOP_BYTES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +65,7 @@ class SerialSettings:
 
     @property
     def output_bytes(self) -> int:
-        return -(-4 * self.classes // _TOP_BYTES) * _TOP_BYTES + _TOP_BYTES
+        return output_bytes(self.classes)
 
     @property
     def silence(self) -> int:

@@ -9,6 +9,7 @@ from enum import IntEnum
 import numpy as np
 
 from rtl.isa import Error
+from rtl.logits import OUTPUT_TOP_BYTES
 
 __all__ = ["ANSWER", "ANSWER_HEAD", "REQUEST", "Answer", "Code", "LineError", "decode", "request"]
 
@@ -20,8 +21,8 @@ ANSWER_HEAD = struct.Struct("<BBHII")
 
 _CRC = struct.Struct("<I")
 
-#: Behind the logits in an output: top class, its logit, cycle, tokens.
-_TOP = 4
+#: Words behind the logits in an output.
+_TOP = OUTPUT_TOP_BYTES // 4
 
 
 class Code(IntEnum):

@@ -107,6 +107,9 @@ class RequestReader(wiring.Component):
                     m.d.sync += left.eq(left - 1)
                     with m.If(left == 0):
                         m.next = "Check"
+                # The last word of the frame is lost a cycle after its last byte.
+                with m.If(self.lost):
+                    fail(Code.OVERRUN)
             with m.State("Check"):
                 m.d.comb += self.busy.eq(1)
                 m.d.sync += self.code.eq(Mux(crc.match_detected, Code.OK, Code.CHECKSUM))
