@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from golden.files import check_output
+from golden.files import check_output, make_folder
 
 __all__ = ["CLASSES", "SPLITS", "SceneError", "SceneSettings", "SceneSource", "Scenes", "fixed_set",
            "main"]
@@ -319,6 +319,14 @@ def _sheet(scenes: Scenes, columns: int, patch: int | None) -> NDArray[np.uint8]
     return sheet
 
 
+def _write_frames(scenes: Scenes, folder: Path) -> None:
+    """Write every scene as a picture and as bytes [size, size, 3], named by number and label."""
+    for i, label in enumerate(scenes.labels):
+        frame = scenes.rgb(i)
+        Image.fromarray(frame).save(folder / f"{i}_is_{label}.png")
+        (folder / f"{i}_is_{label}.rgb").write_bytes(frame.tobytes())
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Write a picture of scenes and print their labels."""
     parser = argparse.ArgumentParser(prog="python -m golden.scenes",
@@ -330,14 +338,20 @@ def main(arguments: list[str] | None = None) -> int:
                         help="scenes side by side (default: %(default)s)")
     parser.add_argument("--patch", type=int, metavar="PIXELS",
                         help="dim the patches of this size that hold no part of a digit")
+    parser.add_argument("--frames", type=Path, metavar="DIR",
+                        help="write each by itself as well: a picture, and as the core reads it")
     options = parser.parse_args(arguments)
     try:
         for name in ("count", "columns"):
             if getattr(options, name) < 1:
                 raise SceneError(f"{name} is {getattr(options, name)}, must be at least 1")
         check_output(options.output)
+        if options.frames is not None:
+            make_folder(options.frames)
         scenes = fixed_set(options.split, options.count)
         Image.fromarray(_sheet(scenes, options.columns, options.patch)).save(options.output)
+        if options.frames is not None:
+            _write_frames(scenes, options.frames)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

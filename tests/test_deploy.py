@@ -113,6 +113,14 @@ def test_frame_of_a_picture(heatvit: Any, tmp_path: Path) -> None:
                                   load_image(tmp_path / "picture.png", 24))
 
 
+def test_frame_of_a_frame(heatvit: Any, folder: Path, tmp_path: Path) -> None:
+    frame = heatvit.frame_of(folder / "sample.rgb", 24)
+    np.testing.assert_array_equal(frame, np.asarray(Image.open(folder / "sample.png")))
+    (tmp_path / "short.rgb").write_bytes(bytes(100))
+    with pytest.raises(ValueError, match="short.rgb has 100 bytes, must have 1728"):
+        heatvit.frame_of(tmp_path / "short.rgb", 24)
+
+
 def test_beside_the_model(deployment: Deployment, folder: Path) -> None:
     expected = json.loads((folder / "expected.json").read_text())
     logits, top_class, stages = deployment.expected

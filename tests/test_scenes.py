@@ -149,6 +149,20 @@ def test_sheet(tmp_path, capsys):
     assert np.array_equal(dimmed[~kept], scenes.frames[0][~kept] // 3)
 
 
+def test_frames_by_themselves(tmp_path):
+    folder = tmp_path / "frames"
+    assert main([str(tmp_path / "sheet.png"), "--split", "test", "--count", "2",
+                 "--frames", str(folder)]) == 0
+    scenes = fixed_set("test", 2)
+    names = [f"{i}_is_{label}" for i, label in enumerate(scenes.labels)]
+    assert {path.name for path in folder.iterdir()} == {
+        f"{name}{suffix}" for name in names for suffix in (".png", ".rgb")}
+    for i, name in enumerate(names):
+        assert (folder / f"{name}.rgb").read_bytes() == scenes.rgb(i).tobytes()
+        with Image.open(folder / f"{name}.png") as image:
+            assert np.array_equal(np.asarray(image), scenes.rgb(i))
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--count", "0"], "count is 0, must be at least 1"),
     (["--split", "all"], "the split is 'all'"),

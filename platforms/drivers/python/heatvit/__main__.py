@@ -13,7 +13,8 @@ from .picture import frame_of
 _parser = argparse.ArgumentParser(prog="python3 -m heatvit", description=__doc__)
 _parser.add_argument("bitstream", type=Path, help="with the .hwh of the same name beside it")
 _parser.add_argument("model", type=Path, help="model.hvd")
-_parser.add_argument("pictures", type=Path, nargs="*", help="pictures to be classified")
+_parser.add_argument("pictures", type=Path, nargs="*",
+                     help="to be classified: pictures, or frames as the core reads them (.rgb)")
 _parser.add_argument("--interrupt", action="store_true", help="wait for it instead of polling")
 
 

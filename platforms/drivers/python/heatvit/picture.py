@@ -16,7 +16,15 @@ _CROP = 224 / 256
 
 
 def frame_of(picture: str | Path, size: int) -> Any:
-    """Return the centre of a picture as the core reads it, bytes [size, size, 3]."""
+    """Return the centre of a picture as the core reads it, bytes [size, size, 3].
+
+    A file ``.rgb`` holds these bytes already.
+    """
+    if Path(picture).suffix == ".rgb":
+        frame = np.fromfile(picture, np.uint8)
+        if len(frame) != 3 * size * size:
+            raise ValueError(f"{picture} has {len(frame)} bytes, must have {3 * size * size}")
+        return frame.reshape(size, size, 3)
     from PIL import Image  # only who has pictures needs Pillow
     with Image.open(picture) as opened:
         image = opened.convert("RGB")
