@@ -104,6 +104,14 @@ def test_every_schedule_has_an_outcome_that_it_is_drawn_for(fuzzer: Fuzzer) -> N
     assert outcomes == {Outcome.RIGHT, Outcome.BUS_ERROR, Outcome.ERROR, Outcome.ANY}
 
 
+@pytest.mark.parametrize("name", ["p87", "p946"])
+def test_what_rounding_hides_is_no_result(fuzzer: Fuzzer, name: str) -> None:
+    """Weights of channels that pad a row: other padding leaves the same logits by chance alone."""
+    verdict = fuzzer.verdict(fuzzer.case(7, name))
+    assert verdict.case.numbers and verdict.error == Error.NONE
+    assert not verdict.compared and not verdict.problem
+
+
 def test_changes_are_made(programs: tuple[Subject, ...]) -> None:
     subject = programs[0]
     count = len(subject.program.instructions)
