@@ -5,26 +5,36 @@
 ``python -m platforms.driver_interface`` brings the tables of docs/drivers.md up to date.
 """
 
-from collections.abc import Iterator
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from golden.pages import write_section
+from golden.cli import exit_status
+from golden.pages import check_section, table, write_section
 from rtl import isa
 from rtl.config import Config
 from rtl.errors import ERRORS
+from rtl.logits import OUTPUT_TOP_BYTES
 from rtl.registers import DROPPED_BITS, DROPPED_ROWS, REGISTERS, constants
 
 __all__ = ["ALIGN", "DRIVER_ERRORS", "DriverError", "FIELDS", "FORMAT", "HEADER_BYTES", "MAGIC",
            "NAME_BYTES", "errors_table", "fields_table", "identity", "interface",
-           "interface_header"]
+           "interface_header", "main"]
+
+#: Where the tables for people are.
+_PAGE = Path(__file__).parent.parent / "docs" / "drivers.md"
 
 #: "HVTD", little endian.
 MAGIC = 0x44545648
 FORMAT = 1
-#: Bytes of the header, and what all parts of a file are aligned to: a page.
+#: Bytes of the header, and what all parts of a file are aligned to, and in memory the model, the
+#: frames and every output: a page.
 HEADER_BYTES = ALIGN = 4096
+#: In memory frames begin at multiples of this: cache lines and beats of any port.
+FRAME_ALIGN = 128
 #: Bytes of the name, UTF-8 padded with zeros, which follows the fields.
 NAME_BYTES = 64
 
@@ -113,10 +123,11 @@ def identity(config: Config) -> dict[str, int]:
 
 
 def _numbers() -> dict[str, int]:
-    """Return numbers of the hardware that are no addresses of registers."""
+    """Return numbers of the hardware and of memory that are no addresses of registers."""
     return {"SEGMENTS": isa.SEGMENTS, "SELECTORS": isa.SELECTORS,
             "STALLS": len(isa.Stall.__members__),
             "DROPPED_ROWS": DROPPED_ROWS, "DROPPED_BITS": DROPPED_BITS,
+            "PAGE_BYTES": ALIGN, "FRAME_ALIGN": FRAME_ALIGN, "OUTPUT_TOP_BYTES": OUTPUT_TOP_BYTES,
             "FILE_MAGIC": MAGIC, "FILE_FORMAT": FORMAT, "FILE_HEADER_BYTES": HEADER_BYTES,
             "FILE_NAME_BYTES": NAME_BYTES}
 
@@ -165,19 +176,32 @@ def _errors() -> Iterator[tuple[int, str, str]]:
 
 def errors_table() -> str:
     """Return the table of the errors that drivers find, for the documentation."""
-    rows = [f"| {error.code} | {name} | {error.sentence} |"
-            for name, error in DRIVER_ERRORS.items()]
-    return "\n".join(["| code | name | sentence |", "|---|---|---|", *rows])
+    return table(("code", "name", "sentence"), [
+        (error.code, name, error.sentence) for name, error in DRIVER_ERRORS.items()])
 
 
 def fields_table() -> str:
     """Return the table of the header of a model file for the documentation."""
-    rows = [f"| {4 * i} | `{name}` | {text} |" for i, (name, text) in enumerate(FIELDS.items())]
-    name = f"| {4 * len(FIELDS)} | `name` | {NAME_BYTES} bytes of UTF-8, padded with zeros |"
-    return "\n".join(["| byte | field | meaning |", "|---|---|---|", *rows, name])
+    fields = FIELDS | {"name": f"{NAME_BYTES} bytes of UTF-8, padded with zeros"}
+    return table(("byte", "field", "meaning"), [
+        (4 * i, f"`{name}`", text) for i, (name, text) in enumerate(fields.items())])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``python -m platforms.driver_interface``: the tables into docs/drivers.md."""
+    argparse.ArgumentParser(prog="python -m platforms.driver_interface",
+                            description="Brings the tables of docs/drivers.md up to date.",
+                            ).parse_args(arguments)
+
+    def run() -> None:
+        tables = {"errors": errors_table(), "fields": fields_table()}
+        for name in tables:
+            check_section(_PAGE, name)
+        for name, text in tables.items():
+            write_section(_PAGE, name, text)
+
+    return exit_status("platforms.driver_interface", run)
 
 
 if __name__ == "__main__":
-    _page = Path(__file__).parent.parent / "docs" / "drivers.md"
-    write_section(_page, "errors", errors_table())
-    write_section(_page, "fields", fields_table())
+    sys.exit(main())

@@ -14,13 +14,13 @@ from typing import Any, Self
 
 import numpy as np
 
+from platforms.driver_interface import ALIGN
 from sim.session import SimulationFault
 
 __all__ = ["LiveCore", "SimulatedBuffer"]
 
 #: Where memory begins; above 4 GiB, so that all address bits matter.
 _BASE = 0x12_4000_0000
-_PAGE = 4096
 #: Cycles between two polls.
 _PAUSE = 200
 
@@ -114,7 +114,7 @@ class LiveCore:
         array.view(np.uint8)[...] = 0xA5
         array.device_address, array._core = self._next, self
         # A page between two buffers: what is written there is a fault.
-        self._next += (-(-array.nbytes // _PAGE) + 1) * _PAGE
+        self._next += (-(-array.nbytes // ALIGN) + 1) * ALIGN
         self.command("memory", array.device_address, array.nbytes, "rw")
         self.command("fill", array.device_address, array.nbytes, 0x5A)
         return array

@@ -121,6 +121,25 @@ def test_frame_of_a_frame(heatvit: Any, folder: Path, tmp_path: Path) -> None:
         heatvit.frame_of(tmp_path / "short.rgb", 24)
 
 
+def test_command_for_pictures(folder: Path, tmp_path: Path) -> None:
+    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "heatvit.picture", *arguments],
+                              cwd=folder / "python", capture_output=True, text=True)
+
+    frame = tmp_path / "frame.rgb"
+    assert run(folder / "sample.png", "24", frame).returncode == 0
+    assert frame.stat().st_size == 3 * 24 * 24
+    for arguments, status, message in (
+        (("sample.png",), 2, "the following arguments are required: size, frame"),
+        (("sample.png", "large", frame), 2, "invalid int value: 'large'"),
+        (("none.png", "24", frame), 1, "No such file or directory: "),
+        ((folder / "sample.png", "0", frame), 1, "heatvit.picture: "),
+    ):
+        result = run(*arguments)
+        assert result.returncode == status
+        assert message in result.stderr and "Traceback" not in result.stderr
+
+
 def test_beside_the_model(deployment: Deployment, folder: Path) -> None:
     expected = json.loads((folder / "expected.json").read_text())
     logits, top_class, stages = deployment.expected

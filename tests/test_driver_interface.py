@@ -4,6 +4,9 @@
 import re
 from pathlib import Path
 
+import pytest
+
+from platforms import driver_interface
 from platforms.driver_interface import (
     DRIVER_ERRORS,
     FIELDS,
@@ -16,6 +19,8 @@ from platforms.driver_interface import (
 from rtl.config import named
 from rtl.isa import Error
 from rtl.registers import REGISTERS, constants
+
+PAGE = Path(__file__).parent.parent / "docs" / "drivers.md"
 
 
 def test_codes_differ() -> None:
@@ -50,7 +55,23 @@ def test_identity_is_what_the_registers_show() -> None:
 
 
 def test_page_has_the_tables() -> None:
-    page = (Path(__file__).parent.parent / "docs" / "drivers.md").read_text(encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
     assert errors_table() in page and fields_table() in page
     for error in DRIVER_ERRORS.values():
         assert error.sentence in page
+
+
+def test_command_writes_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                   capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "drivers.md"
+    text = PAGE.read_text(encoding="utf-8")
+    page.write_text(text.replace(errors_table(), "").replace(fields_table(), ""), encoding="utf-8")
+    monkeypatch.setattr(driver_interface, "_PAGE", page)
+    assert driver_interface.main([]) == 0
+    assert page.read_text(encoding="utf-8") == text
+    page.write_text("No tables.\n", encoding="utf-8")
+    assert driver_interface.main([]) == 2
+    assert "lacks the lines <!-- errors: begin -->" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        driver_interface.main(["docs"])
+    assert ended.value.code == 2

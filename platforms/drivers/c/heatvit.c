@@ -5,11 +5,6 @@
 
 #include <string.h>
 
-#define PAGE 4096u
-/* Frames begin at multiples of this: cache lines and beats of any port. */
-#define FRAME_ALIGN 128u
-/* Bytes at the end of an output: top class, its logit, cycle, tokens. */
-#define TOP_BYTES 16u
 /* Time that opening and closing give a run of somebody else to end. */
 #define RESET_MICROSECONDS 1000000u
 
@@ -269,13 +264,23 @@ static size_t round_up(size_t value, size_t multiple)
     return (value + multiple - 1) / multiple * multiple;
 }
 
+/* Bytes from one frame, and from one output, to the next. */
+static size_t frame_stride(const uint8_t *file)
+{
+    return round_up(word(file, HEATVIT_MODEL_FRAME_BYTES), HEATVIT_FRAME_ALIGN);
+}
+
+static size_t output_stride(const uint8_t *file)
+{
+    return round_up(word(file, HEATVIT_MODEL_OUTPUT_BYTES), HEATVIT_PAGE_BYTES);
+}
+
 /* Offsets in memory: the model, then frames, then outputs; returns their end. */
 static size_t layout(const uint8_t *file, uint32_t images, size_t *frames, size_t *outputs)
 {
-    *frames = round_up(word(file, HEATVIT_MODEL_MODEL_BYTES), PAGE);
-    *outputs = round_up(
-        *frames + images * round_up(word(file, HEATVIT_MODEL_FRAME_BYTES), FRAME_ALIGN), PAGE);
-    return *outputs + images * round_up(word(file, HEATVIT_MODEL_OUTPUT_BYTES), PAGE);
+    *frames = round_up(word(file, HEATVIT_MODEL_MODEL_BYTES), HEATVIT_PAGE_BYTES);
+    *outputs = round_up(*frames + images * frame_stride(file), HEATVIT_PAGE_BYTES);
+    return *outputs + images * output_stride(file);
 }
 
 size_t heatvit_memory_bytes(const void *file, uint32_t images)
@@ -300,7 +305,7 @@ int heatvit_load(struct heatvit *core, const void *data, size_t bytes,
     if (images % word(file, HEATVIT_MODEL_IMAGES))
         return fail_with(core, HEATVIT_ERROR_IMAGES, "images", images, "must be a multiple of",
                          word(file, HEATVIT_MODEL_IMAGES));
-    if (memory->address % PAGE)
+    if (memory->address % HEATVIT_PAGE_BYTES)
         return fail(core, HEATVIT_ERROR_ALIGNMENT);
     end = layout(file, images, &frames, &outputs);
     if (memory->bytes < end)
@@ -312,8 +317,8 @@ int heatvit_load(struct heatvit *core, const void *data, size_t bytes,
     core->run_images = 0;
     core->frames = frames;
     core->outputs = outputs;
-    core->frame_stride = (uint32_t)round_up(word(file, HEATVIT_MODEL_FRAME_BYTES), FRAME_ALIGN);
-    core->output_stride = (uint32_t)round_up(word(file, HEATVIT_MODEL_OUTPUT_BYTES), PAGE);
+    core->frame_stride = (uint32_t)frame_stride(file);
+    core->output_stride = (uint32_t)output_stride(file);
     memcpy(memory->data, file + word(file, HEATVIT_MODEL_MODEL_OFFSET),
            word(file, HEATVIT_MODEL_MODEL_BYTES));
     /* No line that somebody wrote before may fall on an output later. */
@@ -491,7 +496,7 @@ int heatvit_result(struct heatvit *core, uint32_t image, struct heatvit_result *
         return fail_with(core, HEATVIT_ERROR_ARGUMENT, "image", image, "must be below",
                          core->run_images);
     output = core->memory.data + core->outputs + (size_t)image * core->output_stride;
-    top = output + heatvit_field(core, HEATVIT_MODEL_OUTPUT_BYTES) - TOP_BYTES;
+    top = output + heatvit_field(core, HEATVIT_MODEL_OUTPUT_BYTES) - HEATVIT_OUTPUT_TOP_BYTES;
     result->logits = (const void *)output;
     result->classes = heatvit_field(core, HEATVIT_MODEL_CLASSES);
     result->top_class = word(top, 0);

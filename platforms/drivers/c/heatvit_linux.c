@@ -69,7 +69,8 @@ static void put_number(int file, uint64_t value)
 {
     char text[24];
     const int length = snprintf(text, sizeof text, "%llu", (unsigned long long)value);
-    /* These files take what is written or are not there: then caches are coherent. */
+    /* A port has no way to tell that this has failed: what is read is then not what the core has
+     * written, or the other way round, which the self-test finds. */
     if (pwrite(file, text, (size_t)length, 0) != length)
         return;
 }

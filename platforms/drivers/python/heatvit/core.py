@@ -18,11 +18,9 @@ from .model import ModelFile
 
 __all__ = ["Counters", "HeatViT", "Result", "Selection"]
 
-_PAGE = 4096
-#: Frames begin at multiples of this: cache lines and beats of any port.
-_FRAME_ALIGN = 128
+_PAGE = NUMBERS["PAGE_BYTES"]
 #: Words at the end of an output: top class, its logit, cycle, tokens.
-_TOP_WORDS = 4
+_TOP_WORDS = NUMBERS["OUTPUT_TOP_BYTES"] // 4
 #: Seconds that a reset takes at most, unless told otherwise.
 _RESET = 1.0
 #: Seconds that a run takes at most, unless told otherwise.
@@ -187,7 +185,8 @@ class HeatViT:
         if images % in_round:
             raise HeatViTError("IMAGES", f"images {images}, must be a multiple of {in_round}")
         self._free()
-        self._frame_stride = _round_up(model.fields["frame_bytes"], _FRAME_ALIGN)
+        self._frame_stride = _round_up(model.fields["frame_bytes"],
+                                       NUMBERS["FRAME_ALIGN"])
         self._output_stride = _round_up(model.fields["output_bytes"], _PAGE)
         for size in (len(model.image), images * self._frame_stride, images * self._output_stride):
             self._buffers.append(self._allocate(shape=(_round_up(size, _PAGE),), dtype=np.uint8))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,20 @@ def frame_of(picture: str | Path, size: int) -> Any:
     return np.asarray(image).copy()
 
 
+def _main() -> int:
+    parser = argparse.ArgumentParser(prog="python3 -m heatvit.picture",
+                                     description="Makes a frame of a picture.")
+    parser.add_argument("picture", type=Path)
+    parser.add_argument("size", type=int, help="pixels of a side, image_size of the model")
+    parser.add_argument("frame", type=Path, help="what is written: lines of RGB pixels")
+    options = parser.parse_args()
+    try:
+        options.frame.write_bytes(frame_of(options.picture, options.size).tobytes())
+    except (OSError, ValueError) as error:
+        print(f"heatvit.picture: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 4:
-        sys.exit("usage: python3 -m heatvit.picture PICTURE SIZE FRAME")
-    Path(sys.argv[3]).write_bytes(frame_of(sys.argv[1], int(sys.argv[2])).tobytes())
+    sys.exit(_main())
