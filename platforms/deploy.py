@@ -9,28 +9,23 @@ import struct
 import sys
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from golden import integer
 from golden.cli import add_last_block_option, add_selector_options, exit_status, pruning_config
 from golden.files import make_folder
-from golden.fixed import Int
-from golden.images import calibration_frames, load_image
-from golden.lower import check_sizes, lower
-from golden.model import MODELS, FloatViT, ModelConfig, ModelError, model_named
-from golden.packed import SUFFIX, PackedError, load
-from golden.program import Program, head_slot, tokens_of
+from golden.images import load_image
+from golden.lower import check_sizes
+from golden.model import MODELS, ModelConfig, ModelError, model_named
+from golden.network import LoweredNetwork, packed_for, quantized_on_samples
+from golden.packed import SUFFIX, PackedError
+from golden.program import Program, head_slot
 from golden.pruning import PruningConfig
-from golden.quantize import QuantizedViT, patch_bytes, quantize
+from golden.quantize import QuantizedViT, patch_bytes
 from golden.scene_set import scene_set
 from golden.synthetic import SEED, synthetic
-from golden.synthetic_selector import synthetic_selectors
 from platforms.driver_interface import (
     ALIGN,
     FIELDS,
@@ -47,7 +42,7 @@ from rtl.export import register_header
 from rtl.isa import SEGMENTS, Opcode
 from rtl.logits import output_bytes
 
-__all__ = ["DRIVERS", "Deployment", "MODEL_FILE", "deployment_of", "main", "pack", "write_deploy"]
+__all__ = ["DRIVERS", "MODEL_FILE", "deployment_of", "main", "pack", "write_deploy"]
 
 #: The drivers as they are in the repository.
 DRIVERS = Path(__file__).parent / "drivers"
@@ -56,41 +51,6 @@ MODEL_FILE = "model.hvd"
 
 #: Trained networks that come with the repository, by model.
 _TRAINED = {"scenes": Path(__file__).parent.parent / "models" / "scenes" / "scenes_threshold.hv"}
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Deployment:
-    """A network for one configuration, and the sample of its self-test.
-
-    Parameters
-    ----------
-    qvit, config
-        The network, and the core that runs it; one that does not fit raises ConfigError.
-    frame
-        The sample, bytes [size, size, 3].
-    last_block, batch
-        As of :func:`golden.lower.lower`.
-    """
-
-    qvit: QuantizedViT
-    config: Config
-    frame: NDArray[np.uint8]
-    last_block: str = "all"
-    batch: int = 1
-
-    @cached_property
-    def program(self) -> Program:
-        return lower(self.qvit, self.config, last_block=self.last_block, batch=self.batch)
-
-    @cached_property
-    def expected(self) -> tuple[Int, int, dict[str, NDArray[np.integer]]]:
-        """Logits, top class and named stages of the sample, by the integer twin."""
-        return integer.run(self.qvit, self.frame, last_block=self.last_block)
-
-    @property
-    def tokens(self) -> tuple[int, ...]:
-        """Tokens of the sample at the start, and after each selector."""
-        return tokens_of(self.program, self.expected[2])
 
 
 def _aligned(offset: int) -> int:
@@ -105,7 +65,7 @@ def _rows(program: Program) -> dict[str, int]:
             **{f"first_row{i}": row for i, row in enumerate(first)}}
 
 
-def pack(deployment: Deployment) -> bytes:
+def pack(deployment: LoweredNetwork) -> bytes:
     """Return the model file: header, memory image, frame and answer of the self-test."""
     program, model = deployment.program, deployment.qvit.model
     logits, top_class, _ = deployment.expected
@@ -153,7 +113,7 @@ Weights: {weights}. Both commands run the self-test first.
 """
 
 
-def write_deploy(folder: Path, deployment: Deployment) -> None:
+def write_deploy(folder: Path, deployment: LoweredNetwork) -> None:
     """Write the folder that goes to a board; what is not of it stays as it is.
 
     Parameters
@@ -194,27 +154,19 @@ def _network(model: ModelConfig, weights: Path | None,
              pruning: PruningConfig | None) -> QuantizedViT:
     """Return a packed network, or one with synthetic weights."""
     if weights is None:
-        twin = FloatViT(model, synthetic(model, SEED))
-        selectors = (synthetic_selectors(twin, pruning.blocks, SEED)
-                     if pruning is not None and pruning.selector == "threshold" else [])
-        return quantize(twin, calibration_frames(model.image_size), weights="synthetic",
-                        pruning=pruning, selectors=selectors)
+        return quantized_on_samples(model, synthetic(model, SEED), "synthetic", pruning)
     if weights.suffix != SUFFIX:
         raise PackedError(f"the weights are {weights}, must be a packed model, {SUFFIX}, as"
                           " python -m golden.quantize makes of a checkpoint")
     if pruning is not None:
         raise PackedError("selectors are asked for with a packed model, must be those in it")
-    qvit = load(weights)
-    if replace(qvit.model, name=model.name, eps=model.eps) != model:
-        raise PackedError(f"packed model {weights} is of {qvit.model.name}, must be of"
-                          f" {model.name}")
-    return qvit
+    return packed_for(weights, model)
 
 
 def deployment_of(model: str, config: Config, *, depth: int | None = None,
                   image: Path | None = None, weights: Path | None = None,
                   pruning: PruningConfig | None = None, last_block: str = "all",
-                  batch: int = 1) -> Deployment:
+                  batch: int = 1) -> LoweredNetwork:
     """Return what :func:`write_deploy` writes; bad input raises ValueError.
 
     Parameters
@@ -232,7 +184,7 @@ def deployment_of(model: str, config: Config, *, depth: int | None = None,
     pruning
         Selectors of a network with synthetic weights.
     last_block, batch
-        As of :class:`Deployment`.
+        As of :class:`golden.network.LoweredNetwork`.
     """
     network = model_named(model)
     if depth is not None and not 1 <= depth <= network.depth:
@@ -248,8 +200,8 @@ def deployment_of(model: str, config: Config, *, depth: int | None = None,
         pruning.check(network)
     frame = (scene_set(network, "test", 1).frame(0, network.image_size)
              if model in _TRAINED and image is None else load_image(image, network.image_size))
-    return Deployment(qvit=_network(network, weights, pruning), config=config, frame=frame,
-                      last_block=last_block, batch=batch)
+    return LoweredNetwork(_network(network, weights, pruning), config, frame,
+                          last_block=last_block, batch=batch)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -21,8 +21,9 @@ from rich.console import Console
 
 from golden import integer
 from golden.model import MODELS
+from golden.network import LoweredNetwork
 from golden.program import tokens_of
-from platforms.deploy import MODEL_FILE, Deployment, deployment_of, write_deploy
+from platforms.deploy import MODEL_FILE, deployment_of, write_deploy
 from rtl.config import CONFIGS, named
 from sim.cache import BUILD
 from sim.command import command, prepare, step
@@ -166,7 +167,7 @@ def _kept(core: Any, image: int) -> tuple[tuple[int, ...], ...]:
     return tuple(core.selection(selector, image).kept for selector in selectors)
 
 
-def expected(deployment: Deployment, frames: Sequence[NDArray[np.uint8]]) -> list[Answer]:
+def expected(deployment: LoweredNetwork, frames: Sequence[NDArray[np.uint8]]) -> list[Answer]:
     """Return what the integer twin says of frames."""
     program, answers = deployment.program, []
     for frame in frames:

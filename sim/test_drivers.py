@@ -17,10 +17,11 @@ import pytest
 
 from golden.images import calibration_frames
 from golden.model import FloatViT, ModelConfig
+from golden.network import LoweredNetwork
 from golden.pruning import PruningConfig
 from golden.quantize import quantize
 from golden.synthetic import synthetic
-from platforms.deploy import MODEL_FILE, Deployment, write_deploy
+from platforms.deploy import MODEL_FILE, write_deploy
 from platforms.driver_interface import DRIVER_ERRORS, FIELDS, HEADER_BYTES, interface
 from rtl.config import named
 from rtl.isa import ISA_VERSION
@@ -33,13 +34,13 @@ CONFIG = named("tiny")
 ERRORS = {int(code): entry for code, entry in interface()["errors"].items()}
 
 
-def small(pruning: PruningConfig | None = None, batch: int = 1) -> Deployment:
+def small(pruning: PruningConfig | None = None, batch: int = 1) -> LoweredNetwork:
     model = ModelConfig(name="driver_test", image_size=24, patch=8, width=32,
                         depth=1 if pruning is None else 2, heads=2, hidden=48, classes=10)
     frames = calibration_frames(model.image_size)
     qvit = quantize(FloatViT(model, synthetic(model, 2)), frames, weights="synthetic",
                     pruning=pruning)
-    return Deployment(qvit=qvit, config=CONFIG, frame=frames[0], batch=batch)
+    return LoweredNetwork(qvit, CONFIG, frames[0], batch=batch)
 
 
 @pytest.fixture(scope="module")

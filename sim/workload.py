@@ -9,19 +9,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from golden import integer
 from golden.checkpoint import load_checkpoint
-from golden.fixed import Int
-from golden.images import calibration_frames, load_image
-from golden.lower import check_sizes, lower
+from golden.images import load_image
+from golden.lower import check_sizes
 from golden.lower_batch import check_batch
-from golden.model import FloatViT, ModelConfig, model_named
-from golden.packed import SUFFIX, PackedError, load
-from golden.program import PassInfo, Program, tokens_of
+from golden.model import ModelConfig, model_named
+from golden.network import LoweredNetwork, packed_for, quantized_on_samples
+from golden.packed import SUFFIX, PackedError
+from golden.program import PassInfo
 from golden.pruning import PruningConfig, segment_macs
-from golden.quantize import QuantizedViT, quantize
+from golden.quantize import QuantizedViT
 from golden.synthetic import SEED, synthetic
-from golden.synthetic_selector import synthetic_selectors
 from rtl.config import MIN_TILE_CYCLES, Config
 from rtl.isa import Stationary
 from sim.cache import BUILD, digest, replacing, versions
@@ -39,9 +37,7 @@ _PACKAGES = ("numpy", "pillow", "scikit-learn", "torch")
 
 def _packed(path: Path, model: ModelConfig, pruning: PruningConfig | None) -> QuantizedViT:
     """Return a packed model; without ``pruning`` its own selectors, if it has any."""
-    qvit = load(path)
-    if replace(qvit.model, name=model.name, eps=model.eps) != model:
-        raise PackedError(f"packed model {path} is of {qvit.model.name}, must be of {model.name}")
+    qvit = packed_for(path, model)
     if pruning is not None and pruning != qvit.pruning:
         raise PackedError(f"packed model {path} is for {qvit.pruning or 'no selectors'}, what is"
                           f" asked for is {pruning}")
@@ -71,44 +67,28 @@ def quantized(model: ModelConfig, checkpoint: Path | None,
         return replace(pickle.loads(path.read_bytes()), weights=weights)
     if checkpoint is None:
         state = synthetic(model, SEED)
-    twin = FloatViT(model, state)
-    selectors = (synthetic_selectors(twin, pruning.blocks, SEED)
-                 if pruning is not None and pruning.selector == "threshold" else [])
-    result = quantize(twin, calibration_frames(model.image_size), weights=weights, pruning=pruning,
-                      selectors=selectors)
+    result = quantized_on_samples(model, state, weights, pruning)
     with replacing(path) as unfinished:
         unfinished.write_bytes(pickle.dumps(result))
     return result
 
 
 @dataclass(frozen=True, eq=False)
-class Workload:
+class Workload(LoweredNetwork):
     """One frame through one network on one configuration.
 
     Parameters
     ----------
-    qvit
-        The network.
-    config
-        The configuration; a network that does not fit raises ConfigError.
-    frame
-        Bytes [size, size, 3].
+    qvit, config, frame, last_block, batch
+        As of :class:`LoweredNetwork`.
     label
         Class of the frame; None if nobody knows.
     selectors_synthetic
         Whether the classifiers of ``threshold`` selectors are.
-    last_block, batch
-        Which rows of the last block are computed, and how many images share weights, as of
-        :func:`golden.lower.lower`.
     """
 
-    qvit: QuantizedViT
-    config: Config
-    frame: NDArray[np.uint8]
     label: int | None = None
     selectors_synthetic: bool = True
-    last_block: str = "all"
-    batch: int = 1
 
     @classmethod
     def named(cls, model: str, config: Config, *, image: Path | None = None,
@@ -141,23 +121,9 @@ class Workload:
         other.__dict__["program"] = self.program
         return other
 
-    @cached_property
-    def program(self) -> Program:
-        return lower(self.qvit, self.config, last_block=self.last_block, batch=self.batch)
-
-    @cached_property
-    def expected(self) -> tuple[Int, int, dict[str, NDArray[np.integer]]]:
-        """Logits, top class and named stages of the integer twin."""
-        return integer.run(self.qvit, self.frame, last_block=self.last_block)
-
     def forget(self) -> None:
         """Drop ``expected``, which is large; it is computed again if it is asked for."""
         self.__dict__.pop("expected", None)
-
-    @cached_property
-    def tokens(self) -> tuple[int, ...]:
-        """Tokens of this frame at the start, and after each selector."""
-        return tokens_of(self.program, self.expected[2])
 
     @cached_property
     def passes(self) -> tuple[PassInfo, ...]:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from golden.images import calibration_frames, load_image
 from golden.model import FloatViT, ModelConfig
+from golden.network import LoweredNetwork
 from golden.pruning import PruningConfig
 from golden.quantize import quantize
 from golden.synthetic import synthetic
@@ -23,7 +24,6 @@ from platforms import driver_interface
 from platforms.deploy import (
     DRIVERS,
     MODEL_FILE,
-    Deployment,
     deployment_of,
     main,
     pack,
@@ -37,16 +37,16 @@ MODEL = ModelConfig(name="deploy_test", image_size=24, patch=8, width=32, depth=
 
 
 @pytest.fixture(scope="module")
-def deployment() -> Deployment:
+def deployment() -> LoweredNetwork:
     frames = calibration_frames(MODEL.image_size)
     pruning = PruningConfig(selector="topk", blocks=(1,), counts=(5,))
     qvit = quantize(FloatViT(MODEL, synthetic(MODEL, 2)), frames, weights="synthetic",
                     pruning=pruning)
-    return Deployment(qvit=qvit, config=named("tiny"), frame=frames[0])
+    return LoweredNetwork(qvit, named("tiny"), frames[0])
 
 
 @pytest.fixture(scope="module")
-def folder(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(deployment: LoweredNetwork, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("deploy")
     write_deploy(path, deployment)
     return path
@@ -62,7 +62,7 @@ def heatvit(folder: Path) -> Iterator[Any]:
         del sys.modules[name]
 
 
-def test_model_file(deployment: Deployment, folder: Path, heatvit: Any) -> None:
+def test_model_file(deployment: LoweredNetwork, folder: Path, heatvit: Any) -> None:
     """What the driver reads from the file is what went into it."""
     model = heatvit.ModelFile(folder / MODEL_FILE)
     program, fields = deployment.program, model.fields
@@ -82,7 +82,7 @@ def test_model_file(deployment: Deployment, folder: Path, heatvit: Any) -> None:
                ("model_offset", "sample_offset", "expected_offset"))
 
 
-def test_the_same_to_the_byte(deployment: Deployment, folder: Path) -> None:
+def test_the_same_to_the_byte(deployment: LoweredNetwork, folder: Path) -> None:
     assert pack(deployment) == (folder / MODEL_FILE).read_bytes()
 
 
@@ -140,7 +140,7 @@ def test_command_for_pictures(folder: Path, tmp_path: Path) -> None:
         assert message in result.stderr and "Traceback" not in result.stderr
 
 
-def test_beside_the_model(deployment: Deployment, folder: Path) -> None:
+def test_beside_the_model(deployment: LoweredNetwork, folder: Path) -> None:
     expected = json.loads((folder / "expected.json").read_text())
     logits, top_class, stages = deployment.expected
     assert expected == {"logits": list(logits), "top_class": top_class,
