@@ -26,6 +26,7 @@ _SYSTEM_FILES = """\
 | `vivado/settings.tcl` | what the scripts are told: part, clock, ports, addresses; edit here |
 | `vivado/build.tcl` | the whole way to the bitstream, which sources the others |
 | `vivado/package.tcl`, `vivado/design.tcl` | the core into the catalog; the block design |
+| `vivado/linux.tcl` | `output/heatvit.dts`, where there is a `linux/heatvit.dts.in`: its clock |
 | `vivado/report.tcl`, `vivado/heatvit.xdc` | the report as JSON; constraints |
 """
 
@@ -37,7 +38,7 @@ _CORE_FILES = """\
 """
 
 _LINUX_FILES = """\
-| `linux/heatvit.dts` | device tree overlay: registers and interrupt as UIO, u-dma-buf, clock |
+| `linux/heatvit.dts.in` | device tree overlay: registers and interrupt as UIO, u-dma-buf, clock |
 | `linux/system-user.dtsi` | the same for a PetaLinux project of the `.xsa` |
 | `linux/heatvit.bif`, `linux/shell.json` | for bootgen; for xmutil |
 """
@@ -46,14 +47,15 @@ _SYSTEM_STEPS = """\
 1. `./run.sh` with Vivado on PATH and the board files of `{board_part}`.
    It leaves in `output/`: `heatvit.bit`, `heatvit.hwh`, `heatvit.xsa`, `report.json` with timing
    and utilisation, and the reports as text. It ends with status 1 and a sentence if timing is not
-   met.
+   met. The clock is set in `vivado/settings.tcl`; all else follows it.
 2. Copy `output/heatvit.bit`, `output/heatvit.hwh` and `deploy/` to the board; `deploy/README.md`
    says how the drivers are started.
 """
 
 _CORE_STEPS = """\
 1. `./run.sh` with Vivado on PATH. It leaves in `output/`: `heatvit.dcp`, the core placed and
-   routed, `report.json` with timing and utilisation, and the reports as text.
+   routed, `report.json` with timing and utilisation, and the reports as text. The clock is set in
+   `vivado/settings.tcl` and `vivado/core.xdc`.
 2. There is no block design for this board: add `ip/` to the IP repositories of the shell that you
    use, and connect `{vlnv}` in it.
 """

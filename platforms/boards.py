@@ -22,13 +22,12 @@ class BoardError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a device has: LUTs, flip-flops, DSPs, block RAMs of 36 kbit, UltraRAMs."""
+    """What a device has: LUTs, flip-flops, DSPs, block RAMs of 36 kbit."""
 
     luts: int
     ff: int
     dsp: int
     bram: float
-    uram: int = 0
 
     def __post_init__(self) -> None:
         for name in ("luts", "ff", "dsp", "bram"):

@@ -7,15 +7,15 @@ from enum import Enum
 
 from amaranth.lib.wiring import In
 
+from platforms.ipxact_grammar import SPIRIT
 from rtl.config import Config
 from rtl.interfaces import ADDR_BITS, CONTROL, Interface, Kind, interfaces, members, width
 from rtl.isa import ISA_VERSION
 from rtl.registers import ADDRESS_BITS, REGISTERS, WORD_BYTES, Access, Field, Register
 
-__all__ = ["BLOCK", "GUI", "NAME", "SPIRIT", "VERILOG", "VLNV", "XILINX", "component"]
+__all__ = ["BLOCK", "GUI", "NAME", "VERILOG", "VLNV", "XILINX", "component"]
 
-#: Namespaces of the standard and of what Vivado adds to it.
-SPIRIT = "http://www.spiritconsortium.org/XMLSchema/SPIRIT/1685-2009"
+#: Namespace of what Vivado adds to the standard.
 XILINX = "http://www.xilinx.com"
 
 #: Name of the core, and under which the catalog has it: the version is that of the instructions.

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Check of a packaged core: component.xml against its Verilog, as tools read both."""
+"""Check of a packaged core: its component.xml by itself, and against its Verilog."""
 
+import argparse
 import re
+import sys
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
-from platforms.ipxact import SPIRIT
+from golden.cli import exit_status
+from platforms.ipxact_grammar import SPIRIT, PackageError, check_elements
 
-__all__ = ["PackageError", "check_component", "verilog_ports"]
+__all__ = ["check_component", "main", "verilog_ports"]
 
 _SPACES = {"s": SPIRIT}
 
@@ -25,10 +28,6 @@ _LOGICAL = {
 #: Without these there is no bus; and those of a channel that come with its VALID.
 _NEEDED = {"aximm": {"ARADDR", "ARVALID", "ARREADY", "RDATA", "RVALID", "RREADY", "RRESP"},
            "clock": {"CLK"}, "reset": {"RST"}, "interrupt": {"INTERRUPT"}}
-
-
-class PackageError(ValueError):
-    """A component.xml that does not describe its Verilog."""
 
 
 def verilog_ports(text: str, top: str) -> dict[str, tuple[str, int]]:
@@ -59,9 +58,9 @@ def _all(element: ET.Element, path: str) -> Iterator[ET.Element]:
 def check_component(path: Path) -> None:
     """Raise PackageError unless ``path`` is a component that describes its files.
 
-    Every port of the Verilog is listed with its direction and width, and is in one bus interface
-    under a name that the bus has, for its direction; what interfaces name exists; registers lie
-    in their block and apart; files exist.
+    Elements are as the standard has them. Every port of the Verilog is listed with its direction
+    and width, and is in one bus interface under a name that the bus has, for its direction; what
+    interfaces name exists; registers lie in their block and apart; files exist.
     """
     try:
         root = ET.parse(path).getroot()
@@ -69,6 +68,7 @@ def check_component(path: Path) -> None:
         raise PackageError(f"{path} is not XML: {error}") from None
     if root.tag != f"{{{SPIRIT}}}component":
         raise PackageError(f"{path} holds {root.tag}, must hold a component of IEEE 1685-2009")
+    check_elements(root)
     files = _check_files(root, path.parent)
     top = _text(root, "model/views/view/modelName")
     declared = verilog_ports(files[0].read_text(), top)
@@ -179,3 +179,27 @@ def _check_registers(root: ET.Element) -> None:
                     raise PackageError(f"field {_text(field, 'name')} of register {name} takes bits"
                                        f" {low} to {low + bits - 1}, which are not free")
                 used |= mask
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``python -m platforms.ipxact_check``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m platforms.ipxact_check", description=__doc__)
+    parser.add_argument("component", type=Path, metavar="FILE",
+                        help="component.xml of a core, with the files that it names beside it")
+    options = parser.parse_args(arguments)
+
+    def run() -> None:
+        check_component(options.component)
+        root = ET.parse(options.component).getroot()
+        ports, interfaces, registers = (
+            sum(1 for _ in root.iter(f"{{{SPIRIT}}}{tag}"))
+            for tag in ("port", "busInterface", "register"))
+        print(f"{options.component}: {sum(1 for _ in root.iter())} elements in order, {ports} ports"
+              f" in {interfaces} interfaces as in the Verilog, {registers} registers apart")
+
+    return exit_status("platforms.ipxact_check", run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -42,7 +42,7 @@ _OVERLAY = """\
 		#clock-cells = <0>;
 		clocks = <&zynqmp_clk {clock}>;
 		assigned-clocks = <&zynqmp_clk {clock}>;
-		assigned-clock-rates = <{hertz}>;
+		assigned-clock-rates = <@CLOCK_HZ@>;
 		clock-output-names = "fabric_clk";
 	}};
 	{cell}: heatvit@{control:x} {{
@@ -90,10 +90,11 @@ def linux_files(board: Board) -> dict[str, str]:
     overlay = _OVERLAY.format(
         bits=system.ports[0].bits, afi=", ".join(f"<{i} {word:#x}>" for i, word in
                                                  enumerate(words)),
-        clock=_CLOCK, hertz=board.clock_mhz * 10**6, control=system.control,
-        high=system.control >> 32, low=system.control & 0xFFFFFFFF, size=1 << ADDRESS_BITS,
+        clock=_CLOCK, control=system.control, high=system.control >> 32,
+        low=system.control & 0xFFFFFFFF, size=1 << ADDRESS_BITS,
         interrupt=_INTERRUPT, buffer=BUFFER_BYTES, cell=CELL)
-    return {"heatvit.dts": overlay,
+    # linux.tcl fills in the clock: it is known when the block design is.
+    return {"heatvit.dts.in": overlay,
             "system-user.dtsi": _PETALINUX.format(buffer=BUFFER_BYTES, cell=CELL),
             # bootgen -image heatvit.bif -arch zynqmp -process_bitstream bin -w
             "heatvit.bif": "all:\n{\n    [destination_device = pl] ../output/heatvit.bit\n}\n",

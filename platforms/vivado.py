@@ -106,7 +106,7 @@ set_property BITSTREAM.GENERAL.COMPRESS TRUE [current_design]
 
 def vivado_files(board: Board, config: Config) -> dict[str, str]:
     """Return the files of the folder ``vivado`` of a build; the script to run is the first."""
-    names = (["build.tcl", "design.tcl", "package.tcl", "report.tcl"] if board.system
+    names = (["build.tcl", "design.tcl", "linux.tcl", "package.tcl", "report.tcl"] if board.system
              else ["core.tcl", "package.tcl", "report.tcl"])
     files = {name: (_SCRIPTS / name).read_text() for name in names}
     return files | {"settings.tcl": settings(board, config)} | _constraints(board)

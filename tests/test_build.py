@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Builds for boards: complete, the same always, and every script runs under a stubbed Vivado."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -12,7 +13,14 @@ import pytest
 
 from platforms import build
 from platforms.boards_data import BOARDS, board_named
-from platforms.build import board_config, describe, main, write_build
+from platforms.build import (
+    VivadoError,
+    board_config,
+    describe,
+    main,
+    run_vivado,
+    write_build,
+)
 from platforms.ipxact_check import verilog_ports
 from rtl.config import named
 from rtl.top import emit_verilog
@@ -50,6 +58,8 @@ def test_scripts_run_to_their_end(tmp_path: Path, board: str) -> None:
     assert report["board"] == board and report["part"] == board_named(board).part
     assert report["timing_met"] is True
     assert report["utilisation"]["luts"] == {"used": 1234, "available": 274080}
+    for name, digest in json.loads((folder / "build.json").read_text())["sha256"].items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest, name
     if system is None:
         assert vivado.opened == "routed" and (folder / "output" / "heatvit.dcp").exists()
         return
@@ -176,6 +186,31 @@ def test_mistakes_without_a_system_are_refused(tmp_path: Path, file: str, old: s
 
 
 @needs_tcl
+@pytest.mark.parametrize("mhz", [300, 250])
+def test_the_device_tree_has_the_clock_that_is_set(zcu102: Path, tmp_path: Path, mhz: int) -> None:
+    folder = tmp_path / "build"
+    shutil.copytree(zcu102, folder)
+    settings = folder / "vivado" / "settings.tcl"
+    settings.write_text(settings.read_text().replace("set clock_mhz 300", f"set clock_mhz {mhz}"))
+    _run(folder)
+    hertz = json.loads((folder / "output" / "report.json").read_text())["clock_hz"]
+    assert hertz // 1_000_000 in (mhz - 1, mhz)
+    tree = (folder / "output" / "heatvit.dts").read_text()
+    assert f"assigned-clock-rates = <{hertz}>;" in tree
+    given = (folder / "linux" / "heatvit.dts.in").read_text()
+    assert tree == given.replace("@CLOCK_HZ@", str(hertz))
+
+
+@needs_tcl
+def test_a_device_tree_without_a_clock_is_refused(zcu102: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "build"
+    shutil.copytree(zcu102, folder)
+    (folder / "linux" / "heatvit.dts.in").write_text("/dts-v1/;\n")
+    with pytest.raises(Refused, match="has no @CLOCK_HZ@"):
+        _run(folder)
+
+
+@needs_tcl
 def test_late_timing_is_said(zcu102: Path, tmp_path: Path) -> None:
     folder = tmp_path / "build"
     shutil.copytree(zcu102, folder)
@@ -198,11 +233,14 @@ def test_a_build_is_the_same_always(zcu102: Path, tmp_path: Path) -> None:
     assert all(name in page for name in listed if name != "README.md" and "ip/" not in name)
 
 
-def _fake_vivado(folder: Path) -> str:
+def _fake_vivado(folder: Path, options: str = "") -> str:
+    """Make a ``vivado`` that runs scripts in the stub, with ``options``; return a PATH with it."""
     folder.mkdir()
     script = folder / "vivado"
-    script.write_text(f'#!/bin/sh\nPYTHONPATH="{Path(__file__).parent.parent}" exec'
-                      f' "{sys.executable}" -m tests.vivado_model "$@"\n')
+    root = str(Path(__file__).parent.parent)
+    script.write_text(
+        f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {root!r})\n"
+        f"from tests.vivado_model import main\nsys.exit(main(sys.argv[1:], {options}))\n")
     script.chmod(0o755)
     return f"{folder}{os.pathsep}{os.environ['PATH']}"
 
@@ -261,6 +299,29 @@ def test_with_vivado_it_is_run(quick: None, tmp_path: Path, monkeypatch: pytest.
     arguments[-1] = str(tmp_path / "third")
     assert main(arguments) == 2
     assert "vivado has left no report" in capsys.readouterr().err
+
+
+@needs_tcl
+def test_what_a_script_ends_with_is_said(ready: Path, tmp_path: Path,
+                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", _fake_vivado(tmp_path / "bin"))
+    (ready / "vivado" / "heatvit.xdc").unlink()
+    with pytest.raises(VivadoError, match="status 1: add_files: file .*heatvit.xdc does not exist"):
+        run_vivado(ready)
+
+
+@needs_tcl
+def test_late_timing_is_reported_like_good_timing(quick: None, tmp_path: Path,
+                                                  monkeypatch: pytest.MonkeyPatch,
+                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("PATH", _fake_vivado(tmp_path / "bin", "slack=-0.125"))
+    folder = tmp_path / "build"
+    assert main(["kv260", "--config", "nano", "--model", "tiny_test", "-o", str(folder)]) == 1
+    said = capsys.readouterr()
+    assert "-0.125 ns" in said.out and "1234" in said.out and "report.json" in said.out
+    assert said.err == (f"platforms.build: timing is not met at 150 MHz, {folder}/README.md"
+                        " says where a lower clock is set\n")
+    assert "The clock is set in `vivado/settings.tcl`" in (folder / "README.md").read_text()
 
 
 @pytest.mark.parametrize(("arguments", "said"), [

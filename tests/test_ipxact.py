@@ -2,13 +2,15 @@
 """The packaged core: it describes its Verilog, and what does not is refused."""
 
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from amaranth.lib.wiring import In
 
-from platforms.ipxact import SPIRIT, component
-from platforms.ipxact_check import PackageError, check_component, verilog_ports
+from platforms.ipxact import component
+from platforms.ipxact_check import check_component, main, verilog_ports
+from platforms.ipxact_grammar import SPIRIT, PackageError, check_elements
 from platforms.vivado import core_files
 from rtl.config import CONFIGS, Config, named
 from rtl.interfaces import members, width
@@ -56,26 +58,88 @@ def test_registers_are_those_of_the_core() -> None:
     assert not found
 
 
-def test_order_of_elements_is_that_of_the_standard() -> None:
-    """A schema of the standard is not shipped with this: its order of elements is told here."""
+def _elements() -> dict[str, list[str]]:
+    """Return the elements of the standard that have others in them, with the tags of these."""
+    found: dict[str, list[str]] = {}
+    for element in ET.fromstring(component(named("small")).split("\n", 1)[1]).iter():
+        if len(element) and element.tag.startswith(f"{{{SPIRIT}}}"):
+            tags = [child.tag.removeprefix(f"{{{SPIRIT}}}") for child in element]
+            tag = element.tag.removeprefix(f"{{{SPIRIT}}}")
+            if len(set(tags)) > len(set(found.get(tag, []))):
+                found[tag] = tags
+    found.pop("vendorExtensions")
+    return found
+
+
+def _changed(tag: str, change: Callable[[ET.Element], None]) -> ET.Element:
+    """Return the component with a change of that element ``tag`` which has most kinds in it."""
     root = ET.fromstring(component(named("small")).split("\n", 1)[1])
-    order = {
-        "component": "vendor library name version busInterfaces addressSpaces memoryMaps model"
-                     " fileSets description parameters vendorExtensions",
-        "busInterface": "name busType abstractionType master slave portMaps parameters",
-        "register": "name description dim addressOffset size access field",
-        "field": "name description bitOffset bitWidth volatile access enumeratedValues"
-                 " modifiedWriteValue readAction",
-        "addressBlock": "name baseAddress range width usage register",
-        "view": "name envIdentifier language modelName fileSetRef",
-        "wire": "direction vector wireTypeDefs"}
-    for tag, names in order.items():
-        places = {name: i for i, name in enumerate(names.split())}
-        elements = list(root.iter(f"{{{SPIRIT}}}{tag}"))
-        assert elements
-        for element in elements:
-            found = [places[child.tag.partition("}")[2]] for child in element]
-            assert found == sorted(found), (tag, element.findtext("s:name", "", _S))
+    change(max(root.iter(f"{{{SPIRIT}}}{tag}"), key=lambda e: len({child.tag for child in e})))
+    return root
+
+
+@pytest.mark.parametrize("tag", _elements())
+def test_order_of_elements_is_that_of_the_standard(tag: str) -> None:
+    def swap(element: ET.Element) -> None:
+        first = next(i for i, child in enumerate(element[:-1]) if child.tag != element[i + 1].tag)
+        child = element[first]
+        element.remove(child)
+        element.insert(first + 1, child)
+
+    def unknown(element: ET.Element) -> None:
+        ET.SubElement(element, f"{{{SPIRIT}}}comment").text = "text"
+
+    def empty(element: ET.Element) -> None:
+        element[:] = []
+
+    check_elements(_changed(tag, lambda element: None))
+    changes = [unknown] + [swap] * (len(set(_elements()[tag])) > 1)
+    for change in changes + [empty] * (tag not in ("master", "slave", "model")):
+        with pytest.raises(PackageError, match=f"element {tag} .*must hold"):
+            check_elements(_changed(tag, change))
+
+
+@pytest.mark.parametrize(("tag", "text"), [
+    ("direction", "input"), ("baseAddress", "zero"), ("access", "rw"), ("usage", "registers"),
+    ("bitWidth", "1:0"), ("modifiedWriteValue", "one"), ("readAction", "read"), ("name", " "),
+    ("volatile", "no")])
+def test_texts_are_those_of_the_standard(tag: str, text: str) -> None:
+    def change(element: ET.Element) -> None:
+        element.text = text
+
+    with pytest.raises(PackageError, match=f"element {tag} holds"):
+        check_elements(_changed(tag, change))
+
+
+@pytest.mark.parametrize("tag", ["port", "busInterface", "register", "field", "addressSpace"])
+def test_names_are_given_once(tag: str) -> None:
+    root = ET.fromstring(component(named("small")).split("\n", 1)[1])
+    parent = next(e for e in root.iter() if len(e.findall(f"s:{tag}", _S)) > 1)
+    first, second, *_ = parent.findall(f"s:{tag}", _S)
+    second[0].text = first[0].text
+    with pytest.raises(PackageError, match=f"{tag} {first[0].text} is in .* twice"):
+        check_elements(root)
+
+
+@pytest.mark.parametrize("tag", ["busType", "abstractionType", "memoryMapRef", "addressSpaceRef"])
+def test_references_have_their_attributes(tag: str) -> None:
+    def change(element: ET.Element) -> None:
+        del element.attrib[next(iter(element.attrib))]
+
+    with pytest.raises(PackageError, match=f"element {tag} has the attributes"):
+        check_elements(_changed(tag, change))
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = _package(tmp_path, "nano")
+    assert main([str(path)]) == 0
+    said = capsys.readouterr().out
+    assert f"{len(members(named('nano')))} ports in 5 interfaces as in the Verilog" in said
+    path.write_text(path.read_text().replace(">ap_clk<", ">clk<"))
+    assert main([str(path)]) == 2
+    assert main([str(tmp_path / "none.xml")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("platforms.ipxact_check: ") == said.count("\n") == 2
 
 
 @pytest.mark.parametrize(("old", "new", "said"), [

@@ -14,7 +14,7 @@ from platforms.linux import BUFFER_BYTES, linux_files
 def test_overlay(name: str) -> None:
     board = BOARDS[name]
     files = linux_files(board)
-    text = re.sub(r"//.*", "", files["heatvit.dts"])
+    text = re.sub(r"//.*", "", files["heatvit.dts.in"])
     # As a compiler would read it: blocks closed, every statement ended.
     assert text.count("{") == text.count("}") == text.count("};")
     for statement in re.split(r"[{;]", text.replace("/dts-v1/;", "").replace("/plugin/;", "")):
@@ -22,7 +22,7 @@ def test_overlay(name: str) -> None:
                             r"(, <[^>]*>)*))\s*", statement), statement
     properties = dict(re.findall(r"^\t+([\w#-]+) = (.*);$", text, re.M))
     assert properties["reg"] == f"<0x0 {board.system.control:#x} 0x0 0x1000>"
-    assert properties["assigned-clock-rates"] == f"<{board.clock_mhz}000000>"
+    assert properties["assigned-clock-rates"] == "<@CLOCK_HZ@>"
     assert properties["size"] == f"<0x0 {BUFFER_BYTES:#x}>"
     assert properties["interrupts"] == "<0 89 4>"
     assert text.count('"generic-uio"') == text.count('"ikwzm,u-dma-buf"') == 1

@@ -264,12 +264,18 @@ class Vivado(BlockDesign):
         elif target == "path":
             known = {"SLACK": str(self.slack)}
         elif self._pin(target).kind == "clock":
-            known = {"CONFIG.FREQ_HZ": "299997009"}
+            known = {"CONFIG.FREQ_HZ": str(self._clock_hz(target))}
         else:
             known = {}
         if name not in known:
             raise Refused(f"no property {name} of {target}")
         return known[name]
+
+    def _clock_hz(self, pin: str) -> int:
+        """Return the frequency of a clock: as the oscillator of the board has it, a bit less."""
+        mhz, = (value for name, value in self._split(pin)[0].values.items()
+                if name.endswith("FREQMHZ"))
+        return round(float(mhz) * 999_990.03)
 
     # IP packager
 
@@ -293,7 +299,8 @@ class Vivado(BlockDesign):
         self._core(words)
 
     def do_ipx__save_core(self, *words: str) -> None:
-        self._core(words)
+        with self._core(words).component.open("a") as file:
+            file.write("<!-- saved -->\n")
 
     def do_ipx__unload_core(self, *words: str) -> None:
         _, (path,) = self._options(words, "", "", 1)
@@ -456,13 +463,13 @@ class Vivado(BlockDesign):
             raise Refused(str(error)) from None
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str], slack: float = 0.25) -> int:
     """Run a script in this folder, as ``vivado`` would."""
     script = arguments[arguments.index("-source") + 1]
     try:
-        Vivado(Path.cwd()).source(Path.cwd() / script)
+        Vivado(Path.cwd(), slack).source(Path.cwd() / script)
     except Refused as error:
-        print(f"ERROR: {error}")
+        print(f"{error}\n    while executing\n\"source {script}\"")
         return 1
     return 0
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 #
 # From the core to a bitstream: vivado -mode batch -source vivado/build.tcl
-# Leaves in output/: heatvit.bit, heatvit.hwh, heatvit.xsa, report.json, and the reports as text.
+# Leaves in output/: heatvit.bit, heatvit.hwh, heatvit.xsa, report.json, the reports as text, and
+# for devices that have one the device tree.
 
 set here [file dirname [file normalize [info script]]]
 source [file join $here settings.tcl]
@@ -22,6 +23,7 @@ if {$board_connections ne ""} {
 
 source [file join $here package.tcl]
 source [file join $here design.tcl]
+source [file join $here linux.tcl]
 
 add_files -norecurse [make_wrapper -files [get_files $design.bd] -top]
 set_property top ${design}_wrapper [current_fileset]

@@ -6,10 +6,11 @@
 set here [file dirname [file normalize [info script]]]
 source [file join $here settings.tcl]
 source [file join $here report.tcl]
+set work [file join $here .. work]
 set output [file join $here .. output]
 file mkdir $output
 
-create_project -force heatvit [file join $here .. work] -part $part
+create_project -force heatvit $work -part $part
 source [file join $here package.tcl]
 
 read_verilog [file join $here .. ip heatvit src heatvit.v]
