@@ -17,6 +17,7 @@ from golden.pages import check_section, table, write_section
 from rtl import isa
 from rtl.config import Config
 from rtl.errors import ERRORS
+from rtl.export import text_function
 from rtl.logits import OUTPUT_TOP_BYTES
 from rtl.registers import DROPPED_BITS, DROPPED_ROWS, REGISTERS, constants
 
@@ -144,12 +145,10 @@ def interface_header() -> str:
     lines += ["    HEATVIT_MODEL_FIELDS", "};", "", "/* Errors that the driver finds. */",
               "enum heatvit_driver_error {"]
     lines += [f"    HEATVIT_ERROR_{name} = {error.code}," for name, error in DRIVER_ERRORS.items()]
-    lines += ["};", "",
-              "static inline const char *heatvit_driver_error_text(int code)", "{",
-              "    switch (code) {"]
-    lines += [f'    case HEATVIT_ERROR_{name}: return "{error.sentence}";'
-              for name, error in DRIVER_ERRORS.items()]
-    lines += ['    default: return "This is no code of an error.";', "    }", "}", "", "#endif", ""]
+    lines += ["};", "", *text_function("heatvit_driver_error_text(int value)",
+                                       {f"HEATVIT_ERROR_{name}": error.sentence
+                                        for name, error in DRIVER_ERRORS.items()},
+                                       "This is no code of an error."), "#endif", ""]
     return "\n".join(lines)
 
 

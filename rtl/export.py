@@ -8,7 +8,7 @@ import argparse
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from rtl.registers import (
 )
 
 __all__ = ["EXPORTS", "export", "instruction_page", "main", "register_header", "register_page",
-           "register_rdl"]
+           "register_rdl", "text_function"]
 
 #: Enumerations that software needs beside the registers.
 _REGISTER_ENUMS: tuple[type[Enum], ...] = (RunState, isa.Error, isa.Stall)
@@ -85,6 +85,21 @@ def _enum_rows(values: type[Enum], comments: dict[tuple[str, str], str]) -> Iter
 
 # C header
 
+def text_function(declaration: str, texts: Mapping[str, str], default: str) -> list[str]:
+    """Return the lines of a function in C that gives a text for each constant.
+
+    Parameters
+    ----------
+    declaration
+        Its name and its argument, ``value``.
+    texts, default
+        Text of each constant, and of all other values.
+    """
+    return [f"static inline const char *{declaration}", "{", "    switch (value) {",
+            *(f'    case {constant}: return "{text}";' for constant, text in texts.items()),
+            f'    default: return "{default}";', "    }", "}", ""]
+
+
 def register_header() -> str:
     """Return the C header of the register map."""
     lines = ["/* SPDX-License-Identifier: BSD-2-Clause */",
@@ -112,17 +127,14 @@ def register_header() -> str:
         prefix = f"HEATVIT_{name.upper()}"
         lines.append(f"enum heatvit_{name} {{")
         lines += [f"    {prefix}_{m.name} = {m.value}," for m in values]
-        lines += ["};", "",
-                  f"static inline const char *heatvit_{name}_name(unsigned int value)", "{",
-                  "    switch (value) {"]
-        lines += [f'    case {prefix}_{m.name}: return "{m.name}";' for m in values]
-        lines += ['    default: return "unknown";', "    }", "}", ""]
+        lines += ["};", "", *text_function(f"heatvit_{name}_name(unsigned int value)",
+                                           {f"{prefix}_{m.name}": m.name for m in values},
+                                           "unknown")]
     lines += ["/* What has happened, in a sentence */",
-              "static inline const char *heatvit_error_text(unsigned int value)", "{",
-              "    switch (value) {"]
-    lines += [f'    case HEATVIT_ERROR_{error.name}: return "{text.sentence}";'
-              for error, text in ERRORS.items()]
-    lines += ['    default: return "Unknown error.";', "    }", "}", "", "#endif", ""]
+              *text_function("heatvit_error_text(unsigned int value)",
+                             {f"HEATVIT_ERROR_{error.name}": text.sentence
+                              for error, text in ERRORS.items()}, "Unknown error."),
+              "#endif", ""]
     return "\n".join(lines)
 
 

@@ -5,18 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "check.h"
 #include "heatvit_linux.h"
 #include "heatvit_sim.h"
 
 #define SECOND 1000000u
-
-#define CHECK(condition) \
-    do { \
-        if (!(condition)) { \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
-            exit(1); \
-        } \
-    } while (0)
 
 static struct heatvit_sim sim;
 static struct heatvit_port port;
