@@ -20,6 +20,7 @@ import rtl.buffers
 import rtl.issue
 import rtl.loader
 import rtl.top
+from golden.images import calibration_frames
 from golden.model import FloatViT, ModelConfig
 from golden.pruning import PruningConfig
 from golden.quantize import quantize
@@ -35,7 +36,7 @@ from sim.faults import CONFIG, FAULTS, FaultyCore, choice
 from sim.session import Session
 from sim.simulate import PATIENCE, Bus
 from sim.streams import streams
-from sim.workload import Workload, calibration_frames
+from sim.workload import Workload
 from tests import (
     test_accumulator,
     test_array,

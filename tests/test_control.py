@@ -5,6 +5,7 @@ import random
 from dataclasses import replace
 
 import pytest
+from amaranth.hdl import Signal
 from amaranth.lib import wiring
 from amaranth.sim import Simulator, SimulatorContext
 
@@ -25,12 +26,24 @@ from rtl.registers import (
 CONFIG = CONFIGS["small"]  # two ports of 16 bytes
 START = DONE_ENABLE = 1
 DONE, IDLE, READY = 2, 4, 8
+#: Cycles of TIMEOUT, where it matters.
+TIMEOUT = 50
 
 
 async def ticks(ctx: SimulatorContext, count: int) -> None:
     """Wait; unlike ``tick().repeat``, quietly where another bench fails meanwhile."""
     for _ in range(count):
         await ctx.tick()
+
+
+async def until(ctx: SimulatorContext, signal: Signal, limit: int = 1000, *,
+                value: int = 1) -> int:
+    """Return the cycles until a signal has a value."""
+    for cycle in range(limit):
+        if ctx.get(signal) == value:
+            return cycle
+        await ctx.tick()
+    raise AssertionError(f"{signal.name} is not {value} in {limit} cycles")
 
 
 class Host:
@@ -580,8 +593,7 @@ def test_core_error_of_an_ended_run_is_not_seen():
     async def main(ctx, dut, host, core):
         core.busy = 60
         await host.set(ctx, "CTRL", START)
-        while not ctx.get(dut.core_done):
-            await ctx.tick()
+        await until(ctx, dut.core_done)
         await ticks(ctx, 4)
         ctx.set(dut.core_error, Error.BAD_FIELD)
         await wait_for_end(ctx, host)
@@ -646,17 +658,26 @@ def test_images_are_counted_while_the_run_goes_on():
             await ticks(ctx, 20)
             ctx.set(dut.core_images_done, 7)
             assert await host.get(ctx, "IMAGES_DONE") == 7
-            while not ctx.get(dut.core_done):
-                await ctx.tick()
+            await until(ctx, dut.core_done)
             # The last image counts even if it ends with the run; what comes later does not.
             ctx.set(dut.core_images_done, 8)
-            while not ctx.get(dut.stop):
-                await ctx.tick()
+            await until(ctx, dut.stop)
             ctx.set(dut.core_images_done, 9)
             await wait_for_end(ctx, host)
             assert await host.get(ctx, "IMAGES_DONE") == 8
 
     control(main)
+
+
+async def begin(ctx: SimulatorContext, dut: RunControl, timeout: int = TIMEOUT) -> None:
+    """Begin a run with a core that moves in every cycle."""
+    ctx.set(dut.timeout, timeout)
+    ctx.set(dut.masters_idle, 1)
+    ctx.set(dut.core_moves, 1)
+    ctx.set(dut.start, 1)
+    await ctx.tick()
+    ctx.set(dut.start, 0)
+    await until(ctx, dut.stop, value=0)
 
 
 def test_run_control_timing():
@@ -696,16 +717,9 @@ def test_a_master_that_is_busy_late_is_waited_for():
     dut = RunControl(CONFIG)
 
     async def main(ctx):
-        ctx.set(dut.timeout, 1000)
-        ctx.set(dut.masters_idle, 1)
-        ctx.set(dut.start, 1)
-        await ctx.tick()
-        ctx.set(dut.start, 0)
-        while ctx.get(dut.stop):
-            await ctx.tick()
+        await begin(ctx, dut, timeout=1000)
         ctx.set(dut.core_done, 1)
-        while not ctx.get(dut.stop):
-            await ctx.tick()
+        await until(ctx, dut.stop)
         await ticks(ctx, RunControl.SETTLE_CYCLES - 2)
         ctx.set(dut.masters_idle, 0)
         for _ in range(40):
@@ -723,30 +737,6 @@ def test_a_master_that_is_busy_late_is_waited_for():
 
 # Time-outs
 
-TIMEOUT = 50
-
-
-async def _begin(ctx, dut):
-    """Begin a run with a core that moves in every cycle."""
-    ctx.set(dut.timeout, TIMEOUT)
-    ctx.set(dut.masters_idle, 1)
-    ctx.set(dut.core_moves, 1)
-    ctx.set(dut.start, 1)
-    await ctx.tick()
-    ctx.set(dut.start, 0)
-    while ctx.get(dut.stop):
-        await ctx.tick()
-
-
-async def _until(ctx, signal, limit):
-    """Return the cycles until a signal is high."""
-    for cycle in range(limit):
-        if ctx.get(signal):
-            return cycle
-        await ctx.tick()
-    raise AssertionError(f"{signal.name} did not rise in {limit} cycles")
-
-
 def _state(ctx, dut):
     """Return the fields of STATUS."""
     value = ctx.get(dut.status)
@@ -759,16 +749,16 @@ def test_a_run_that_does_not_move_ends_with_what_it_waits_for(moving, beat):
     dut = RunControl(CONFIG)
 
     async def main(ctx):
-        await _begin(ctx, dut)
+        await begin(ctx, dut)
         ctx.set(dut.core_moves, 0)
         ctx.set(dut.core_hang, Error.HANG_WEIGHT)
         ctx.set(dut.core_hang_index, 77)
         ctx.set(getattr(dut, beat), 1)
         await ticks(ctx, moving)
         ctx.set(getattr(dut, beat), 0)
-        assert TIMEOUT <= await _until(ctx, dut.stop, 2 * TIMEOUT) <= TIMEOUT + 4
+        assert TIMEOUT <= await until(ctx, dut.stop, 2 * TIMEOUT) <= TIMEOUT + 4
         ctx.set(dut.core_hang, Error.HANG_PASS)
-        await _until(ctx, dut.done, 20)
+        await until(ctx, dut.done, 20)
         assert (ctx.get(dut.error), ctx.get(dut.error_index)) == (Error.HANG_WEIGHT.value, 77)
         assert _state(ctx, dut) == (RunState.DRAIN, 0)
 
@@ -783,15 +773,15 @@ def test_a_run_whose_transfers_do_not_end_is_told_once(what, error):
     dut = RunControl(CONFIG)
 
     async def main(ctx):
-        await _begin(ctx, dut)
+        await begin(ctx, dut)
         ctx.set(dut.masters_idle, 0)
         ctx.set(dut.core_hang, Error.HANG_LOAD)
         if what:
             ctx.set(getattr(dut, what), Error.BAD_FIELD if what == "core_error" else 1)
         else:
             ctx.set(dut.core_moves, 0)
-        await _until(ctx, dut.stop, 2 * TIMEOUT)
-        assert TIMEOUT <= await _until(ctx, dut.done, 2 * TIMEOUT) <= TIMEOUT + 10
+        await until(ctx, dut.stop, 2 * TIMEOUT)
+        assert TIMEOUT <= await until(ctx, dut.done, 2 * TIMEOUT) <= TIMEOUT + 10
         await ctx.tick()
         assert ctx.get(dut.error) == error.value
         for _ in range(3 * TIMEOUT):
@@ -813,7 +803,7 @@ def test_a_soft_reset_waits_for_transfers_however_late(before):
     dut = RunControl(CONFIG)
 
     async def main(ctx):
-        await _begin(ctx, dut)
+        await begin(ctx, dut)
         ctx.set(dut.masters_idle, 0)
         ctx.set(dut.core_error, Error.BAD_OPCODE if before else Error.NONE)
         await ticks(ctx, before)
@@ -826,8 +816,8 @@ def test_a_soft_reset_waits_for_transfers_however_late(before):
             await ctx.tick()
         assert ctx.get(dut.error) == (Error.BAD_OPCODE if before else Error.HANG_DRAIN).value
         ctx.set(dut.masters_idle, 1)
-        await _until(ctx, dut.core_reset, 5)
-        await _until(ctx, dut.idle, 20)
+        await until(ctx, dut.core_reset, 5)
+        await until(ctx, dut.idle, 20)
         assert not ctx.get(dut.aborting) and _state(ctx, dut) == (RunState.IDLE, 0)
 
     simulate(dut, main)
