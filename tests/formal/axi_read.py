@@ -7,7 +7,7 @@ from unittest.mock import patch
 from amaranth.hdl import Cat, Elaboratable, Module, Mux, Signal, Value
 from amaranth.lib import data
 
-from tests.formal.axi_requests import Bursts, legal_bursts, requested_bursts
+from tests.formal.axi_requests import Bursts, legal_bursts, requested_bursts, stop_drains
 from tests.formal.bench import Bench, Inside
 from tests.formal.runner import STRUCTURE, Apart, Design, Proof
 
@@ -16,6 +16,8 @@ __all__ = ["PROOF"]
 DATA_BITS, ADDR_BITS = 32, 16
 #: Beats of a burst, and bursts, at most; fewer where runs are long.
 SIZES, SMALL = (8, 3), (4, 2)
+#: Cycles after stop within which a fair memory has the smaller one idle.
+DRAIN = 2 * SMALL[0] * SMALL[1] + 6
 DEPTHS = (8, 16)
 
 
@@ -128,7 +130,8 @@ def build(bench: Bench, design: Design) -> None:
                  "idle: no address and no beat is under way")
     bench.always("idle_is_complete", ~master.idle | master.stop
                  | (Cat(*open_beats) == 0), "idle without stop: all that was asked for has come")
-    _drains(bench, master, count)
+    stop_drains(bench, master.stop, master.idle, {
+        "ar": axi.arvalid & ~axi.arready, "r": (count > axi.arvalid) & ~axi.rvalid}, DRAIN)
 
     # Why: the owners of bursts are in the order of the bursts, one more until it has been counted
     bench.always("count_right", (inside["count"] == count + last) & (owners.level == count + last)
@@ -168,28 +171,6 @@ def _room(bench: Bench, i: int, depth: int, inside: Inside, queue: Inside, level
                  "what is asked for next has room", lemma=True)
     bench.always(f"queue{i}", (stored <= depth) & (queue["full"] == (stored == depth))
                  & (queue["$signal"] == (stored != 0)), "the flags of the queue", lemma=True)
-
-
-#: Cycles that a fair memory leaves a master waiting, and within which it is idle after stop.
-PATIENCE, DRAIN = 1, 2 * SMALL[0] * SMALL[1] + 6
-
-
-def _drains(bench: Bench, master: object, count: Signal) -> None:
-    """Claim that a fair memory lets ``stop`` end in ``idle``."""
-    if bench.mode != "bmc":
-        return
-    m, axi = bench.m, master.axi
-    for name, waits in (("ar", axi.arvalid & ~axi.arready),
-                        ("r", (count > axi.arvalid) & ~axi.rvalid)):
-        waited = Signal(range(PATIENCE + 2), name=f"{name}_waited")
-        m.d.sync += waited.eq(Mux(waits, waited + 1, 0))
-        bench.assume(~waits | (waited < PATIENCE))
-    stopped_for = Signal(range(DRAIN + 2))
-    m.d.sync += stopped_for.eq(Mux(~master.stop, 0, Mux(stopped_for > DRAIN, stopped_for,
-                                                        stopped_for + 1)))
-    bench.always("stop_drains", (stopped_for <= DRAIN) | ~master.stop | master.idle,
-                 f"{DRAIN} cycles after stop a memory that waits {PATIENCE} cycle has it idle",
-                 bounded=True)
 
 
 PROOF = Proof("axi_read", build,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What AXI masters share: bursts are legal, and are exactly what was asked for."""
+"""What AXI masters share: bursts are legal, are what was asked for, and end after stop."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from amaranth.hdl import Cat, Const, Mux, Signal, Value
@@ -8,9 +9,12 @@ from amaranth.utils import ceil_log2
 
 from tests.formal.bench import Bench, Inside
 
-__all__ = ["Bursts", "Part", "legal_bursts", "requested_bursts"]
+__all__ = ["Bursts", "Part", "legal_bursts", "requested_bursts", "stop_drains"]
 
 INCR = 1
+
+#: Cycles that a fair memory leaves a master waiting.
+PATIENCE = 1
 
 
 @dataclass(frozen=True)
@@ -130,3 +134,24 @@ def requested_bursts(bench: Bench, name: str, request: object, bursts: Bursts, s
                  | (splitter["address"] + split_last < 1 << address_bits),
                  "what is split ends inside the memory", lemma=True)
     return open_beats, shown
+
+
+def stop_drains(bench: Bench, stop: Value, idle: Value, waits: Mapping[str, Value],
+                within: int) -> None:
+    """Claim that a fair memory lets ``stop`` end in ``idle`` after ``within`` cycles.
+
+    ``waits`` are the ways, by name, in which a memory leaves a master waiting.
+    """
+    if bench.mode != "bmc":
+        return
+    m = bench.m
+    for name, condition in waits.items():
+        waited = Signal(range(PATIENCE + 2), name=f"{name}_waited")
+        m.d.sync += waited.eq(Mux(condition, waited + 1, 0))
+        bench.assume(~condition | (waited < PATIENCE))
+    stopped_for = Signal(range(within + 2))
+    m.d.sync += stopped_for.eq(Mux(~stop, 0, Mux(stopped_for > within, stopped_for,
+                                                 stopped_for + 1)))
+    bench.always("stop_drains", (stopped_for <= within) | ~stop | idle,
+                 f"{within} cycles after stop a memory that waits {PATIENCE} cycle has it idle",
+                 bounded=True)

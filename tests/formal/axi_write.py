@@ -3,7 +3,7 @@
 
 from amaranth.hdl import Cat, Mux, Signal
 
-from tests.formal.axi_requests import Bursts, legal_bursts, requested_bursts
+from tests.formal.axi_requests import Bursts, legal_bursts, requested_bursts, stop_drains
 from tests.formal.bench import Bench
 from tests.formal.runner import STRUCTURE, Apart, Design, Proof
 
@@ -12,6 +12,8 @@ __all__ = ["PROOF"]
 DATA_BITS, ADDR_BITS = 32, 16
 #: Beats of a burst, and bursts, at most; fewer where runs are long.
 SIZES, SMALL = (16, 4), (4, 2)
+#: Cycles after stop within which a fair memory has the smaller one idle.
+DRAIN = 2 * SMALL[0] + 2 * SMALL[1] + 6
 
 
 def build(bench: Bench, design: Design) -> None:
@@ -96,7 +98,9 @@ def build(bench: Bench, design: Design) -> None:
         "idle: no address, no data and no acknowledgement is under way")
     bench.always("idle_is_complete", ~master.idle | master.stop | (open_beats == 0),
                  "idle without stop: all that was asked for is written")
-    _drains(bench, master, aw_done, w_done)
+    stop_drains(bench, master.stop, master.idle, {
+        "aw": axi.awvalid & ~axi.awready, "w": axi.wvalid & ~axi.wready,
+        "b": (aw_done != 0) & (w_done != 0) & ~axi.bvalid}, DRAIN)
 
     # Why
     left, sending, under_way = inside["left"], inside["sending"], inside["count"]
@@ -122,28 +126,6 @@ def build(bench: Bench, design: Design) -> None:
     bench.cover("drained", bench.past(stopped & (under_way != 0), "was_busy") & master.idle,
                 "a stopped master becomes idle")
     bench.cover("failed", master.error & master.idle, "an error, and idle")
-
-
-#: Cycles that a fair memory leaves a master waiting, and within which it is idle after stop.
-PATIENCE, DRAIN = 1, 2 * SMALL[0] + 2 * SMALL[1] + 6
-
-
-def _drains(bench: Bench, master: object, aw_done: Signal, w_done: Signal) -> None:
-    """Claim that a fair memory lets ``stop`` end in ``idle``."""
-    if bench.mode != "bmc":
-        return
-    m, axi = bench.m, master.axi
-    for name, waits in (("aw", axi.awvalid & ~axi.awready), ("w", axi.wvalid & ~axi.wready),
-                        ("b", (aw_done != 0) & (w_done != 0) & ~axi.bvalid)):
-        waited = Signal(range(PATIENCE + 2), name=f"{name}_waited")
-        m.d.sync += waited.eq(Mux(waits, waited + 1, 0))
-        bench.assume(~waits | (waited < PATIENCE))
-    stopped_for = Signal(range(DRAIN + 2))
-    m.d.sync += stopped_for.eq(Mux(~master.stop, 0, Mux(stopped_for > DRAIN, stopped_for,
-                                                        stopped_for + 1)))
-    bench.always("stop_drains", (stopped_for <= DRAIN) | ~master.stop | master.idle,
-                 f"{DRAIN} cycles after stop a memory that waits {PATIENCE} cycle has it idle",
-                 bounded=True)
 
 
 PROOF = Proof("axi_write", build,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """A block on the bench of a model checker: free inputs, what is assumed, and what must hold."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from amaranth.back import rtlil
@@ -40,12 +40,13 @@ class Property:
 class _Statement(Elaboratable):
     """A module of one statement, so that the checker reports it by the name of the module."""
 
-    def __init__(self, statement: object) -> None:
-        self._statement = statement
+    def __init__(self, kind: type, condition: Signal) -> None:
+        self._kind = kind
+        self._condition = condition
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.d.comb += self._statement
+        m.d.comb += self._kind(self._condition)
         return m
 
 
@@ -100,10 +101,10 @@ class Bench:
     mode
         ``"prove"``, ``"bmc"`` or ``"cover"``: which properties there are.
     only
-        The only property of the mode that there is.
+        Of the properties of the mode, those that there are.
     """
 
-    def __init__(self, mode: str, only: str | None = None) -> None:
+    def __init__(self, mode: str, only: Collection[str] | None = None) -> None:
         self.mode = mode
         self.only = only
         self.m = Module()
@@ -159,14 +160,13 @@ class Bench:
         held = Signal(name=f"assumption{self._assumptions}")
         self._assumptions += 1
         self.m.d.comb += held.eq(Value.cast(condition).any())
-        self._add(held.name, Assume(held))
+        self._add(Assume, held)
 
     def always(self, name: str, condition: ValueLike, says: str, *, bounded: bool = False,
                lemma: bool = False) -> None:
         """Claim that ``condition`` holds in every cycle."""
-        claim = Property(name, says, bounded=bounded, lemma=lemma)
-        if self.mode == ("bmc" if bounded else "prove") and self.only in (None, name):
-            self._state(claim, condition, Assert)
+        if self.mode == ("bmc" if bounded else "prove"):
+            self._state(Property(name, says, bounded=bounded, lemma=lemma), condition, Assert)
 
     def stable(self, name: str, valid: Value, ready: Value, payload: ValueLike, says: str) -> None:
         """Claim that a transfer once offered stays offered, the same, until it is taken."""
@@ -185,13 +185,15 @@ class Bench:
         if self.mode == "cover":
             self._state(Property(name, says, cover=True), condition, Cover)
 
-    def _add(self, name: str, statement: object) -> None:
-        self.m.submodules[f"check_{name}"] = _Statement(statement)
+    def _add(self, kind: type, condition: Signal) -> None:
+        self.m.submodules[f"check_{condition.name}"] = _Statement(kind, condition)
 
     def _state(self, claim: Property, condition: ValueLike, kind: type) -> None:
+        if self.only is not None and claim.name not in self.only:
+            return
         held = Signal(name=claim.name)
         self.m.d.comb += held.eq(Value.cast(condition).any())
-        self._add(claim.name, kind(held))
+        self._add(kind, held)
         self.properties.append(claim)
 
     def rtlil(self) -> str:

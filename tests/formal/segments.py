@@ -104,10 +104,10 @@ def build(bench: Bench, design: Design) -> None:
     bench.always("begins", ~(begun & fresh) & (~made | begun), "a selector begins first",
                  lemma=True)
 
-    bench.cover("all_segments", taken & (listed == 4) & (which == SEGMENTS - 1) & (start == 3),
-                "a list of a segment each")
+    bench.cover("all_segments", taken & (table.tokens == 4) & (which == SEGMENTS - 1)
+                & (current.start == 3), "a list of a segment each")
     bench.cover("again", bench.past(table.prune & (kept == 5) & (table.tokens == 7), "pruned")
-                & (listed == 5), "a list after another")
+                & (table.tokens == 5), "a list after another")
 
 
 PROOF = Proof("segments", build, depths={"prove": 2, "cover": 16}, quick={})

@@ -74,7 +74,8 @@ def build(bench: Bench, design: Design) -> None:
     bench.always("order_known", (inside["in_order"] == ordered)
                  & (inside["first_row"] == first_row), "whether it is in order", lemma=True)
 
-    bench.cover("flipped", asked & ~ordered & (lists.row == 77), "a row of a list that was written")
+    of_written = bench.past(asks & known[0] & ~ordered & ~lists.dropped, "of_written")
+    bench.cover("flipped", of_written & (lists.row == 77), "a row of a list that was written")
     bench.cover("dropped", asked & bench.past(lists.dropped, "was_dropped") & (lists.row == 5),
                 "a row that was dropped")
 
