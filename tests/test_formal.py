@@ -67,6 +67,12 @@ def test_mutant_fails_each_property_by_itself(tmp_path: Path) -> None:
     assert set(outcome.failed) == {"level_right", "output_stable"}
 
 
+def test_mutant_of_two_modes(tmp_path: Path) -> None:
+    mutant = Mutant("fifo", ("no_overflow", "fills"), "rtl.fifo", "full.eq(0)", "full.eq(1)")
+    with pytest.raises(ValueError, match="no_overflow, fills are not properties of one mode"):
+        check_mutant(PROOFS["fifo"], mutant, tmp_path)
+
+
 def test_structure_of_an_input_that_is_not_there(tmp_path: Path) -> None:
     proof = replace(PROOFS["axi_write"], apart=(Apart(("axi__awvalid",), ("no_such_input",)),))
     with pytest.raises(CheckerError, match="no_such_input"):

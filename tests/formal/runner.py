@@ -171,14 +171,20 @@ def claims(proof: Proof, mode: str) -> tuple[Property, ...]:
     return tuple(claim for claim in bench.properties if not claim.lemma)
 
 
+def _mode(proof: Proof, mutant: Mutant) -> str:
+    """Return the mode that the properties are of which a mutant violates."""
+    for mode in proof.depths:
+        if set(mutant.fails) <= {claim.name for claim in claims(proof, mode)}:
+            return mode
+    raise ValueError(f"{', '.join(mutant.fails)} are not properties of one mode of {proof.name}")
+
+
 def check_mutant(proof: Proof, mutant: Mutant, folder: Path) -> Outcome:
     """Look for each of the properties that are to fail with the mutant, from reset on."""
-    fails = set(mutant.fails)
-    mode = next(mode for mode in proof.depths
-                if fails <= {claim.name for claim in claims(proof, mode)})
+    mode = _mode(proof, mutant)
     if mode == STRUCTURE:
         return _structure(proof, mutated(mutant), folder)
-    bench = Bench(mode, only=fails)
+    bench = Bench(mode, only=mutant.fails)
     proof.build(bench, mutated(mutant))
     if mode == "cover":
         return _run(bench, proof.name, mode, proof.depths[mode], folder, False)
