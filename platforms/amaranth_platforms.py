@@ -5,6 +5,8 @@ They are for designs that use the logic alone: a clock, LEDs and buttons, a conn
 :mod:`platforms.build` reach the processors and the memory by a block design instead.
 """
 
+import re
+
 from amaranth.build import Attrs, Clock, Connector, DiffPairs, Pins, PinsN, Platform, Resource
 from amaranth.vendor import XilinxPlatform
 from amaranth_boards.resources import ButtonResources, LEDResources, SwitchResources
@@ -17,12 +19,25 @@ __all__ = ["KV260Platform", "PYNQZ2Platform", "U250Platform", "ZCU102Platform", 
 
 _33 = Attrs(IOSTANDARD="LVCMOS33")
 
+#: Device, package and speed in the name of a part; those of the 7 series have no hyphen.
+_PART = re.compile(r"(xc7z\d+|[a-z0-9]+)-?([a-z]+\d+)-(.+)")
 
-class ZCU102Platform(XilinxPlatform):
+
+class _BoardPlatform(XilinxPlatform):
+    """The platform of a board, on its device."""
+
+    default_clk: str | None = "clk125"
+    connectors: list[Connector] = []
+
+    def __init_subclass__(cls, *, board: str) -> None:
+        part = _PART.fullmatch(board_named(board).part)
+        assert part is not None
+        cls.device, cls.package, cls.speed = part.groups()
+
+
+class ZCU102Platform(_BoardPlatform, board="zcu102"):
     """ZCU102, pins of UG1182."""
 
-    device, package, speed = "xczu9eg", "ffvb1156", "2-e"
-    default_clk = "clk125"
     resources = [
         Resource("clk125", 0, DiffPairs("G21", "F21", dir="i"), Clock(125e6),
                  Attrs(IOSTANDARD="LVDS_25")),
@@ -31,50 +46,41 @@ class ZCU102Platform(XilinxPlatform):
         *ButtonResources(pins="AG15 AE14 AF15 AE15 AG13", attrs=_33),
         *SwitchResources(pins="AN14 AP14 AM14 AN13 AN12 AP12 AL13 AK13", attrs=_33),
     ]
-    connectors: list[Connector] = []
 
 
-class ZCU104Platform(XilinxPlatform):
+class ZCU104Platform(_BoardPlatform, board="zcu104"):
     """ZCU104, pins of UG1267."""
 
-    device, package, speed = "xczu7ev", "ffvc1156", "2-e"
-    default_clk = "clk125"
     resources = [
         Resource("clk125", 0, DiffPairs("F23", "E23", dir="i"), Clock(125e6),
                  Attrs(IOSTANDARD="LVDS")),
         *LEDResources(pins="D5 D6 A5 B5", attrs=_33),
         *ButtonResources(pins="B4 C4 B3 C3", attrs=_33),
     ]
-    connectors: list[Connector] = []
 
 
-class KV260Platform(XilinxPlatform):
+class KV260Platform(_BoardPlatform, board="kv260"):
     """KV260, pins of UG1089. The logic has no clock of its own: it comes from the processors."""
 
-    device, package, speed = "xck26", "sfvc784", "2LV-c"
     default_clk = None
     resources = [Resource("fan_enable", 0, PinsN("A12", dir="o"), _33)]
     connectors = [Connector("pmod", 0, "H12 E10 D10 C11 - - B10 E12 D11 B11 - -")]
 
 
-class U250Platform(XilinxPlatform):
+class U250Platform(_BoardPlatform, board="u250"):
     """Alveo U250, pins of UG1289."""
 
-    device, package, speed = "xcu250", "figd2104", "2L-e"
     default_clk = "clk300"
     resources = [
         Resource("clk300", 0, DiffPairs("AY37", "AY38", dir="i"), Clock(300e6),
                  Attrs(IOSTANDARD="DIFF_SSTL12")),
         *LEDResources(pins="BC21 BB21 BA20", attrs=Attrs(IOSTANDARD="LVCMOS12")),
     ]
-    connectors: list[Connector] = []
 
 
-class PYNQZ2Platform(XilinxPlatform):
+class PYNQZ2Platform(_BoardPlatform, board="pynq_z2"):
     """PYNQ-Z2, pins of its reference manual."""
 
-    device, package, speed = "xc7z020", "clg400", "1"
-    default_clk = "clk125"
     resources = [
         Resource("clk125", 0, Pins("H16", dir="i"), Clock(125e6), _33),
         *LEDResources(pins="R14 P14 N16 M14", attrs=_33),
