@@ -136,6 +136,9 @@ class Board:
         without board files has "".
     limits
         What the device has.
+    family
+        Devices that it is counted with: ``xilinx``, by ``platforms.resources``, or ``ecp5``, by the
+        router.
     multiplier
         Form of the array that the device has DSPs for.
     system
@@ -152,6 +155,7 @@ class Board:
     board_part: str = ""
     connections: str = ""
     limits: Limits
+    family: str = "xilinx"
     multiplier: str
     system: ProcessingSystem | None = None
     config: str
@@ -188,11 +192,12 @@ class Board:
 def demand(config: Config, board: Board) -> tuple[Mapping[str, float], bool]:
     """Return what ``config`` takes of ``board``, and whether that was synthesised.
 
-    It is what ``platforms.resources`` has recorded; where it has nothing, as little as the array
-    and the largest buffers can take.
+    It is what is recorded of the family of its device; where there is nothing, as little as the
+    array and the largest buffers can take. Multipliers of ECP5 may be LUTs.
     """
     name = config.name if board.multiplier == "portable" else f"{config.name} {board.multiplier}"
-    for recorded in (name, config.name):
+    ecp5 = board.family == "ecp5"
+    for recorded in (f"{config.name} ecp5",) if ecp5 else (name, config.name):
         try:
             return load(recorded)[ALL], True
         except ValueError:
@@ -201,4 +206,4 @@ def demand(config: Config, board: Board) -> tuple[Mapping[str, float], bool]:
                  + config.score_depth) * config.lanes
     stationary = (config.weight_depth + config.key_depth + config.value_depth) * config.columns
     bram = -(-8 * (streaming + stationary) // _BRAM_BITS)
-    return {"dsp": config.macs_per_cycle // 2, "bram": bram}, False
+    return {"bram": bram} | ({} if ecp5 else {"dsp": config.macs_per_cycle // 2}), False

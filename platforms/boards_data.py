@@ -104,7 +104,8 @@ BOARDS: dict[str, Board] = {b.name: b for b in (
           why="its DSPs are DSP48E1, so it is the portable array, with which tiny takes more of"
           " them than the device has"),
     Board(name="ulx3s", title="ULX3S-85F", part="LFE5U-85F-6BG381C",
-          limits=Limits(luts=83_640, ff=83_640, dsp=156, bram=104), multiplier="portable",
+          limits=Limits(luts=83_640, ff=83_640, dsp=156, bram=104), family="ecp5",
+          multiplier="portable",
           config="tiny-8x8", clock_mhz=50, model="scenes",
           why="tiny takes nearly all LUTs, which leaves the router no room; images come by a"
           " serial line"),

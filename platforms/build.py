@@ -183,8 +183,12 @@ def _build(options: argparse.Namespace, board: Board, console: Console) -> bool:
 
 def _open_flow(options: argparse.Namespace, board: Board) -> int:
     """Build with open tools, which need no folder for others to go on from."""
-    status = exit_status("platforms.build", lambda: _new_folder(options.output))
-    return status or ulx3s.main(["--model", options.model or board.model, "--config",
+    def check() -> None:
+        board_config(board, options.config)
+        _new_folder(options.output)
+
+    status = exit_status("platforms.build", check)
+    return status or ulx3s.main(["--model", options.model or ulx3s.MODEL, "--config",
                                  options.config or board.config, "-o", str(options.output)])
 
 

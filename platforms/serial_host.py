@@ -25,7 +25,7 @@ from platforms.serial_frames import (
     decode,
     request,
 )
-from platforms.ulx3s import BAUD, packed
+from platforms.ulx3s import BAUD, MODEL, packed
 from rtl.errors import ERRORS
 
 __all__ = ["Line", "Named", "SerialHost", "classify_all", "explain", "main", "scenes"]
@@ -137,7 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port", required=True, help="the serial line, as in /dev/ttyUSB0")
     parser.add_argument("--baud", type=int, default=BAUD,
                         help="its rate, as the board was built for (default: %(default)s)")
-    parser.add_argument("--model", default="scenes",
+    parser.add_argument("--model", default=MODEL,
                         help="the packed model that is on the board (default: %(default)s)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--scenes", type=int, default=20,

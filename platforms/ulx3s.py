@@ -17,6 +17,7 @@ from golden.lower import lower
 from golden.packed import SUFFIX, load
 from golden.program import Program
 from golden.quantize import QuantizedViT
+from platforms import figures
 from platforms.ecp5 import record, tables
 from platforms.ecp5_flow import core, route, run_tool
 from platforms.ecp5_timing import Result
@@ -25,7 +26,8 @@ from platforms.synthesis import SynthesisError
 from platforms.ulx3s_top import CLOCK_HZ, sources
 from rtl.config import CONFIGS, named
 
-__all__ = ["BAUD", "MODEL_BASE", "Ulx3sBuild", "build", "finish", "main", "packed", "prepare"]
+__all__ = ["BAUD", "MODEL", "MODEL_BASE", "Ulx3sBuild", "build", "finish", "main", "packed",
+           "prepare", "taken"]
 
 #: Where the model is in the flash: behind the bitstream, which takes up to 1.9 MB.
 MODEL_BASE = 0x20_0000
@@ -37,8 +39,11 @@ BAUD = 2_000_000
 #: take the place of another one, without another bitstream.
 _MODEL_ROOM = 1 << 20
 
+#: The network that is built for, unless another one is named: it decides what it keeps of an image.
+MODEL = "scenes_threshold"
+
 _CONFIG = "tiny-8x8"
-_MODELS = Path(__file__).parent.parent / "models"
+_MODELS = Path(__file__).parent.parent / "models" / "scenes"
 
 
 @dataclass(frozen=True)
@@ -51,18 +56,24 @@ class Ulx3sBuild:
 
 
 def packed(model: str) -> Path:
-    """Return the packed model that is called ``model``, or is in a file of that name."""
+    """Return the packed model of the project that is called ``model``, or the file of that name."""
     path = Path(model)
-    return path if path.suffix == SUFFIX else _MODELS / model / f"{model}{SUFFIX}"
+    if path.suffix == SUFFIX:
+        return path
+    names = sorted(file.stem for file in _MODELS.glob(f"*{SUFFIX}"))
+    if model not in names:
+        raise ValueError(f"no packed model is called {model!r}, there are {', '.join(names)}, and"
+                         f" files *{SUFFIX}")
+    return _MODELS / f"{model}{SUFFIX}"
 
 
-def prepare(model: str = "scenes", *, config: str = _CONFIG, baud: int = BAUD) -> Ulx3sBuild:
+def prepare(model: str = MODEL, *, config: str = _CONFIG, baud: int = BAUD) -> Ulx3sBuild:
     """Return what is built for a packed model; a model that does not fit raises ValueError.
 
     Parameters
     ----------
     model
-        ``scenes``, or a file with a packed model.
+        Name of a packed model of the project, or a file with one.
     config
         Configuration of the accelerator.
     baud
@@ -110,11 +121,19 @@ def finish(what: Ulx3sBuild, folder: Path, report: dict[str, Any], seed: int) ->
     return result
 
 
+def taken(result: Result) -> dict[str, dict[str, float]]:
+    """Return what a board takes as figures, block RAMs as those of 36 kbit."""
+    used = result.used
+    return {figures.ALL: {"luts": used["LUT4"], "ff": used["FF"], "dsp": used["MULT18X18D"],
+                  "bram": used["DP16KD"] / 2}}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run ``python -m platforms.ulx3s``."""
     parser = argparse.ArgumentParser(prog="python -m platforms.ulx3s", description=__doc__)
-    parser.add_argument("--model", default="scenes",
-                        help=f"scenes, or a packed model (FILE{SUFFIX}) (default: %(default)s)")
+    parser.add_argument("--model", default=MODEL,
+                        help="scenes_threshold, scenes_topk, scenes, or a packed model"
+                        f" (FILE{SUFFIX}) (default: %(default)s)")
     parser.add_argument("--config", default=_CONFIG,
                         help=f"configuration: {', '.join(CONFIGS)}, or one of them with another"
                         " array (default: %(default)s)")
@@ -122,6 +141,8 @@ def main(arguments: list[str] | None = None) -> int:
                         help="rate of the serial line (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1,
                         help="where the placer begins (default: %(default)s)")
+    parser.add_argument("--record", action="store_true",
+                        help="record what it takes, for the check of boards")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR",
                         help="folder to write to")
     options = parser.parse_args(arguments)
@@ -132,6 +153,8 @@ def main(arguments: list[str] | None = None) -> int:
             result = build(what, options.output, seed=options.seed, progress=lambda stage:
                            status.update(f"{what.settings.config.name}: {stage}"))
         print(tables(result))
+        if options.record:
+            figures.record(f"{what.settings.config.name} ecp5", taken(result))
         needed = CLOCK_HZ / 1e6
         met = result.mhz >= needed
         print(f"\n{options.output / 'ulx3s.bit'}: {result.mhz:.1f} MHz,"

@@ -7,7 +7,7 @@ import sys
 from rich.console import Console
 
 from platforms.serial_host import SerialHost, classify_all, scenes
-from platforms.ulx3s import prepare
+from platforms.ulx3s import MODEL, prepare
 from sim.command import command, step
 from sim.serial_line import SimulatedLine, serial_simulator
 
@@ -20,8 +20,8 @@ FAST_BAUD = 10_000_000
 def main(arguments: list[str] | None = None) -> int:
     """Run ``python -m sim.serial_scenes``."""
     parser = argparse.ArgumentParser(prog="python -m sim.serial_scenes", description=__doc__)
-    parser.add_argument("--model", default="scenes",
-                        help="scenes, or a packed model (default: %(default)s)")
+    parser.add_argument("--model", default=MODEL,
+                        help="as of platforms.ulx3s (default: %(default)s)")
     parser.add_argument("--config", default="tiny-8x8",
                         help="configuration of the accelerator (default: %(default)s)")
     parser.add_argument("--baud", type=int, default=FAST_BAUD,

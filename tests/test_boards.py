@@ -26,6 +26,7 @@ def test_the_configuration_of_a_board_fits(name: str) -> None:
     ("kv260", "kv260", "kv260 takes at least 202 block RAMs of 36 kbit, KV260 has 144"),
     ("kv260", "kv260-64x64", "at least 2,048 DSPs, KV260 has 1,248"),
     ("zcu104", "zcu102-64x128", "at least 4,096 DSPs, ZCU104 has 1,728"),
+    ("ulx3s", "zcu104", "zcu104 takes at least 198 block RAMs of 36 kbit, ULX3S-85F has 104"),
 ])
 def test_what_does_not_fit_is_refused(board: str, config: str, said: str) -> None:
     with pytest.raises(BoardError, match=said):
@@ -43,12 +44,20 @@ def test_memory_ports_are_counted() -> None:
 
 
 def test_demand_is_that_of_the_record_or_less() -> None:
-    for config, board in (("tiny", "ulx3s"), ("zcu102", "zcu102")):
+    for config, board in (("tiny", "pynq_z2"), ("tiny-8x8", "ulx3s"), ("zcu102", "zcu102")):
         found, measured = demand(replace(named(config), multiplier=BOARDS[board].multiplier),
                                  BOARDS[board])
         least, guessed = demand(replace(named(config), name="other"), BOARDS[board])
         assert measured and not guessed
         assert all(0 < least[key] <= found[key] for key in least)
+
+
+def test_families_have_records_of_their_own() -> None:
+    config = named("tiny-8x8")
+    found, measured = demand(config, BOARDS["ulx3s"])
+    assert measured and found == load("tiny-8x8 ecp5")[ALL]
+    assert demand(named("tiny"), BOARDS["ulx3s"])[1] is False
+    assert demand(replace(config, name="other"), BOARDS["ulx3s"])[0].keys() == {"bram"}
 
 
 def test_properties_switch_on_the_ports_that_are_used() -> None:

@@ -329,6 +329,8 @@ def test_late_timing_is_reported_like_good_timing(quick: None, tmp_path: Path,
     (["zcu102", "--config", "zcu1"], "no configuration is called 'zcu1'"),
     (["zcu102", "--model", "resnet"], "no model is called 'resnet'"),
     (["pynq_z2", "--config", "tiny"], "takes 230 DSPs, PYNQ-Z2 has 220"),
+    (["ulx3s", "--config", "zcu104"], "at least 198 block RAMs of 36 kbit, ULX3S-85F has 104"),
+    (["ulx3s", "--config", "none"], "no configuration is called 'none'"),
     (["kv260", "--model", "deit_tiny"], "deit_tiny needs 197 tokens, 85 more than max_tokens"),
 ])
 def test_faults_are_found_before_the_work(arguments: list[str], said: str, tmp_path: Path,
@@ -372,7 +374,8 @@ def test_the_ulx3s_is_built_by_open_tools(tmp_path: Path, monkeypatch: pytest.Mo
     called: list[list[str]] = []
     monkeypatch.setattr(build.ulx3s, "main", lambda arguments: called.append(arguments) or 1)
     assert main(["ulx3s", "-o", str(tmp_path / "new")]) == 1
-    assert called == [["--model", "scenes", "--config", "tiny-8x8", "-o", str(tmp_path / "new")]]
+    assert called == [["--model", "scenes_threshold", "--config", "tiny-8x8", "-o",
+                       str(tmp_path / "new")]]
     (tmp_path / "new" / "file").write_text("")
     assert main(["ulx3s", "-o", str(tmp_path / "new")]) == 2 and len(called) == 1
 

@@ -20,7 +20,7 @@ from platforms.serial_frames import ANSWER, ANSWER_HEAD, Answer, Code, LineError
 from platforms.serial_host import SerialHost, explain, main
 from rtl.isa import Error
 
-SHIPPED = Path(__file__).parent.parent / "models" / "scenes" / "scenes.hv"
+SHIPPED = Path(__file__).parent.parent / "models" / "scenes" / "scenes_threshold.hv"
 
 
 def answer(logits, top, code=Code.OK):

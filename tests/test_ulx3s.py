@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from golden.packed import load
-from platforms import ulx3s
+from platforms import figures, ulx3s
 from platforms.build import main as build_any
 from platforms.ecp5_flow import RouterError
 from platforms.ecp5_timing import PARTS
 from platforms.serial_board import SerialSettings
-from platforms.ulx3s import MODEL_BASE, build, main, packed, prepare
+from platforms.ulx3s import MODEL, MODEL_BASE, build, main, packed, prepare
 from platforms.ulx3s_top import CLOCK_HZ, Ulx3sTop, sources
 from rtl.config import ConfigError, named
 from rtl.registers import REGISTERS
 
-SHIPPED = Path(__file__).parent.parent / "models" / "scenes" / "scenes.hv"
+SHIPPED = Path(__file__).parent.parent / "models" / "scenes" / "scenes_threshold.hv"
 
 #: What nextpnr reports of a design of one register.
 REPORT = {
@@ -53,13 +53,21 @@ def tools(monkeypatch):
 
 
 def test_model_by_name_and_by_file():
-    assert packed("scenes") == SHIPPED
+    assert packed(MODEL) == SHIPPED
+    assert packed("scenes") == SHIPPED.with_name("scenes.hv")
     assert packed("some/where.hv") == Path("some/where.hv")
 
 
-def test_settings_follow_the_model():
-    what = prepare("scenes")
+def test_the_network_of_the_board_decides_what_it_keeps():
+    what = prepare()
+    assert what.qvit.pruning.selector == "threshold" and what.program.selectors == 3
+
+
+@pytest.mark.parametrize("model", ["scenes", "scenes_threshold", "scenes_topk"])
+def test_one_bitstream_is_for_every_model(model):
+    what = prepare(model)
     settings = what.settings
+    assert settings == prepare().settings
     assert (settings.config.name, settings.clock_hz) == ("tiny-8x8", CLOCK_HZ)
     assert len(what.program.image) <= settings.model_bytes == 1 << 20
     assert (settings.frame_bytes, settings.classes) == (120 * 120 * 3, 10)
@@ -83,7 +91,7 @@ def test_settings_that_are_refused(changed, message):
 
 
 def test_sources_have_pins_for_every_port():
-    verilog, preferences = sources(prepare("scenes").settings)
+    verilog, preferences = sources(prepare().settings)
     top, = re.findall(r"^module ulx3s\((.*?)\);", verilog, re.M)
     ports = top.split(", ")
     located = dict(re.findall(r'^LOCATE COMP "(.+?)" SITE "(\w+)";', preferences, re.M))
@@ -106,7 +114,7 @@ def test_another_clock_is_refused():
 
 def test_build_writes_all(tools, tmp_path):
     stages = []
-    what = prepare("scenes")
+    what = prepare()
     result = build(what, tmp_path / "out", seed=3, progress=stages.append)
     (_, verilog, top, seed, preferences), (tool, arguments) = tools
     assert (top, seed, tool) == ("ulx3s", 3, "ecppack")
@@ -134,11 +142,19 @@ def test_command_says_whether_timing_is_met(mhz, tools, tmp_path, capsys, monkey
     assert ("less than the 50 MHz of its clock: another --seed may do" in text) == (mhz < 50)
 
 
+def test_what_it_takes_is_recorded(tools, tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "RECORD", tmp_path / "record.json")
+    assert main(["--record", "-o", str(tmp_path / "out")]) == 0
+    assert figures.load("tiny-8x8 ecp5") == {
+        "all": {"luts": 46_000, "ff": 46_000, "dsp": 46_000, "bram": 23_000}}
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--config", "none"], "no configuration is called 'none'"),
     (["--config", "nano"], "scenes needs 101 tokens"),
     (["--baud", "12000000"], "makes no 12000000 baud"),
-    (["--model", "no.hv"], "no.hv")])
+    (["--model", "no.hv"], "no.hv"),
+    (["--model", "deit_tiny"], "no packed model is called 'deit_tiny', there are scenes,")])
 def test_faults_are_one_sentence(arguments, message, tools, tmp_path, capsys):
     assert main([*arguments, "-o", str(tmp_path)]) == 2
     error = capsys.readouterr().err
@@ -153,9 +169,9 @@ def test_the_common_command_builds_it_too(tools, tmp_path, capsys):
 
 def test_a_model_that_is_too_large(monkeypatch):
     monkeypatch.setattr(ulx3s, "_MODEL_ROOM", 300_000)
-    with pytest.raises(ValueError, match="^the model image of scenes has 333440 bytes, must have"
-                                         " at most 300000$"):
-        prepare("scenes")
+    with pytest.raises(ValueError, match="^the model image of scenes_threshold has 356160 bytes,"
+                                         " must have at most 300000$"):
+        prepare()
 
 
 def test_a_design_that_does_not_fit(tools, tmp_path, capsys, monkeypatch):
