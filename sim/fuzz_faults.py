@@ -5,12 +5,10 @@ All faults are in one design, for there to be one simulator to build: a run choo
 none, by the top byte of the output stride, which both the run controller and the core see.
 """
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module
 
 import rtl.top
 from rtl.config import Config
@@ -18,61 +16,36 @@ from rtl.control import Control
 from rtl.core import Core
 from sim.build import bench
 from sim.cache import BUILD, replacing
+from sim.fault_set import FaultSet
 from sim.fuzz_run import Fuzzer
 from sim.fuzz_subjects import Subject
 
 __all__ = ["FAULTS", "FaultyFuzzer", "faulty_simulator"]
 
-#: Where in the output stride the fault is chosen; the stride is what is below.
-_CHOICE = slice(24, 32)
-
-_Fault = Callable[[Any, Module], None]
-_OF_CONTROL: dict[str, _Fault] = {}
-_OF_CORE: dict[str, _Fault] = {}
+#: All faults, chosen by the top byte of the output stride.
+FAULTS = FaultSet(slice(24, 32))
 
 
-def _control(apply: _Fault) -> _Fault:
-    """Register a fault of the run controller under the name of its function."""
-    _OF_CONTROL[apply.__name__] = apply
-    return apply
-
-
-def _core(apply: _Fault) -> _Fault:
-    """Register a fault of the core under the name of its function."""
-    _OF_CORE[apply.__name__] = apply
-    return apply
-
-
-@_control
+@FAULTS.of(Control)
 def waits_never_end(control: Control, m: Module) -> None:
     """The watchdog is told that all is well."""
     m.d.comb += m.submodules.run.core_moves.eq(1)
 
 
-@_control
+@FAULTS.of(Control)
 def resets_do_not_wait(control: Control, m: Module) -> None:
     """The core is reset while transfers are under way."""
     m.d.comb += m.submodules.run.masters_idle.eq(1)
 
 
-@_control
+@FAULTS.of(Control)
 def runs_begin_without_a_reset(control: Control, m: Module) -> None:
     m.d.comb += control.core_reset.eq(0)
 
 
-@_core
+@FAULTS.of(Core)
 def loads_leave_their_window(core: Core, m: Module) -> None:
     m.d.comb += [core.frame.model_bytes.eq(~0), core.frame.frame_bytes.eq(~0)]
-
-
-#: Names of all faults, in the order of their numbers, from 1 on.
-FAULTS = (*_OF_CONTROL, *_OF_CORE)
-
-
-def _apply(m: Module, target: object, stride: Signal, faults: dict[str, _Fault]) -> None:
-    for name, apply in faults.items():
-        with m.If(stride[_CHOICE] == FAULTS.index(name) + 1):
-            apply(target, m)
 
 
 class _FaultyControl(Control):
@@ -80,7 +53,7 @@ class _FaultyControl(Control):
 
     def elaborate(self, platform: object) -> Module:
         m = super().elaborate(platform)
-        _apply(m, self, m.submodules.registers.output_stride, _OF_CONTROL)
+        FAULTS.apply(m, m.submodules.registers.output_stride, self)
         return m
 
 
@@ -89,8 +62,8 @@ class _FaultyCore(Core):
 
     def elaborate(self, platform: object) -> Module:
         m = super().elaborate(platform)
-        m.d.comb += self.logits.output_stride.eq(self.output_stride[:_CHOICE.start])
-        _apply(m, self, self.output_stride, _OF_CORE)
+        m.d.comb += self.logits.output_stride.eq(FAULTS.without(self.output_stride))
+        FAULTS.apply(m, self.output_stride, self)
         return m
 
 
@@ -116,9 +89,9 @@ class FaultyFuzzer(Fuzzer):
 
     def __init__(self, config: Config, subjects: tuple[Subject, ...], fault: str = "") -> None:
         super().__init__(faulty_simulator(config), config, subjects)
-        self._number = FAULTS.index(fault) + 1 if fault else 0
+        self._chosen = FAULTS.bits(fault)
 
     def _arguments(self, subject: Subject) -> dict[str, int]:
         arguments = super()._arguments(subject)
-        arguments["OUTPUT_STRIDE"] |= self._number << _CHOICE.start
+        arguments["OUTPUT_STRIDE"] |= self._chosen
         return arguments
