@@ -159,14 +159,14 @@ class RowIssue(wiring.Component):
             with m.If(tile.last_column & tile.last_k):
                 m.d.sync += number.eq(number + 1)
 
-        # One cycle for the pass of the tile and which one it waits for, one for what they say.
+        # One cycle for the pass of the tile and the one it waits for, one for what they say.
         queued = Signal(isa.pass_layout, name="queued_fields")
         fields = Signal(isa.pass_layout, reset_less=True)
-        earlier = Signal(isa.pass_layout, name="earlier")
-        slot = Signal(range(PASS_SLOTS), reset_less=True)
+        earlier = Signal(isa.pass_layout, name="earlier", reset_less=True)
+        slot = Signal(range(PASS_SLOTS))
         m.d.comb += [queued.eq(self.descriptors[tile.slot]),
-                     earlier.eq(self.descriptors[slot])]
-        m.d.sync += [fields.eq(queued), slot.eq(tile.slot - queued.row_dependency)]
+                     slot.eq(tile.slot - queued.row_dependency)]
+        m.d.sync += [fields.eq(queued), earlier.eq(self.descriptors[slot])]
         first, rows = self._range(m, fields, "next")
         made_first, _ = self._range(m, earlier, "made")
         to_residual = earlier.destination == isa.Destination.RESIDUAL
@@ -279,13 +279,13 @@ class RowIssue(wiring.Component):
         row1 = Signal(row_layout(config), reset_less=True)
         m.d.sync += row1.eq(row)
         valid1 = delay(m, valid, 1, name="valid1", reset=True)
-        fields1 = Signal(isa.pass_layout)
+        fields1 = Signal(isa.pass_layout, reset_less=True)
+        m.d.sync += fields1.eq(self.descriptors[row.tile.slot])
         reads_residual, writes_residual, writes_key, streamed = (Signal(name=n) for n in (
             "reads_residual", "writes_residual", "writes_key", "streamed"))
         # Scores are of one segment, logits of one row of each: their place is the index.
         read_place, write_place = Signal.like(row.position), Signal.like(row.position)
         m.d.comb += [
-            fields1.eq(self.descriptors[row1.tile.slot]),
             reads_residual.eq(fields1.source == isa.Source.RESIDUAL),
             writes_residual.eq(fields1.destination == isa.Destination.RESIDUAL),
             writes_key.eq(fields1.destination == isa.Destination.KEY),

@@ -190,6 +190,7 @@ class TileLoader(wiring.Component):
         # A head may begin in the middle of a buffer word; its word is in the destination base.
         within_word = fields.operand_base[:ceil_log2(config.banks // config.column_blocks)]
         last_k, last_column, last_word = Signal(), Signal(), Signal()
+        key_tile = Signal(operand.key_row.shape(), reset_less=True)  # token tile of the buffer
         m.d.comb += [
             self.slot.eq(number),
             self.active.eq(number != self.queued),
@@ -236,7 +237,8 @@ class TileLoader(wiring.Component):
                 # The list entry is read in this cycle and taken over in the next.
                 m.d.comb += preparing.eq(LoaderActivity.TILE)
                 m.d.sync += [last_k.eq(k_tile + 1 == k_tiles),
-                             last_column.eq(column_tile + 1 == column_tiles)]
+                             last_column.eq(column_tile + 1 == column_tiles),
+                             key_tile.eq(column_tile + self.first[lane_bits:])]
                 m.next = "List"
             with m.State("List"):
                 m.d.comb += preparing.eq(LoaderActivity.TILE)
@@ -263,8 +265,7 @@ class TileLoader(wiring.Component):
                     operand.first.eq(self.first),
                     operand.k_tile.eq(k_tile),
                     operand.stride.eq(fields.operand_stride),
-                    operand.key_row.eq((column_tile + self.first[lane_bits:])
-                                       * fields.operand_stride),
+                    operand.key_row.eq(key_tile * fields.operand_stride),
                     operand.value_column.eq(column_tile + fields.operand_base),
                 ]
                 for block, entry in zip(tile.blocks, self.list_entry, strict=True):
