@@ -32,7 +32,7 @@ _NEEDED = {"aximm": {"ARADDR", "ARVALID", "ARREADY", "RDATA", "RVALID", "RREADY"
 
 def verilog_ports(text: str, top: str) -> dict[str, tuple[str, int]]:
     """Return direction, ``in`` or ``out``, and bits of the ports of a module."""
-    module = re.search(rf"^module {top}\((.*?)\);\n(.*?)^endmodule", text, re.M | re.S)
+    module = re.search(rf"^module {re.escape(top)}\((.*?)\);\n(.*?)^endmodule", text, re.M | re.S)
     if module is None:
         raise PackageError(f"the Verilog has no module {top}")
     found = {name: (direction[:-3], int(high or 0) + 1) for direction, high, name in
@@ -46,9 +46,21 @@ def verilog_ports(text: str, top: str) -> dict[str, tuple[str, int]]:
 def _text(element: ET.Element, path: str) -> str:
     found = element.find("/".join(f"s:{part}" for part in path.split("/")), _SPACES)
     if found is None or not found.text:
-        name = element.findtext("s:name", "", _SPACES)
-        raise PackageError(f"{element.tag.partition('}')[2]} {name} has no {path}")
+        raise PackageError(f"{_called(element)} has no {path}")
     return found.text
+
+
+def _called(element: ET.Element) -> str:
+    return f"{element.tag.partition('}')[2]} {element.findtext('s:name', '', _SPACES)}".strip()
+
+
+def _number(element: ET.Element, path: str) -> int:
+    text = _text(element, path)
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise PackageError(f"{path} of {_called(element)} is {text!r}, must be a number as in 16"
+                           " or 0x10") from None
 
 
 def _all(element: ET.Element, path: str) -> Iterator[ET.Element]:
@@ -60,16 +72,24 @@ def check_component(path: Path) -> None:
 
     Elements are as the standard has them. Every port of the Verilog is listed with its direction
     and width, and is in one bus interface under a name that the bus has, for its direction; what
-    interfaces name exists; registers lie in their block and apart; files exist.
+    interfaces name exists; registers lie in their block and apart; files exist. What is wrong is
+    said with the path.
     """
     try:
         root = ET.parse(path).getroot()
-    except ET.ParseError as error:
+    except (ET.ParseError, LookupError) as error:  # the latter of an encoding that is not known
         raise PackageError(f"{path} is not XML: {error}") from None
+    try:
+        _check(root, path.parent)
+    except PackageError as error:
+        raise PackageError(f"{path}: {error}") from None
+
+
+def _check(root: ET.Element, folder: Path) -> None:
     if root.tag != f"{{{SPIRIT}}}component":
-        raise PackageError(f"{path} holds {root.tag}, must hold a component of IEEE 1685-2009")
+        raise PackageError(f"the root is {root.tag}, must be a component of IEEE 1685-2009")
     check_elements(root)
-    files = _check_files(root, path.parent)
+    files = _check_files(root, folder)
     top = _text(root, "model/views/view/modelName")
     declared = verilog_ports(files[0].read_text(), top)
     _check_ports(root, declared)
@@ -80,6 +100,9 @@ def check_component(path: Path) -> None:
 def _check_files(root: ET.Element, folder: Path) -> list[Path]:
     sets = {_text(found, "name"): [folder / _text(file, "name") for file in _all(found, "file")]
             for found in _all(root, "fileSets/fileSet")}
+    for name, found in sets.items():
+        if not found:
+            raise PackageError(f"file set {name} has no file, must have at least 1")
     for view in _all(root, "model/views/view"):
         name = _text(view, "fileSetRef/localName")
         if name not in sets:
@@ -95,7 +118,7 @@ def _check_ports(root: ET.Element, declared: dict[str, tuple[str, int]]) -> None
     listed = {}
     for port in _all(root, "model/ports/port"):
         vector = port.find("s:wire/s:vector", _SPACES)
-        bits = 1 if vector is None else int(_text(vector, "left")) - int(_text(vector, "right")) + 1
+        bits = 1 + (0 if vector is None else _number(vector, "left") - _number(vector, "right"))
         listed[_text(port, "name")] = (_text(port, "wire/direction"), bits)
     for name in declared.keys() | listed.keys():
         if declared.get(name) != listed.get(name):
@@ -116,6 +139,9 @@ def _check_buses(root: ET.Element, declared: dict[str, tuple[str, int]]) -> None
         kind = bus.find("s:busType", _SPACES)
         assert kind is not None
         kind_name = kind.get(f"{{{SPIRIT}}}name", "")
+        if kind_name not in _LOGICAL:
+            raise PackageError(f"interface {name} is a bus {kind_name!r}, must be one of"
+                               f" {', '.join(_LOGICAL)}")
         master = bus.find("s:master", _SPACES) is not None
         logical = {_text(pair, "logicalPort/name"): _text(pair, "physicalPort/name")
                    for pair in _all(bus, "portMaps/portMap")}
@@ -150,7 +176,11 @@ def _check_parameters(name: str, bus: ET.Element, logical: dict[str, str],
         key, value = _text(parameter, "name"), _text(parameter, "value")
         for width, port in (("DATA_WIDTH", "RDATA"), ("ADDR_WIDTH", "ARADDR"),
                             ("ID_WIDTH", "ARID")):
-            if key == width and int(value) != declared[logical[port]][1]:
+            if key != width:
+                continue
+            if port not in logical:
+                raise PackageError(f"interface {name} has {key}, and no {port}")
+            if _number(parameter, "value") != declared[logical[port]][1]:
                 raise PackageError(f"{key} of interface {name} is {value}, {port} has"
                                    f" {declared[logical[port]][1]} bits")
         if key in ("ASSOCIATED_BUSIF", "ASSOCIATED_RESET"):
@@ -161,21 +191,22 @@ def _check_parameters(name: str, bus: ET.Element, logical: dict[str, str],
 
 def _check_registers(root: ET.Element) -> None:
     for block in _all(root, "memoryMaps/memoryMap/addressBlock"):
-        size = int(_text(block, "range"))
+        size = _number(block, "range")
         taken: dict[int, str] = {}
         for register in _all(block, "register"):
-            name, offset = _text(register, "name"), int(_text(register, "addressOffset"), 0)
-            count = int(register.findtext("s:dim", "1", _SPACES))
-            for at in range(offset, offset + count * int(_text(register, "size")) // 8):
+            name, offset = _text(register, "name"), _number(register, "addressOffset")
+            count = 1 if register.find("s:dim", _SPACES) is None else _number(register, "dim")
+            width = _number(register, "size")
+            for at in range(offset, offset + count * width // 8):
                 if at in taken or at >= size:
                     raise PackageError(f"register {name} is at {offset:#x}, where"
                                        f" {taken.get(at, 'its block has ended')} is")
                 taken[at] = name
             used = 0
             for field in _all(register, "field"):
-                low, bits = int(_text(field, "bitOffset")), int(_text(field, "bitWidth"))
+                low, bits = _number(field, "bitOffset"), _number(field, "bitWidth")
                 mask = (1 << bits) - 1 << low
-                if mask & used or low + bits > int(_text(register, "size")):
+                if mask & used or low + bits > width:
                     raise PackageError(f"field {_text(field, 'name')} of register {name} takes bits"
                                        f" {low} to {low + bits - 1}, which are not free")
                 used |= mask
@@ -193,9 +224,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_component(options.component)
         root = ET.parse(options.component).getroot()
         ports, interfaces, registers = (
-            sum(1 for _ in root.iter(f"{{{SPIRIT}}}{tag}"))
-            for tag in ("port", "busInterface", "register"))
-        print(f"{options.component}: {sum(1 for _ in root.iter())} elements in order, {ports} ports"
+            len(list(_all(root, path))) for path in (
+                "model/ports/port", "busInterfaces/busInterface",
+                "memoryMaps/memoryMap/addressBlock/register"))
+        print(f"{options.component}: {check_elements(root)} elements in order, {ports} ports"
               f" in {interfaces} interfaces as in the Verilog, {registers} registers apart")
 
     return exit_status("platforms.ipxact_check", run)

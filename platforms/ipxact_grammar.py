@@ -70,38 +70,41 @@ def _pattern(inside: str) -> re.Pattern[str]:
 _PATTERNS = {tag: _pattern(inside) for tag, inside in _INSIDE.items()}
 
 
-def check_elements(element: ET.Element) -> None:
-    """Raise PackageError unless the elements in ``element`` are as the standard has them.
+def check_elements(element: ET.Element) -> int:
+    """Return how many elements were checked, ``element`` and those in it.
 
-    Elements that the table above does not know, a wrong order or number of them, texts that are
-    missing or none of those that may be, references without attributes, and names that are taken
-    are refused. What is in ``vendorExtensions`` is not looked at.
+    PackageError unless they are as the standard has them: elements that the table above does not
+    know, a wrong order or number of them, texts that are missing or none of those that may be,
+    references without attributes, and names that are taken are refused. What is in
+    ``vendorExtensions`` is not looked at.
     """
-    tag = _tag(element)
+    tag = _local(element.tag)
     if tag == "vendorExtensions":
-        return
+        return 1
     if tag in _REFERENCES:
-        attributes = {name.removeprefix(f"{{{SPIRIT}}}") for name in element.keys()}
+        attributes = {_local(name) for name in element.keys()}
         if attributes != _REFERENCES[tag]:
             raise PackageError(f"element {tag} has the attributes {', '.join(sorted(attributes))},"
                                f" must have {', '.join(sorted(_REFERENCES[tag]))}")
-        return
+        return 1
     if tag not in _INSIDE:
         text, allowed = (element.text or "").strip(), _TEXTS.get(tag, ".+")
         if len(element) or not re.fullmatch(allowed, text):
             raise PackageError(f"element {tag} holds {text!r}, must hold {allowed}")
-        return
-    tags = [_tag(child) for child in element]
+        return 1
+    tags = [_local(child.tag) for child in element]
     if not _PATTERNS[tag].fullmatch("".join(f"{found} " for found in tags)):
         raise PackageError(f"element {tag} {element.findtext(f'{{{SPIRIT}}}name', '')} holds"
                            f" {', '.join(tags) or 'nothing'}, must hold {_INSIDE[tag]}")
     for kind in set(tags).intersection(_NAMED):
-        names = [child.findtext(f"{{{SPIRIT}}}name") for child in element if _tag(child) == kind]
+        names = [child.findtext(f"{{{SPIRIT}}}name")
+                 for child, found in zip(element, tags, strict=True) if found == kind]
         if taken := {name for name in names if names.count(name) > 1}:
             raise PackageError(f"{kind} {taken.pop()} is in {tag} twice")
-    for child in element:
-        check_elements(child)
+    return 1 + sum(check_elements(child) for child in element)
 
 
-def _tag(element: ET.Element) -> str:
-    return element.tag.removeprefix(f"{{{SPIRIT}}}")
+def _local(name: str) -> str:
+    """Return a name of the standard without its namespace; others, also without one, with it."""
+    space, _, local = name.rpartition("}")
+    return local if space == f"{{{SPIRIT}" else f"{space or '{'}}}{local}"

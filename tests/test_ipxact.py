@@ -164,6 +164,82 @@ def test_mistakes_are_refused(tmp_path: Path, old: str, new: str, said: str) -> 
         check_component(path)
 
 
+def _without_prefix(reference: str) -> tuple[str, str]:
+    """Return the first reference of that kind, and with an attribute in no namespace."""
+    text = component(named("tiny"))
+    old = text[text.index(f"<spirit:{reference} "):]
+    old = old[:old.index(">")]
+    return old, old.replace(" spirit:name=", " name=")
+
+
+@pytest.mark.parametrize(("old", "new", "said"), [
+    ('spirit:library="signal" spirit:name="clock"', 'spirit:library="signal" spirit:name="clk"',
+     "interface ap_clk is a bus 'clk', must be one of aximm, clock, reset, interrupt"),
+    (*_without_prefix("busType"),
+     "element busType has the attributes library, vendor, version, {}name, must have"),
+    (*_without_prefix("abstractionType"), "element abstractionType has the attributes"),
+    (">heatvit</spirit:modelName>", ">heat(vit</spirit:modelName>",
+     "the Verilog has no module heat(vit"),
+    ("DATA_WIDTH</spirit:name>", "ID_WIDTH</spirit:name>",
+     "interface s_axi_control has ID_WIDTH, and no ARID"),
+    ('S_AXI_CONTROL.DATA_WIDTH">32<', 'S_AXI_CONTROL.DATA_WIDTH">wide<',
+     "value of parameter DATA_WIDTH is 'wide', must be a number"),
+    ("<spirit:left>11<", "<spirit:left>011<", "left of vector is '011', must be a number"),
+    ("<spirit:bitOffset>1<", "<spirit:bitOffset>01<", "is '01', must be a number"),
+])
+def test_bad_files_end_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str,
+                                       new: str, said: str) -> None:
+    path = _package(tmp_path, "tiny", old, new)
+    assert main([str(path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"platforms.ipxact_check: {path}: ") and error.count("\n") == 1
+    assert said in error
+
+
+def test_a_file_set_has_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = _package(tmp_path, "tiny")
+    tree = ET.parse(path)
+    first = next(tree.iter(f"{{{SPIRIT}}}fileSet"))
+    for file in first.findall("s:file", _S):
+        first.remove(file)
+    tree.write(path)
+    assert main([str(path)]) == 2
+    assert capsys.readouterr().err == (
+        f"platforms.ipxact_check: {path}: file set {first.findtext('s:name', '', _S)} has no file,"
+        " must have at least 1\n")
+
+
+def test_an_element_without_its_namespace_is_refused() -> None:
+    def change(element: ET.Element) -> None:
+        element.tag = "busType"
+
+    with pytest.raises(PackageError, match="element busInterface .* holds name, {}busType"):
+        check_elements(_changed("busType", change))
+
+
+def test_numbers_may_be_hexadecimal(tmp_path: Path) -> None:
+    for change in (("<spirit:left>11<", "<spirit:left>0xb<"),
+                   ("<spirit:range>4096<", "<spirit:range>0x1000<"),
+                   ("<spirit:size>32<", "<spirit:size>0x20<"),
+                   ("<spirit:bitOffset>1<", "<spirit:bitOffset>0x1<")):
+        check_component(_package(tmp_path, "tiny", *change))
+
+
+def test_what_was_checked_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = _package(tmp_path, "tiny")
+    assert main([str(path)]) == 0
+    before = capsys.readouterr().out
+    path.write_text(path.read_text().replace(
+        "</spirit:vendorExtensions>", "<spirit:port/></spirit:vendorExtensions>"))
+    assert main([str(path)]) == 0
+    assert capsys.readouterr().out == before
+    root = ET.parse(path).getroot()
+    extensions = root.find("s:vendorExtensions", _S)
+    assert extensions is not None
+    count = sum(1 for _ in root.iter()) - sum(1 for _ in extensions.iter()) + 1
+    assert f"{count} elements in order" in before
+
+
 def test_ports_are_read_from_the_verilog() -> None:
     text = "module a(x, y);\n  input [3:0] x;\n  wire [3:0] x;\n  output y;\nendmodule\n"
     assert verilog_ports(text, "a") == {"x": ("in", 4), "y": ("out", 1)}
