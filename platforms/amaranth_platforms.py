@@ -12,6 +12,7 @@ from amaranth.vendor import XilinxPlatform
 from amaranth_boards.resources import ButtonResources, LEDResources, SwitchResources
 from amaranth_boards.ulx3s import ULX3S_85F_Platform
 
+from platforms.boards import BoardError
 from platforms.boards_data import board_named
 
 __all__ = ["KV260Platform", "PYNQZ2Platform", "U250Platform", "ZCU102Platform", "ZCU104Platform",
@@ -29,9 +30,15 @@ class _BoardPlatform(XilinxPlatform):
     default_clk: str | None = "clk125"
     connectors: list[Connector] = []
 
-    def __init_subclass__(cls, *, board: str) -> None:
-        part = _PART.fullmatch(board_named(board).part)
-        assert part is not None
+    def __init_subclass__(cls, *, board: str | None = None) -> None:
+        super().__init_subclass__()
+        if board is None:  # of a board that has its device already
+            return
+        name = board_named(board).part
+        part = _PART.fullmatch(name)
+        if part is None:
+            raise BoardError(f"the device of {board} is {name}, must be one of AMD as in"
+                             " xczu9eg-ffvb1156-2-e")
         cls.device, cls.package, cls.speed = part.groups()
 
 

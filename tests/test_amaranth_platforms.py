@@ -7,7 +7,7 @@ import pytest
 from amaranth.hdl import Elaboratable, Module, Signal
 from amaranth.lib import io
 
-from platforms.amaranth_platforms import platform_of
+from platforms.amaranth_platforms import ZCU102Platform, _BoardPlatform, platform_of
 from platforms.boards import BoardError
 from platforms.boards_data import BOARDS
 
@@ -53,6 +53,21 @@ def test_no_pin_has_two_names(name: str) -> None:
             for pin in pins.names if hasattr(pins, "names") else [*pins.p.names, *pins.n.names]:
                 assert pin not in taken, f"{pin} is {taken[pin]} and {resource.name}"
                 taken[pin] = resource.name
+
+
+def test_a_platform_of_a_user_has_the_device_of_its_board() -> None:
+    class Mine(ZCU102Platform):
+        default_clk = "mine"
+
+    platform = Mine()
+    assert f"{platform.device}-{platform.package}-{platform.speed}" == BOARDS["zcu102"].part
+    assert platform.default_clk == "mine" and platform.resources.keys() == (
+        platform_of("zcu102").resources.keys())
+
+
+def test_a_device_of_others_is_refused() -> None:
+    with pytest.raises(BoardError, match="device of ulx3s is LFE5U-85F-6BG381C, must be one of"):
+        type("Mine", (_BoardPlatform,), {}, board="ulx3s")
 
 
 def test_no_platform() -> None:
