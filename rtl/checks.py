@@ -21,12 +21,13 @@ class InstructionCheck(wiring.Component):
     and passes behind the last one, bases behind the end of a buffer, dependencies on passes that
     have not been, segments that no image or selector has left, images that the round does not have;
     and combinations of fields that mean nothing. A loop begins with IMAGE or LOAD, IMAGE comes
-    before all that needs a list, END last. Weights that are too few and selectors without scores
-    it does not see: the watchdog ends these runs.
+    before all that needs a list, END last. Weights that are too few, scales
+    of columns beside no weights, and selectors without scores it does not see: the watchdog ends
+    these runs.
 
     Latency: one cycle from ``word`` to ``bad``.
 
-    Resources: most of them comparators.
+    Resources: mostly comparators.
 
     Members
     -------

@@ -62,8 +62,8 @@ class ProgramCheck(wiring.Component):
 
     Latency: with a beat a cycle, three cycles beside the memory and the beats.
 
-    Resources: 32 sums over GF(2), of at most 6 bits with beats of 64 bits, of 12 with 128, of 63
-    with 512; a counter of beats.
+    Resources: 32 sums over GF(2), of at most 3 bits with beats of 32 bits, of 6 with 64, of 12
+    with 128; a counter of beats.
 
     Parameters
     ----------

@@ -132,7 +132,8 @@ answers have come. SOFT_RESET, too, reads 1 until then.
 **Waits.** A run in which no row is issued and no beat moves for TIMEOUT cycles ends with one of the
 HANG codes, by what it waits for. The register can be set to the longest wait that is normal: of
 memory for its answer, and for a selector, which takes the longer the more patches there are.
-STALL_SELECTOR of a run that is right is at least their sum.
+STALL_SELECTOR of a run that is right is the sum of the waits for selectors, so none of them is
+longer.
 
 **The checksum** is of all instructions, in the field `checksum` of BEGIN. The program is read once
 for it, beside the tables; nothing that comes after the tables begins before it is found right. The
