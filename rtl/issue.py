@@ -159,7 +159,10 @@ class RowIssue(wiring.Component):
             with m.If(tile.last_column & tile.last_k):
                 m.d.sync += number.eq(number + 1)
 
-        # One cycle for the pass of the tile and the one it waits for, one for what they say.
+        # One cycle for the pass of the tile and the one it waits for, one for what they say. Copies
+        # are true for as long as they matter: a descriptor is written over only after its pass has
+        # retired. The pass of the tile does so after its rows; when the other one has, ``behind``
+        # is positive, and nothing is waited for.
         queued = Signal(isa.pass_layout, name="queued_fields")
         fields = Signal(isa.pass_layout, reset_less=True)
         earlier = Signal(isa.pass_layout, name="earlier", reset_less=True)
@@ -279,6 +282,7 @@ class RowIssue(wiring.Component):
         row1 = Signal(row_layout(config), reset_less=True)
         m.d.sync += row1.eq(row)
         valid1 = delay(m, valid, 1, name="valid1", reset=True)
+        # Not written over meanwhile: a pass retires behind its last row.
         fields1 = Signal(isa.pass_layout, reset_less=True)
         m.d.sync += fields1.eq(self.descriptors[row.tile.slot])
         reads_residual, writes_residual, writes_key, streamed = (Signal(name=n) for n in (
