@@ -35,7 +35,7 @@ FORMAT = 1
 #: frames and every output: a page.
 HEADER_BYTES = ALIGN = 4096
 #: In memory frames begin at multiples of this: cache lines and beats of any port.
-FRAME_ALIGN = 128
+_FRAME_ALIGN = 128
 #: Bytes of the name, UTF-8 padded with zeros, which follows the fields.
 NAME_BYTES = 64
 
@@ -92,7 +92,7 @@ DRIVER_ERRORS: dict[str, DriverError] = {name: DriverError(256 + i, sentence) fo
         ("VERSION", "The core has another version of the instruction set than the driver."),
         ("DEVICE", "A device file cannot be opened or mapped."),
         ("MEMORY", "The memory for model, frames and outputs is too small."),
-        ("ALIGNMENT", "The memory does not begin at a multiple of 4096."),
+        ("ALIGNMENT", f"The memory does not begin at a multiple of {ALIGN}."),
         ("NOT_A_MODEL", "This is no model file."),
         ("FORMAT", "The model file has another format than the driver."),
         ("TRUNCATED", "The model file is not as long as it must be."),
@@ -109,7 +109,8 @@ DRIVER_ERRORS: dict[str, DriverError] = {name: DriverError(256 + i, sentence) fo
         ("INTERRUPT", "The run has ended, but no interrupt came: is it connected?"),
         ("RESET", "The core cannot be reset as memory does not answer it: reset the whole bus."),
         ("SELF_TEST", "The answer to the sample is not the expected one."),
-        ("NO_ANSWER", "There is no answer: no run has ended, or the last one with an error."),
+        ("NO_ANSWER", ("There is no answer: no run has ended since the model was loaded or the"
+                       " core was reset, or the last one ended with an error.")),
     ))}
 
 #: Registers that a model must be made for. What differs in ``weight_tiles`` changes no program.
@@ -128,7 +129,7 @@ def _numbers() -> dict[str, int]:
     return {"SEGMENTS": isa.SEGMENTS, "SELECTORS": isa.SELECTORS,
             "STALLS": len(isa.Stall.__members__),
             "DROPPED_ROWS": DROPPED_ROWS, "DROPPED_BITS": DROPPED_BITS,
-            "PAGE_BYTES": ALIGN, "FRAME_ALIGN": FRAME_ALIGN, "OUTPUT_TOP_BYTES": OUTPUT_TOP_BYTES,
+            "PAGE_BYTES": ALIGN, "FRAME_ALIGN": _FRAME_ALIGN, "OUTPUT_TOP_BYTES": OUTPUT_TOP_BYTES,
             "FILE_MAGIC": MAGIC, "FILE_FORMAT": FORMAT, "FILE_HEADER_BYTES": HEADER_BYTES,
             "FILE_NAME_BYTES": NAME_BYTES}
 

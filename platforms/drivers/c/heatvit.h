@@ -130,7 +130,7 @@ int heatvit_load(struct heatvit *core, const void *file, size_t bytes,
 uint32_t heatvit_field(const struct heatvit *core, enum heatvit_model_field field);
 const char *heatvit_name(const struct heatvit *core);
 
-/* Where the pixels of an image belong: lines of RGB without gaps. Null if there is no such image. */
+/* Where pixels of an image belong: lines of RGB without gaps. Null if there is no such image. */
 uint8_t *heatvit_frame(const struct heatvit *core, uint32_t image);
 
 /* Runs the first images, one or several: a multiple of the images in a round. heatvit_run is
@@ -140,7 +140,8 @@ int heatvit_wait(struct heatvit *core, uint64_t microseconds);
 int heatvit_run(struct heatvit *core, uint32_t images, uint64_t microseconds);
 
 /* The answer for an image of the last run; it lasts until the next run. Here and below, NO_ANSWER
- * if that run has ended with an error of the core, or was reset. */
+ * if no run has ended since the model was loaded or the core was reset, or if the last one ended
+ * with an error of the core. */
 int heatvit_result(struct heatvit *core, uint32_t image, struct heatvit_result *result);
 
 /* What a selector left of an image of the last round: tokens of all kinds, and patches. */

@@ -69,8 +69,9 @@ static void put_number(int file, uint64_t value)
 {
     char text[24];
     const int length = snprintf(text, sizeof text, "%llu", (unsigned long long)value);
-    /* A port has no way to tell that this has failed: what is read is then not what the core has
-     * written, or the other way round, which the self-test finds. */
+    /* A port has no way to tell that this has failed: what is read may then not be what the core
+     * has written, or the other way round. The self-test finds wrong answers that come of it; what
+     * fails after the self-test is found by nothing. */
     if (pwrite(file, text, (size_t)length, 0) != length)
         return;
 }

@@ -311,8 +311,9 @@ class HeatViT:
     def selection(self, selector: int, image: int = -1) -> Selection:
         """Return what a selector left of an image of the last round.
 
-        Images are counted in the run; -1 is the last one. NO_ANSWER if the run has ended with an
-        error of the core, or was reset.
+        Images are counted in the run; -1 is the last one. NO_ANSWER if no run has ended since
+        the model was loaded or the core was reset, or if the last one ended with an error of the
+        core.
         """
         need = self.model.fields
         if self._running:
