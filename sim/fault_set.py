@@ -15,6 +15,8 @@ _Fault = Callable[..., None]
 class FaultSet:
     """Faults by their names, of which some bits of a register choose one, or none with 0.
 
+    A name that is there already, and more faults than the bits tell apart, raise ValueError.
+
     Parameters
     ----------
     choice
@@ -30,6 +32,11 @@ class FaultSet:
 
     def add(self, component: type, name: str, fault: _Fault) -> None:
         """Add a fault of components of a class."""
+        if name in self._faults:
+            raise ValueError(f"fault {name} is there already, must have another name")
+        most = (1 << self._choice.stop - self._choice.start) - 1
+        if len(self._faults) == most:
+            raise ValueError(f"fault {name} is number {most + 1}, must be at most number {most}")
         self._faults[name] = component, fault
 
     def of(self, component: type) -> Callable[[_Fault], _Fault]:
