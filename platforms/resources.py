@@ -11,6 +11,8 @@ from pathlib import Path
 
 from golden.files import check_output
 from golden.pages import table
+from platforms.boards import Board
+from platforms.boards_data import BOARDS
 from platforms.figures import (
     ALL,
     FIGURES,
@@ -36,14 +38,7 @@ from platforms.tables import print_or_update
 from rtl.config import CONFIGS, MULTIPLIERS, Config, ConfigError, named
 from rtl.top import emit_verilog
 
-__all__ = ["DEVICES", "Result", "main", "selector_cost", "synthesised", "tables"]
-
-#: The devices of the boards: name, LUTs, flip-flops, DSPs and block RAMs of 36 kbit.
-DEVICES = {
-    "kv260": ("XCK26", 117_120, 234_240, 1_248, 144),
-    "zcu104": ("XCZU7EV", 230_400, 460_800, 1_728, 312),
-    "zcu102": ("XCZU9EG", 274_080, 548_160, 2_520, 912),
-}
+__all__ = ["Result", "main", "selector_cost", "synthesised", "tables"]
 
 #: What Yosys builds around a portable multiplier and a DSP48E2 has inside, rounded down:
 #: registers A1 and A2 (16 bits, the rest are copies of a sign), M (36) and P (38), and the adder,
@@ -125,8 +120,8 @@ def tables(result: Result) -> str:
     if inside != Cells():
         rows.append(_row("all, less what the DSPs of the array have inside",
                          cells[_TOP] - inside, ""))
-    if config.name in DEVICES:
-        rows.append(_shares(DEVICES[config.name], cells[_TOP] - inside))
+    if config.name in BOARDS:  # as configurations are called that are made for the device of one
+        rows.append(_shares(BOARDS[config.name], cells[_TOP] - inside))
     rows += [_row(f"`{name}`" + ", itself" * (name in ("core", "top")), *block)
              for name, block in parts.items() if name != ALL]
 
@@ -196,11 +191,13 @@ def _row(label: str, cells: Cells, *more: object) -> list[object]:
     return [label, *_counts(cells), *more]
 
 
-def _shares(device: tuple[str, int, int, int, int], cells: Cells) -> list[object]:
-    name, *sizes = device
-    lut, ff, dsp, bram = (f"{used / size:.0%}" for used, size in zip(
-        (cells.luts, cells.ff, cells.dsp, cells.bram), sizes, strict=True))
-    return [f"of {name}", lut, "", "", ff, "", dsp, bram, ""]
+def _shares(board: Board, cells: Cells) -> list[object]:
+    """Return the row that says which parts of a device are taken."""
+    limits = board.limits
+    lut, ff, dsp, bram = (f"{used / size:.0%}" for used, size in (
+        (cells.luts, limits.luts), (cells.ff, limits.ff), (cells.dsp, limits.dsp),
+        (cells.bram, limits.bram)))
+    return [f"of {board.part.split('-')[0].upper()}", lut, "", "", ff, "", dsp, bram, ""]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,9 +8,10 @@ import pytest
 
 from platforms import figures as figures_module
 from platforms import resources
+from platforms.boards_data import BOARDS
 from platforms.figures import ALL, figures
 from platforms.levels import Levels, Path
-from platforms.resources import DEVICES, INSIDE, Result, main, tables
+from platforms.resources import INSIDE, Result, main, tables
 from platforms.synthesis import Cells, blocks
 from rtl.config import named
 
@@ -79,7 +80,7 @@ def test_limits_stand_under_the_figures_of_all() -> None:
 
 
 def test_what_dsps_have_inside_is_taken_off_portable_arrays_only() -> None:
-    assert DEVICES["kv260"][1] == 117_120
+    assert BOARDS["kv260"].limits.luts == 117_120
     assert INSIDE.lut * 1024 == 33_792
     portable, vendor = _tables("portable"), _tables("dsp48e2")
     assert "| **all** | 100,000 |" in portable and "| **all** | 100,000 |" in vendor
