@@ -65,7 +65,8 @@ class LoweredNetwork:
 
 
 def packed_for(path: Path, model: ModelConfig) -> QuantizedViT:
-    """Return a packed model, which must be of ``model``, but for the name."""
+    """Return a packed model of ``model``; one of another network raises PackedError, as a broken
+    file does. The name and ``eps`` may differ."""
     qvit = load(path)
     if replace(qvit.model, name=model.name, eps=model.eps) != model:
         raise PackedError(f"packed model {path} is of {qvit.model.name}, must be of {model.name}")

@@ -65,14 +65,14 @@ def _rows(program: Program) -> dict[str, int]:
             **{f"first_row{i}": row for i, row in enumerate(first)}}
 
 
-def pack(deployment: LoweredNetwork) -> bytes:
+def pack(network: LoweredNetwork) -> bytes:
     """Return the model file: header, memory image, frame and answer of the self-test."""
-    program, model = deployment.program, deployment.qvit.model
-    logits, top_class, _ = deployment.expected
+    program, model = network.program, network.qvit.model
+    logits, top_class, _ = network.expected
     answer = struct.pack(f"<{model.classes}i2I", *(int(logit) for logit in logits), top_class,
-                         deployment.tokens[-1])
+                         network.tokens[-1])
     places, body = [], b""
-    for part in (program.image, deployment.frame.tobytes(), answer):
+    for part in (program.image, network.frame.tobytes(), answer):
         body = body.ljust(_aligned(len(body)), b"\0")
         places.append(HEADER_BYTES + len(body))
         body += part
@@ -113,27 +113,27 @@ Weights: {weights}. Both commands run the self-test first.
 """
 
 
-def write_deploy(folder: Path, deployment: LoweredNetwork) -> None:
+def write_deploy(folder: Path, network: LoweredNetwork) -> None:
     """Write the folder that goes to a board; what is not of it stays as it is.
 
     Parameters
     ----------
     folder
         Made where there is none; one that cannot be made raises ValueError.
-    deployment
+    network
         The network, the configuration and the sample, see :func:`deployment_of`.
     """
-    model = deployment.qvit.model
+    model = network.qvit.model
     for path in (folder, folder / "c", folder / "python" / "heatvit"):
         make_folder(path)
-    (folder / MODEL_FILE).write_bytes(pack(deployment))
-    logits, top_class, stages = deployment.expected
-    (folder / "sample.rgb").write_bytes(deployment.frame.tobytes())
-    Image.fromarray(deployment.frame).save(folder / "sample.png")
+    (folder / MODEL_FILE).write_bytes(pack(network))
+    logits, top_class, stages = network.expected
+    (folder / "sample.rgb").write_bytes(network.frame.tobytes())
+    Image.fromarray(network.frame).save(folder / "sample.png")
     _text(folder / "expected.json", json.dumps({
         "logits": [int(logit) for logit in logits], "top_class": int(top_class),
-        "tokens": list(deployment.tokens),
-        "kept": [stages[f"selector{i}.kept"].tolist() for i in range(deployment.program.selectors)],
+        "tokens": list(network.tokens),
+        "kept": [stages[f"selector{i}.kept"].tolist() for i in range(network.program.selectors)],
     }, indent=1) + "\n")
     for source in sorted(DRIVERS.glob("c/*")) + sorted(DRIVERS.glob("python/heatvit/*.py")):
         shutil.copyfile(source, folder / source.relative_to(DRIVERS))
@@ -142,8 +142,8 @@ def write_deploy(folder: Path, deployment: LoweredNetwork) -> None:
     _text(folder / "python" / "heatvit" / "interface.json", json.dumps(interface(), indent=1)
           + "\n")
     _text(folder / "README.md", _README.format(
-        model=model.name, config=deployment.config.name, file=MODEL_FILE,
-        version=interface()["numbers"]["ISA_VERSION"], weights=deployment.qvit.weights))
+        model=model.name, config=network.config.name, file=MODEL_FILE,
+        version=interface()["numbers"]["ISA_VERSION"], weights=network.qvit.weights))
 
 
 def _text(path: Path, text: str) -> None:
@@ -224,13 +224,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def run() -> bool:
         pruning = pruning_config(options)
-        deployment = deployment_of(
+        network = deployment_of(
             options.model, named(options.config), depth=options.depth, image=options.image,
             weights=options.weights, pruning=pruning if pruning.active else None,
             last_block=options.last_block, batch=options.batch)
-        write_deploy(options.output, deployment)
-        qvit = deployment.qvit
-        print(f"{options.output}: {qvit.model.name} for {deployment.config.name}, weights:"
+        write_deploy(options.output, network)
+        qvit = network.qvit
+        print(f"{options.output}: {qvit.model.name} for {network.config.name}, weights:"
               f" {qvit.weights}")
         return True
 

@@ -167,12 +167,12 @@ def _kept(core: Any, image: int) -> tuple[tuple[int, ...], ...]:
     return tuple(core.selection(selector, image).kept for selector in selectors)
 
 
-def expected(deployment: LoweredNetwork, frames: Sequence[NDArray[np.uint8]]) -> list[Answer]:
+def expected(network: LoweredNetwork, frames: Sequence[NDArray[np.uint8]]) -> list[Answer]:
     """Return what the integer twin says of frames."""
-    program, answers = deployment.program, []
+    program, answers = network.program, []
     for frame in frames:
-        logits, top_class, stages = integer.run(deployment.qvit, frame,
-                                                last_block=deployment.last_block)
+        logits, top_class, stages = integer.run(network.qvit, frame,
+                                                last_block=network.last_block)
         kept = tuple(tuple(stages[f"selector{i}.kept"].tolist()) for i in range(program.selectors))
         answers.append(Answer(tuple(int(logit) for logit in logits), int(top_class),
                               tokens_of(program, stages)[-1], kept))
@@ -213,20 +213,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def run() -> bool:
         if not 1 <= options.frames <= 16:
             raise ValueError(f"the number of frames is {options.frames}, must be between 1 and 16")
-        deployment = deployment_of(options.model, named(options.config), depth=options.depth)
-        with step(console, f"{options.output}: {deployment.qvit.model.name} for {options.config}"):
-            write_deploy(options.output, deployment)
-            named_frames = different([("sample", deployment.frame, None)], options.frames)
+        network = deployment_of(options.model, named(options.config), depth=options.depth)
+        with step(console, f"{options.output}: {network.qvit.model.name} for {options.config}"):
+            write_deploy(options.output, network)
+            named_frames = different([("sample", network.frame, None)], options.frames)
             frames = [frame for _, frame, _ in named_frames]
-            right = expected(deployment, frames)
-        program = prepare(deployment.config, console)
+            right = expected(network, frames)
+        program = prepare(network.config, console)
         wrong = False
         for language, drive in (("C", run_c), ("Python", run_python)):
             for mode in ("poll", "interrupt"):
                 name = f"driver in {language}, {mode}"
                 with console.status(name):
                     read = drive(options.output, program, [f.tobytes() for f in frames], mode)
-                fault = compared(read, right, deployment.batch)
+                fault = compared(read, right, network.batch)
                 wrong |= bool(fault)
                 console.print(f"{name}: {fault or 'every number is right'};"
                               f" {read.counters[0]['cycles']:,} cycles an image", highlight=False)

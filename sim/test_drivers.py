@@ -241,9 +241,9 @@ def test_scenes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_wrong_answer_is_told(program: Path, deployed: Path) -> None:
-    deployment = small()
-    frames = [frame for _, frame, _ in different([("", deployment.frame, None)], 2)]
-    right = expected(deployment, frames)
+    network = small()
+    frames = [frame for _, frame, _ in different([("", network.frame, None)], 2)]
+    right = expected(network, frames)
     drive = run_c(deployed, program, [frame.tobytes() for frame in frames], "poll")
     assert compared(drive, right, 1) == ""
     assert "run alone has another answer" in compared(drive, right[::-1], 1)
@@ -254,10 +254,10 @@ def test_wrong_answer_is_told(program: Path, deployed: Path) -> None:
 @pytest.mark.parametrize("batch", [1, 2])
 def test_rounds(program: Path, tmp_path: Path, batch: int) -> None:
     """Images that take turns in the residual, and batches: which patches of which image stayed."""
-    deployment = small(PruningConfig(selector="topk", blocks=(1,), counts=(5,)), batch)
-    write_deploy(tmp_path, deployment)
-    frames = [frame for _, frame, _ in different([("", deployment.frame, None)], 4)]
-    right = expected(deployment, frames)
+    network = small(PruningConfig(selector="topk", blocks=(1,), counts=(5,)), batch)
+    write_deploy(tmp_path, network)
+    frames = [frame for _, frame, _ in different([("", network.frame, None)], 4)]
+    right = expected(network, frames)
     assert len({answer.kept for answer in right}) == len(right)
     for run in (run_c, run_python):
         drive = run(tmp_path, program, [frame.tobytes() for frame in frames], "interrupt")

@@ -37,7 +37,7 @@ MODEL = ModelConfig(name="deploy_test", image_size=24, patch=8, width=32, depth=
 
 
 @pytest.fixture(scope="module")
-def deployment() -> LoweredNetwork:
+def network() -> LoweredNetwork:
     frames = calibration_frames(MODEL.image_size)
     pruning = PruningConfig(selector="topk", blocks=(1,), counts=(5,))
     qvit = quantize(FloatViT(MODEL, synthetic(MODEL, 2)), frames, weights="synthetic",
@@ -46,9 +46,9 @@ def deployment() -> LoweredNetwork:
 
 
 @pytest.fixture(scope="module")
-def folder(deployment: LoweredNetwork, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(network: LoweredNetwork, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("deploy")
-    write_deploy(path, deployment)
+    write_deploy(path, network)
     return path
 
 
@@ -62,14 +62,14 @@ def heatvit(folder: Path) -> Iterator[Any]:
         del sys.modules[name]
 
 
-def test_model_file(deployment: LoweredNetwork, folder: Path, heatvit: Any) -> None:
+def test_model_file(network: LoweredNetwork, folder: Path, heatvit: Any) -> None:
     """What the driver reads from the file is what went into it."""
     model = heatvit.ModelFile(folder / MODEL_FILE)
-    program, fields = deployment.program, model.fields
-    logits, top_class, _ = deployment.expected
+    program, fields = network.program, model.fields
+    logits, top_class, _ = network.expected
     assert model.name == MODEL.name and model.image == program.image
-    assert model.sample == deployment.frame.tobytes()
-    assert model.expected == (*logits, top_class, deployment.tokens[-1])
+    assert model.sample == network.frame.tobytes()
+    assert model.expected == (*logits, top_class, network.tokens[-1])
     assert model.logit_step == program.logit_step
     assert {name: fields[name] for name in driver_interface.identity(program.config)} == (
         driver_interface.identity(program.config))
@@ -82,8 +82,8 @@ def test_model_file(deployment: LoweredNetwork, folder: Path, heatvit: Any) -> N
                ("model_offset", "sample_offset", "expected_offset"))
 
 
-def test_the_same_to_the_byte(deployment: LoweredNetwork, folder: Path) -> None:
-    assert pack(deployment) == (folder / MODEL_FILE).read_bytes()
+def test_the_same_to_the_byte(network: LoweredNetwork, folder: Path) -> None:
+    assert pack(network) == (folder / MODEL_FILE).read_bytes()
 
 
 @pytest.mark.parametrize("change, error", [
@@ -140,14 +140,14 @@ def test_command_for_pictures(folder: Path, tmp_path: Path) -> None:
         assert message in result.stderr and "Traceback" not in result.stderr
 
 
-def test_beside_the_model(deployment: LoweredNetwork, folder: Path) -> None:
+def test_beside_the_model(network: LoweredNetwork, folder: Path) -> None:
     expected = json.loads((folder / "expected.json").read_text())
-    logits, top_class, stages = deployment.expected
+    logits, top_class, stages = network.expected
     assert expected == {"logits": list(logits), "top_class": top_class,
-                        "tokens": list(deployment.tokens),
+                        "tokens": list(network.tokens),
                         "kept": [stages["selector0.kept"].tolist()]}
-    assert (folder / "sample.rgb").read_bytes() == deployment.frame.tobytes()
-    np.testing.assert_array_equal(np.asarray(Image.open(folder / "sample.png")), deployment.frame)
+    assert (folder / "sample.rgb").read_bytes() == network.frame.tobytes()
+    np.testing.assert_array_equal(np.asarray(Image.open(folder / "sample.png")), network.frame)
     text = (folder / "README.md").read_text()
     for word in text.split("`")[1::2]:
         if re.fullmatch(r"\w+\.\w+", word):
@@ -200,6 +200,6 @@ def test_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: 
 
 
 def test_scenes_are_trained() -> None:
-    deployment = deployment_of("scenes", named("tiny"))
-    assert deployment.qvit.weights == "threshold_int8.safetensors"
-    assert deployment.expected[1] == 4
+    network = deployment_of("scenes", named("tiny"))
+    assert network.qvit.weights == "threshold_int8.safetensors"
+    assert network.expected[1] == 4
