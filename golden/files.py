@@ -4,7 +4,7 @@
 import os
 from pathlib import Path
 
-__all__ = ["check_output", "make_folder"]
+__all__ = ["check_output", "make_folder", "make_new_folder"]
 
 
 def check_output(path: Path) -> None:
@@ -27,3 +27,10 @@ def make_folder(path: Path) -> None:
         raise ValueError(f"the folder {path} cannot be made: {error.strerror}") from None
     if not os.access(path, os.W_OK):
         raise ValueError(f"nothing can be written to the folder {path}: permission denied")
+
+
+def make_new_folder(path: Path) -> None:
+    """Make the folder ``path`` as :func:`make_folder`; raise ValueError if something is in it."""
+    if path.is_dir() and any(path.iterdir()):
+        raise ValueError(f"the folder {path} is not empty, must be a new or an empty one")
+    make_folder(path)

@@ -21,7 +21,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from golden.files import check_output, make_folder
+from golden.cli import exit_status
+from golden.files import check_output, make_new_folder
 
 __all__ = ["CLASSES", "SPLITS", "SceneError", "SceneSettings", "SceneSource", "Scenes", "fixed_set",
            "main"]
@@ -339,25 +340,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--patch", type=int, metavar="PIXELS",
                         help="dim the patches of this size that hold no part of a digit")
     parser.add_argument("--frames", type=Path, metavar="DIR",
-                        help="write each by itself as well: a picture, and as the core reads it")
+                        help="write each by itself as well, as a picture and as the core reads it,"
+                        " into a new or an empty folder")
     options = parser.parse_args(arguments)
-    try:
+
+    def run() -> None:
         for name in ("count", "columns"):
             if getattr(options, name) < 1:
                 raise SceneError(f"{name} is {getattr(options, name)}, must be at least 1")
         check_output(options.output)
         if options.frames is not None:
-            make_folder(options.frames)
+            make_new_folder(options.frames)
         scenes = fixed_set(options.split, options.count)
         Image.fromarray(_sheet(scenes, options.columns, options.patch)).save(options.output)
         if options.frames is not None:
             _write_frames(scenes, options.frames)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for start in range(0, options.count, options.columns):
-        print(*scenes.labels[start:start + options.columns])
-    return 0
+        for start in range(0, options.count, options.columns):
+            print(*scenes.labels[start:start + options.columns])
+
+    return exit_status("golden.scenes", run)
 
 
 if __name__ == "__main__":

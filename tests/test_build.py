@@ -324,12 +324,28 @@ def test_late_timing_is_reported_like_good_timing(quick: None, tmp_path: Path,
     assert "The clock is set in `vivado/settings.tcl`" in (folder / "README.md").read_text()
 
 
+@pytest.mark.parametrize("met", ["false", "true", None])
+def test_the_report_says_whether_timing_was_missed(tmp_path: Path, met: str | None) -> None:
+    """Not the words of a script: late timing alone is a report, all else that fails an error."""
+    run = tmp_path / "run.sh"
+    left = "" if met is None else f"echo '{{\"timing_met\": {met}}}' > output/report.json\n"
+    run.write_text(f"#!/bin/sh\n{left}echo 'ERROR: timing is not met, or slow'\nexit 1\n")
+    run.chmod(0o755)
+    if met == "false":
+        assert run_vivado(tmp_path) == {"timing_met": False}
+        return
+    with pytest.raises(VivadoError, match="status 1: ERROR: timing is not met, or slow"):
+        run_vivado(tmp_path)
+
+
 @pytest.mark.parametrize(("arguments", "said"), [
     (["zcu111"], "no board is called 'zcu111', there are zcu102"),
     (["zcu102", "--config", "zcu1"], "no configuration is called 'zcu1'"),
     (["zcu102", "--model", "resnet"], "no model is called 'resnet'"),
     (["pynq_z2", "--config", "tiny"], "takes 230 DSPs, PYNQ-Z2 has 220"),
     (["ulx3s", "--config", "zcu104"], "at least 198 block RAMs of 36 kbit, ULX3S-85F has 104"),
+    (["ulx3s", "--model", "bad"], "no packed model is called 'bad'"),
+    (["ulx3s", "--model", "missing.hv"], "packed model missing.hv cannot be read: No such file"),
     (["ulx3s", "--config", "none"], "no configuration is called 'none'"),
     (["kv260", "--model", "deit_tiny"], "deit_tiny needs 197 tokens, 85 more than max_tokens"),
 ])

@@ -177,6 +177,33 @@ def test_sheet_needs_a_folder(tmp_path, capsys):
     assert "does not exist" in capsys.readouterr().err
 
 
+def _refused(capsys, *arguments):
+    """Return the one sentence that the command ends with."""
+    assert main([str(argument) for argument in arguments]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("golden.scenes: ") and said.count("\n") == 1
+    return said
+
+
+def test_frames_of_two_runs_are_not_mixed(tmp_path, capsys):
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "frames" / "0_is_4.rgb").write_bytes(b"mine")
+    sheet = tmp_path / "sheet.png"
+    said = _refused(capsys, sheet, "--count", "2", "--frames", tmp_path / "frames")
+    assert "is not empty, must be a new or an empty one" in said
+    assert not sheet.exists() and [file.read_bytes() for file in
+                                   (tmp_path / "frames").iterdir()] == [b"mine"]
+
+
+def test_files_that_cannot_be_written(tmp_path, capsys):
+    assert "is a folder, must be a file" in _refused(capsys, tmp_path)
+    (tmp_path / "file").write_bytes(b"")
+    said = _refused(capsys, tmp_path / "sheet.png", "--frames", tmp_path / "file")
+    assert "is a file, must be a folder" in said
+    long = tmp_path / f"{'a' * 300}.png"  # longer than names of files may be
+    assert "File name too long" in _refused(capsys, long, "--count", "1")
+
+
 def test_network_fits_tiny():
     model = MODELS["scenes"]
     check_sizes(model, named("tiny"))
