@@ -3,6 +3,7 @@
 
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -132,12 +133,27 @@ def test_command_for_pictures(folder: Path, tmp_path: Path) -> None:
     for arguments, status, message in (
         (("sample.png",), 2, "the following arguments are required: size, frame"),
         (("sample.png", "large", frame), 2, "invalid int value: 'large'"),
-        (("none.png", "24", frame), 1, "No such file or directory: "),
-        ((folder / "sample.png", "0", frame), 1, "heatvit.picture: "),
+        (("none.png", "24", frame), 2, "No such file or directory: "),
+        ((folder / "sample.png", "0", frame), 2, "heatvit.picture: "),
     ):
         result = run(*arguments)
         assert result.returncode == status
         assert message in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(("command", "said"), [
+    (["heatvit.picture", "../sample.png", "24", "frame.rgb"],
+     "heatvit.picture: ../sample.png cannot be read without Pillow, which is not installed"),
+    (["heatvit", "heatvit.bit", f"../{MODEL_FILE}"], "heatvit: No module named 'pynq'")])
+def test_commands_without_their_packages(folder: Path, tmp_path: Path, command: list[str],
+                                         said: str) -> None:
+    for name in ("PIL", "pynq"):
+        (tmp_path / f"{name}.py").write_text(f"raise ImportError({f'No module named {name!r}'!r})")
+    result = subprocess.run([sys.executable, "-m", *command], cwd=folder / "python",
+                            capture_output=True, text=True,
+                            env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert result.stderr.splitlines()[-1].startswith(said)
 
 
 def test_beside_the_model(network: LoweredNetwork, folder: Path) -> None:

@@ -37,9 +37,9 @@ def _main() -> int:
             for picture in options.pictures:
                 frame = frame_of(picture, model.fields["image_size"])
                 _show(core, str(picture), core.run([frame] * model.fields["images"])[-1])
-    except (HeatViTError, OSError, ValueError) as error:
+    except (HeatViTError, ImportError, OSError, ValueError) as error:
         print(f"heatvit: {error}", file=sys.stderr)
-        return 1
+        return 1 if isinstance(error, HeatViTError) else 2
     return 0
 
 

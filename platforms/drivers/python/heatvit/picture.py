@@ -26,7 +26,11 @@ def frame_of(picture: str | Path, size: int) -> Any:
         if len(frame) != 3 * size * size:
             raise ValueError(f"{picture} has {len(frame)} bytes, must have {3 * size * size}")
         return frame.reshape(size, size, 3)
-    from PIL import Image  # only who has pictures needs Pillow
+    try:
+        from PIL import Image  # only who has pictures needs Pillow
+    except ImportError:
+        raise ImportError(f"{picture} cannot be read without Pillow, which is not installed: must"
+                          " be a frame (.rgb)") from None
     with Image.open(picture) as opened:
         image = opened.convert("RGB")
     side = _CROP * min(image.size)
@@ -45,9 +49,9 @@ def _main() -> int:
     options = parser.parse_args()
     try:
         options.frame.write_bytes(frame_of(options.picture, options.size).tobytes())
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         print(f"heatvit.picture: {error}", file=sys.stderr)
-        return 1
+        return 2
     return 0
 
 
