@@ -45,11 +45,16 @@ _LINUX_FILES = """\
 
 _SYSTEM_STEPS = """\
 1. `./run.sh` with Vivado on PATH and the board files of `{board_part}`.
-   It leaves in `output/`: `heatvit.bit`, `heatvit.hwh`, `heatvit.xsa`, `report.json` with timing
-   and utilisation, and the reports as text. It ends with status 1 and a sentence if timing is not
-   met. The clock is set in `vivado/settings.tcl`; all else follows it.
+   It leaves in `output/`: `heatvit.bit`, `heatvit.hwh`, `heatvit.xsa`,{device_tree} `report.json`
+   with timing and utilisation, and the reports as text. It ends with status 1 and a sentence if
+   timing is not met. The clock is set in `vivado/settings.tcl`; all else follows it.
 2. Copy `output/heatvit.bit`, `output/heatvit.hwh` and `deploy/` to the board; `deploy/README.md`
-   says how the drivers are started.
+   says how the drivers are started.{for_c}
+"""
+
+#: What the driver in C needs besides, where there are files for Linux.
+_FOR_C = """
+   The driver in C needs `linux/` and the device tree `output/heatvit.dts` there, too.\
 """
 
 _CORE_STEPS = """\
@@ -90,12 +95,15 @@ instruction set {ISA_VERSION}) for {board.part} at {board.clock_mhz} MHz.
 """
     text += _SYSTEM_FILES if system else _CORE_FILES
     text += "| `build.json` | the configuration, and the digest of every file |\n"
+    device_tree = for_c = ""
     if system:
         if linux_files(board):
+            device_tree, for_c = " `heatvit.dts`,", _FOR_C
             text += _LINUX_FILES
         text += "| `deploy/` | what goes to the board: drivers, model, sample and its answer |\n"
     steps = _SYSTEM_STEPS if system else _CORE_STEPS
-    text += f"\n{steps.format(board_part=board.board_part, vlnv=':'.join(VLNV))}"
+    text += "\n" + steps.format(board_part=board.board_part, device_tree=device_tree, for_c=for_c,
+                                vlnv=":".join(VLNV))
     if system:
         text += f"\n{_addresses(board, config)}\n"
         text += f"""
