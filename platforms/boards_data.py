@@ -106,9 +106,9 @@ BOARDS: dict[str, Board] = {b.name: b for b in (
     Board(name="ulx3s", title="ULX3S-85F", part="LFE5U-85F-6BG381C",
           limits=Limits(luts=83_640, ff=83_640, dsp=156, bram=104), family="ecp5",
           multiplier="portable",
-          config="tiny-8x8", clock_mhz=50, model="scenes",
-          why="tiny takes nearly all LUTs, which leaves the router no room; images come by a"
-          " serial line"),
+          config="ulx3s", clock_mhz=50, model="scenes_threshold",
+          why="tiny takes nearly all LUTs, which leaves the router no room; so this is an array of"
+          " 8 x 8 with the buffers of scenes, and images come by a serial line"),
 )}
 
 

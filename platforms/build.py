@@ -180,7 +180,7 @@ def _build(options: argparse.Namespace, board: Board, console: Console) -> bool:
 
 def _open_flow(options: argparse.Namespace, board: Board) -> int:
     """Build with open tools, which need no folder for others to go on from."""
-    model, config = options.model or ulx3s.MODEL, options.config or board.config
+    model, config = options.model or board.model, options.config or board.config
 
     def check() -> None:
         board_config(board, config)

@@ -55,7 +55,7 @@ def tables(result: Result) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run ``python -m platforms.ecp5``."""
     parser = argparse.ArgumentParser(prog="python -m platforms.ecp5", description=__doc__)
-    parser.add_argument("--config", default="tiny-8x8",
+    parser.add_argument("--config", default="ulx3s",
                         help=f"configuration: {', '.join(CONFIGS)} (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1,
                         help="where the placer begins (default: %(default)s)")

@@ -12,9 +12,7 @@ module DSP48E2 #(
   parameter integer CARRYINSELREG = 1, CREG = 1, DREG = 1, ADREG = 1,
   parameter A_INPUT = "DIRECT", B_INPUT = "DIRECT", AMULTSEL = "A", BMULTSEL = "B",
   parameter USE_MULT = "MULTIPLY", USE_SIMD = "ONE48", USE_PATTERN_DETECT = "NO_PATDET",
-  parameter [47:0] RND = 48'd0,
-  // Whether a multiplier has both products: that of the flow, and of no slice.
-  parameter integer MULTIPLIER = 0
+  parameter [47:0] RND = 48'd0
 ) (
   input CLK,
   input [29:0] A, input [17:0] B, input [47:0] C, input [26:0] D,
@@ -31,61 +29,29 @@ module DSP48E2 #(
   reg [15:0] a1 = 16'd0, a2 = 16'd0;
   reg [8:0] b = 9'd0;
   reg signed [18:0] p0 = 19'd0, p1 = 19'd0;
-  wire signed [15:0] m0, m1;
+  reg signed [15:0] m0 = 16'd0, m1 = 16'd0;
+  wire [15:0] low, high;
 
   // The first cell of a cascade adds RND, which makes the low sum positive, and here adds nothing.
   localparam FIRST = RND != 0;
   wire signed [18:0] above0 = FIRST ? 19'd0 : PCIN[18:0];
   wire signed [18:0] above1 = FIRST ? 19'd0 : PCIN[37:19];
 
-  generate
-    if (MULTIPLIER)
-      ecp5_pair products(.clk(CLK), .w0(a2[7:0]), .w1(a2[15:8]), .x(b), .y0(m0), .y1(m1));
-    else begin : luts
-      reg [15:0] y0 = 16'd0, y1 = 16'd0;
-      wire [15:0] low, high;
-      ecp5_product low_product(.w(a2[7:0]), .x(b), .y(low));
-      ecp5_product high_product(.w(a2[15:8]), .x(b), .y(high));
-      always @(posedge CLK) begin
-        y0 <= low;
-        y1 <= high;
-      end
-      assign m0 = y0;
-      assign m1 = y1;
-    end
-  endgenerate
+  ecp5_product low_product(.w(a2[7:0]), .x(b), .y(low));
+  ecp5_product high_product(.w(a2[15:8]), .x(b), .y(high));
 
   always @(posedge CLK) begin
-    if (CEA1) a1 <= {MULTIPLIER ? A[26:19] : A[26:19] + {7'd0, A[18]}, A[7:0]};
+    if (CEA1) a1 <= {A[26:19] + {7'd0, A[18]}, A[7:0]};
     if (CEA2) a2 <= a1;
     b <= B[8:0];
+    m0 <= low;
+    m1 <= high;
     p0 <= m0 + above0;
     p1 <= m1 + above1;
   end
 
   assign PCOUT = {10'd0, p1, p0};
   assign P = {{10{p1[18]}}, p1, ~p0[18], p0[17:0]};
-endmodule
-
-// y0 = w0 * x and y1 = (w1 + (w0 < 0)) * x, a cycle later, for weights of -127..127, from one product
-// of 18 x 9 bits: bits 10 to 15 of it have both, and those of y1 are known, as low bits of a product
-// depend on low bits alone.
-module ecp5_pair(input clk, input [7:0] w0, w1, input [8:0] x, output [15:0] y0, y1);
-  wire signed [17:0] weights = {w1, {2{w0[7]}}, w0};
-  wire [5:0] w = w1[5:0] + {5'd0, w0[7]};
-  wire [10:0] s0, s1, s2;
-  ecp5_rows rows0(.w(w[1:0]), .x({3'd0, x[5:0]}), .y(s0));
-  ecp5_rows rows1(.w(w[3:2]), .x({3'd0, x[5:0]}), .y(s1));
-  ecp5_rows rows2(.w(w[5:4]), .x({3'd0, x[5:0]}), .y(s2));
-  reg signed [26:0] product = 27'd0;
-  reg [5:0] low = 6'd0;
-  always @(posedge clk) begin
-    product <= weights * $signed(x);
-    low <= s0[5:0] + {s1[3:0] + {s2[1:0], 2'd0}, 2'd0};
-  end
-  wire signed [5:0] high = product[15:10] - low;
-  assign y0 = {high, product[9:0]};
-  assign y1 = product[25:10] - {{10{high[5]}}, high};
 endmodule
 
 // y = w * x for w of -127..127 and x of -256..255.

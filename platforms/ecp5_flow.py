@@ -18,8 +18,8 @@ from platforms.synthesis import SynthesisError, blocks, without_zeros
 from rtl.config import Config
 from rtl.top import emit_verilog
 
-__all__ = ["DEVICE", "RouterError", "core", "implement", "open_chains", "pins", "route", "run_tool",
-           "script"]
+__all__ = ["DEVICE", "RouterError", "core", "implement", "keep_free", "open_chains", "pins",
+           "route", "run_tool", "script"]
 
 #: The device: as it is called, and as nextpnr is told.
 DEVICE = "LFE5U-85F-6BG381"
@@ -36,18 +36,21 @@ _TARGET = 60
 #: 300 ps; they take about 2,000, so that this is 8 LUTs and a period of 60 MHz.
 _LOGIC_DELAY = 4_000
 
-#: What is asked of the placer: a weight of the timing three times the usual one, and more for the
-#: slowest paths, as otherwise the cells of 9 LUTs in a row are so far apart that it takes 24 ns;
-#: and few cells in one place, as otherwise there are too few wires.
-_PLACER = ("--placer-heap-timingweight", "30", "--placer-heap-critexp", "4",
-           "--placer-heap-beta", "0.6")
+#: The placer that leaves wires shortest, and the router that ends with so many.
+_TOOLS = ("--placer", "static", "--router", "router2")
+
+#: LUTs of the device, those that cells of the mapper take, and the share of all at which none are
+#: left to keep free.
+_LUTS = 83_640
+_LUTS_OF = {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6}
+_FULL = 0.7
+
+#: Columns and rows of tiles in the middle of the device that are to have no LUTs, so that the rows
+#: between them can use their wires. None is a row of block RAMs or multipliers.
+_FREE = range(24, 97), range(44, 85, 3)
 
 #: Products with at most as many bits are built of LUTs: they are addresses, in short sums.
 _SHORT_PRODUCT = 9
-
-#: Largest array, in pairs of weights, that has a multiplier for each pair: those that are left over
-#: by 8 lanes and by scalars. 16 lanes leave none.
-_SPARE_MULTIPLIERS = 40
 
 #: A port of a module.
 _PORT = re.compile(r"^  (input|output) (?:\[(\d+):0\] )?(\w+);$", re.M)
@@ -90,13 +93,7 @@ def implement(config: Config, *, seed: int,
 
 def core(config: Config) -> str:
     """Return the Verilog of the accelerator as ``route`` wants it."""
-    verilog = memories(without_zeros(emit_verilog(replace(config, multiplier="dsp48e2"))))
-    if config.macs_per_cycle // 2 <= _SPARE_MULTIPLIERS:
-        begin = "  DSP48E2 #(\n"
-        if begin not in verilog:
-            raise RouterError(f"the Verilog of {config.name} has no {begin!r}, must have one")
-        verilog = verilog.replace(begin, f"{begin}    .MULTIPLIER(1),\n")
-    return verilog
+    return memories(without_zeros(emit_verilog(replace(config, multiplier="dsp48e2"))))
 
 
 def route(verilog: str, *, top: str, folder: Path, seed: int, preferences: str | None = None,
@@ -123,6 +120,7 @@ def route(verilog: str, *, top: str, folder: Path, seed: int, preferences: str |
     (folder / "script.ys").write_text(script(top))
     run_tool("yosys", ["-q", "-l", "log", "script.ys"], folder, progress)
     open_chains(folder / "netlist.json")
+    held = keep_free(folder / "netlist.json", top)
     board = ["--lpf-allow-unconstrained"]
     if preferences is not None:
         (folder / "design.lpf").write_text(preferences)
@@ -130,8 +128,9 @@ def route(verilog: str, *, top: str, folder: Path, seed: int, preferences: str |
     run_tool("nextpnr_ecp5", [
         *_DEVICE, "-q", "--log", "log", "--json", "netlist.json", "--report", "report.json",
         "--seed", str(seed), "--freq", str(_TARGET), "--timing-allow-fail",
-        *_PLACER, *board], folder, progress)
+        *_TOOLS, *board], folder, progress)
     report: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    report["utilization"]["TRELLIS_COMB"]["used"] -= held
     return report
 
 
@@ -218,6 +217,29 @@ def open_chains(netlist: Path) -> None:
                 and cell["parameters"]["INIT0"].startswith("0000")):
             ends["CIN"] = ["x"]
     netlist.write_text(json.dumps(design))
+
+
+def keep_free(netlist: Path, top: str) -> int:
+    """Keep LUTs off some rows of tiles; return how many places are held.
+
+    The placer fills the middle of the device until there are more wires than it has. Cells without
+    a connection hold places there, of whole rows, as a carry chain takes the tiles of a row one
+    after another; flip-flops may be there. None are held if the design takes most of the device.
+    """
+    design = json.loads(netlist.read_text())
+    cells = design["modules"][top]["cells"]
+    columns, rows = _FREE
+    places = [f"X{x}/Y{y}/SLICE{slice}.K{lut}"
+              for y in rows for x in columns for slice in "ABCD" for lut in (0, 1)]
+    taken = sum(_LUTS_OF.get(cell["type"], 0) for cell in cells.values())
+    if taken + len(places) > _FULL * _LUTS:
+        return 0
+    cells.update({f"free {place}": {
+        "hide_name": 0, "type": "LUT4", "parameters": {"INIT": "0" * 16},
+        "attributes": {"BEL": place}, "port_directions": {"Z": "output"},
+        "connections": {"Z": []}} for place in places})
+    netlist.write_text(json.dumps(design))
+    return len(places)
 
 
 def run_tool(tool: str, arguments: list[str], folder: Path,

@@ -42,7 +42,7 @@ _MODEL_ROOM = 1 << 20
 #: The network that is built for, unless another one is named: it decides what it keeps of an image.
 MODEL = "scenes_threshold"
 
-_CONFIG = "tiny-8x8"
+_CONFIG = "ulx3s"
 _MODELS = Path(__file__).parent.parent / "models" / "scenes"
 
 
@@ -125,7 +125,7 @@ def taken(result: Result) -> dict[str, dict[str, float]]:
     """Return what a board takes as figures, block RAMs as those of 36 kbit."""
     used = result.used
     return {figures.ALL: {"luts": used["LUT4"], "ff": used["FF"], "dsp": used["MULT18X18D"],
-                  "bram": used["DP16KD"] / 2}}
+                          "bram": used["DP16KD"] / 2}}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m sim.serial_scenes", description=__doc__)
     parser.add_argument("--model", default=MODEL,
                         help="as of platforms.ulx3s (default: %(default)s)")
-    parser.add_argument("--config", default="tiny-8x8",
+    parser.add_argument("--config", default="ulx3s",
                         help="configuration of the accelerator (default: %(default)s)")
     parser.add_argument("--baud", type=int, default=FAST_BAUD,
                         help="rate of the line (default: %(default)s)")

@@ -40,34 +40,6 @@ module bench;
 endmodule
 """
 
-#: All products of a weight and an activation in either half, beside each of some weights.
-_PAIRS = """
-module bench;
-  reg clk = 0;
-  reg signed [7:0] w0, w1;
-  reg signed [8:0] x;
-  wire [15:0] y0, y1;
-  integer i, j, k, half;
-  ecp5_pair pair(.clk(clk), .w0(w0), .w1(w1 - {7'd0, w0[7]}), .x(x), .y0(y0), .y1(y1));
-  initial begin
-    for (half = 0; half < 2; half = half + 1)
-      for (k = -127; k <= 127; k = k + (k == 0 || k == -1 ? 1 : k == 126 ? 1 : k < 0 ? 63 : 42))
-        for (i = -127; i <= 127; i = i + 1)
-          for (j = -256; j <= 255; j = j + 1) begin
-            w0 = half ? i : k;
-            w1 = half ? k : i;
-            x = j;
-            #1 clk = 1;
-            #1 clk = 0;
-            if ($signed(y0) !== w0 * j || $signed(y1) !== w1 * j)
-              $fatal(1, "%0d, %0d times %0d is %0d, %0d", w0, w1, j, $signed(y0), $signed(y1));
-          end
-    $display("equal");
-    $finish;
-  end
-endmodule
-"""
-
 #: A group in both forms side by side; everything at random, weights of -127..127, packed. What the
 #: registers hold at the start differs, as zeros are no packed sum: it has left after 16 cycles.
 _GROUPS = """
@@ -133,15 +105,9 @@ def test_every_product(tmp_path: Path) -> None:
     assert "equal" in _run(tmp_path, _PRODUCTS)
 
 
-def test_every_product_of_a_pair(tmp_path: Path) -> None:
-    assert "equal" in _run(tmp_path, _PAIRS)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("multiplier", [0, 1])
-def test_a_group_equals_the_portable_one_in_every_cycle(multiplier: int, tmp_path: Path) -> None:
+def test_a_group_equals_the_portable_one_in_every_cycle(tmp_path: Path) -> None:
     cells = emit(ColumnGroup(rows=16, multiplier="dsp48e2"), "mapped")
-    said = _run(tmp_path, emit(ColumnGroup(rows=16), "portable") + _GROUPS
-                + cells.replace("  DSP48E2 #(", f"  DSP48E2 #(.MULTIPLIER({multiplier}),"))
+    said = _run(tmp_path, emit(ColumnGroup(rows=16), "portable") + _GROUPS + cells)
     nonzero = re.search(r"equal, (\d+) of 20000 not zero", said)
     assert nonzero and int(nonzero[1]) > 19900

@@ -22,6 +22,12 @@ BUSES = {"fast": Bus(bytes_per_cycle=64, latency=20), "slow": Bus(bytes_per_cycl
          "stalls": Bus(bytes_per_cycle=24, latency=60, stalls=1)}
 
 
+#: Networks for configurations that do not hold that for all others.
+SMALL = {"nano": model_named("tiny_test"), "tiny": model_named("tiny_test"),
+         "ulx3s": ModelConfig(name="patches", image_size=36, patch=12, width=64, heads=2, depth=2,
+                              hidden=80, classes=10)}
+
+
 def random_model(config: Config, seed: int) -> ModelConfig:
     """Return a network of any shape that ``config`` can hold, but not a long one."""
     generator = random.Random(seed)
@@ -63,7 +69,7 @@ def check(report: Report) -> None:
 @pytest.mark.parametrize("bus", BUSES)
 @pytest.mark.parametrize("config", CONFIGS)
 def test_small_network_on_every_configuration(config: str, bus: str) -> None:
-    model = model_named("tiny_test" if config in ("nano", "tiny") else "small_test")
+    model = SMALL.get(config, model_named("small_test"))
     check(run(model, named(config), BUSES[bus]))
 
 

@@ -100,8 +100,9 @@ def test_rows_of_the_class_token_in_the_last_block(name: str, selector: str, bus
 
 @pytest.mark.parametrize("selector", ["topk", "threshold"])
 @pytest.mark.parametrize("name", sorted(set(CONFIGS) - set(NETWORKS)))
-def test_large_configurations(name: str, selector: str) -> None:
-    config, model = named(name), NETWORKS["small"]
+def test_other_configurations(name: str, selector: str) -> None:
+    config = named(name)
+    model = NETWORKS["small"] if NETWORKS["small"].width <= config.max_width else deep()
     pruning = PruningConfig(selector=selector, blocks=(1,), package="merged",
                             counts=(11,) if selector == "topk" else None)
     check(simulate(pruned(model, config, pruning), simulator(config), BUSES["fast"]))

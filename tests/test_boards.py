@@ -44,7 +44,7 @@ def test_memory_ports_are_counted() -> None:
 
 
 def test_demand_is_that_of_the_record_or_less() -> None:
-    for config, board in (("tiny", "pynq_z2"), ("tiny-8x8", "ulx3s"), ("zcu102", "zcu102")):
+    for config, board in (("tiny", "pynq_z2"), ("ulx3s", "ulx3s"), ("zcu102", "zcu102")):
         found, measured = demand(replace(named(config), multiplier=BOARDS[board].multiplier),
                                  BOARDS[board])
         least, guessed = demand(replace(named(config), name="other"), BOARDS[board])
@@ -53,9 +53,9 @@ def test_demand_is_that_of_the_record_or_less() -> None:
 
 
 def test_families_have_records_of_their_own() -> None:
-    config = named("tiny-8x8")
+    config = named("ulx3s")
     found, measured = demand(config, BOARDS["ulx3s"])
-    assert measured and found == load("tiny-8x8 ecp5")[ALL]
+    assert measured and found == load("ulx3s ecp5")[ALL]
     assert demand(named("tiny"), BOARDS["ulx3s"])[1] is False
     assert demand(replace(config, name="other"), BOARDS["ulx3s"])[0].keys() == {"bram"}
 

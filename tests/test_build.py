@@ -390,7 +390,7 @@ def test_the_ulx3s_is_built_by_open_tools(tmp_path: Path, monkeypatch: pytest.Mo
     called: list[list[str]] = []
     monkeypatch.setattr(build.ulx3s, "main", lambda arguments: called.append(arguments) or 1)
     assert main(["ulx3s", "-o", str(tmp_path / "new")]) == 1
-    assert called == [["--model", "scenes_threshold", "--config", "tiny-8x8", "-o",
+    assert called == [["--model", "scenes_threshold", "--config", "ulx3s", "-o",
                        str(tmp_path / "new")]]
     (tmp_path / "new" / "file").write_text("")
     assert main(["ulx3s", "-o", str(tmp_path / "new")]) == 2 and len(called) == 1

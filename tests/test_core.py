@@ -25,6 +25,7 @@ from rtl.sequencing import connect_sequencer
 TIMELINE = {
     "nano": (2, 21, 35, 38, 59, 88),
     "tiny": (2, 21, 35, 38, 59, 88),
+    "ulx3s": (2, 21, 35, 38, 59, 88),
     "small": (2, 21, 37, 40, 61, 91),
     "kv260": (2, 21, 41, 44, 65, 95),
     "zcu104": (2, 21, 38, 41, 62, 92),
@@ -65,7 +66,7 @@ def test_everything_comes_before_it_is_needed(config):
 def test_narrow_arrays_wait_for_the_row_sum():
     assert [Core(config).psum_wait for config in NARROW] == [1, 0, 1]
     assert {name: Core(config).psum_wait for name, config in CONFIGS.items()} == {
-        name: 2 if name == "nano" else 0 for name in CONFIGS}
+        name: 2 if config.columns == 8 else 0 for name, config in CONFIGS.items()}
 
 
 @pytest.mark.parametrize("config", ALL, ids=_name)

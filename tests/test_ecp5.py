@@ -50,7 +50,7 @@ def test_command(router, tmp_path, capsys):
 
 def test_update(router, tmp_path, capsys):
     page = tmp_path / "page.md"
-    page.write_text("# Page\n<!-- tiny-8x8: begin -->\n<!-- tiny-8x8: end -->\n")
+    page.write_text("# Page\n<!-- ulx3s: begin -->\n<!-- ulx3s: end -->\n")
     assert main(["--update", str(page)]) == 0
     assert "110.2 MHz" in page.read_text()
     assert capsys.readouterr().out == ""

@@ -3,14 +3,15 @@
 
 import json
 import re
+from itertools import pairwise
 
 import pytest
 
 from platforms import ecp5_flow
 from platforms.ecp5_flow import (
     RouterError,
-    core,
     implement,
+    keep_free,
     open_chains,
     pins,
     script,
@@ -18,6 +19,9 @@ from platforms.ecp5_flow import (
 from rtl.config import named
 from rtl.top import HeatViT
 from sim.build import emitted
+
+#: Places that are held: 14 rows of 73 tiles with 8 LUTs.
+HELD = 14 * 73 * 8
 
 
 def test_pins_reach_every_port_once():
@@ -33,16 +37,6 @@ def test_pins_reach_every_port_once():
         ends = [low + width for low, width in taken]
         assert [low for low, _ in taken] == [0, *ends[:-1]]
         assert ends[-1] == size
-
-
-def test_every_pair_of_a_small_array_has_a_multiplier(monkeypatch):
-    config = named("nano")
-    text = core(config)
-    instances = re.findall(r"^  DSP48E2\b.*\n.*$", text, re.M)
-    assert instances and set(instances) == {"  DSP48E2 #(\n    .MULTIPLIER(1),"}
-    monkeypatch.setattr(ecp5_flow, "emit_verilog", lambda config: "  DSP48E2#(\n")
-    with pytest.raises(RouterError, match="the Verilog of nano has no .*, must have one"):
-        core(config)
 
 
 def test_script_reads_maps_and_writes():
@@ -114,6 +108,34 @@ def test_ends_of_chains_are_open(tmp_path):
     }
 
 
+def test_places_of_rows_are_held(tmp_path):
+    path = tmp_path / "netlist.json"
+    used = {"type": "LUT4", "connections": {"Z": [2]}}
+    path.write_text(json.dumps({"modules": {"LUT4": {"cells": {}}, "top": {"cells": {"a": used}}}}))
+    held = keep_free(path, "top")
+    modules = json.loads(path.read_text())["modules"]
+    assert modules["LUT4"]["cells"] == {}
+    cells = modules["top"]["cells"]
+    assert cells.pop("a") == used
+    assert all(cell["type"] == "LUT4" and cell["connections"] == {"Z": []}
+               for cell in cells.values())
+    places = [re.fullmatch(r"X(\d+)/Y(\d+)/SLICE([A-D])\.K([01])", cell["attributes"]["BEL"])
+              for cell in cells.values()]
+    assert all(places) and len({place[0] for place in places}) == len(cells)
+    rows = sorted({int(place[2]) for place in places})
+    assert {b - a for a, b in pairwise(rows)} == {3}
+    assert not {row for row in rows if row % 12 == 10}  # where block RAMs and multipliers are
+    assert held == len(cells) == HELD == 8 * len({place[1] for place in places}) * len(rows)
+
+
+def test_no_places_are_held_where_most_are_taken(tmp_path):
+    path = tmp_path / "netlist.json"
+    chain = {"type": "CCU2C", "connections": {}}
+    text = json.dumps({"modules": {"top": {"cells": {str(n): chain for n in range(26_000)}}}})
+    path.write_text(text)
+    assert keep_free(path, "top") == 0 and path.read_text() == text
+
+
 def test_implement_runs_both_tools(monkeypatch):
     """In a folder with what they read, on the array of instances, one after the other."""
     runs = []
@@ -122,14 +144,16 @@ def test_implement_runs_both_tools(monkeypatch):
         design = (folder / "design.v").read_text()
         assert "DSP48E2 #(" in design
         assert "module heatvit_pins(" in design
-        assert (folder / "cells.v").read_text().count("module ") == 4
+        assert (folder / "cells.v").read_text().count("module ") == 3
         runs.append((tool, arguments))
-        (folder / "netlist.json").write_text('{"modules": {}}')
-        (folder / "report.json").write_text('{"fmax": {}}')
+        (folder / "netlist.json").write_text('{"modules": {"heatvit_pins": {"cells": {}}}}')
+        (folder / "report.json").write_text(
+            '{"fmax": {}, "utilization": {"TRELLIS_COMB": {"used": 9000}}}')
 
     monkeypatch.setattr(ecp5_flow, "run_tool", run)
     stages = []
-    assert implement(named("tiny"), seed=7, progress=stages.append) == {"fmax": {}}
+    assert implement(named("tiny"), seed=7, progress=stages.append) == {
+        "fmax": {}, "utilization": {"TRELLIS_COMB": {"used": 9000 - HELD}}}
     assert [tool for tool, _ in runs] == ["yosys", "nextpnr_ecp5"]
     router = runs[1][1]
     assert router[router.index("--seed") + 1] == "7"

@@ -54,8 +54,9 @@ _SKEWED = [replace(named("zcu104"), name=f"{rows}x{columns}", rows=rows, columns
                    port_bits=32, max_hidden=1024)
            for rows, columns in ((16, 64), (64, 16), (128, 32), (32, 128), (8, 64), (64, 8))]
 
-_CASES = [(name, config) for name in NETWORKS for config in CONFIGS.values()
-          if NETWORKS[name].width <= config.max_width]
+_CASES = [(name, config) for name, model in NETWORKS.items() for config in CONFIGS.values()
+          if model.width <= config.max_width and model.hidden <= config.max_hidden
+          and patch_bytes(model) <= config.max_patch]
 _CASES += [(name, config) for name in ("small_test", "head16", "heads16", "head32")
            for config in _SKEWED]
 
