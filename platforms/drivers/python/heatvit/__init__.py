@@ -4,6 +4,5 @@
 from .core import Counters, HeatViT, Result, Selection
 from .errors import HeatViTError
 from .model import ModelFile
-from .picture import frame_of
 
-__all__ = ["Counters", "HeatViT", "HeatViTError", "ModelFile", "Result", "Selection", "frame_of"]
+__all__ = ["Counters", "HeatViT", "HeatViTError", "ModelFile", "Result", "Selection"]

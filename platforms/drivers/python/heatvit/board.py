@@ -19,7 +19,11 @@ def open_bitstream(bitstream: str | Path, *, use_interrupt: bool = False) -> Hea
     The IP is the one called ``heatvit``, or ``heatvit_0``. ``use_interrupt`` needs the interrupt in
     the block design; without it the registers are polled.
     """
-    pynq: Any = importlib.import_module("pynq")  # which only boards have
+    try:
+        pynq: Any = importlib.import_module("pynq")  # which only boards have
+    except ImportError as error:
+        raise ImportError(f"{bitstream} cannot be loaded without PYNQ, which cannot be imported:"
+                          f" {error}") from error
     overlay = pynq.Overlay(str(bitstream))
     names = [name for name in overlay.ip_dict if name.startswith("heatvit")]
     if len(names) != 1:
