@@ -54,7 +54,12 @@ _SYSTEM_STEPS = """\
 
 #: What the driver in C needs besides, where there are files for Linux.
 _FOR_C = """
-   The driver in C needs `linux/` and the device tree `output/heatvit.dts` there, too.\
+3. The driver in C needs the core in the device tree. If Linux is made with PetaLinux, copy
+   `linux/system-user.dtsi` to `project-spec/meta-user/recipes-bsp/device-tree/files/` of a project
+   of `output/heatvit.xsa` before it is built (`docs/zcu102.md` of HeatViT-RTL has all commands).
+   If there is an image already, as Ubuntu for the KV260, copy `output/heatvit.dts` and `linux/` to
+   the board, too: `dtc` makes the overlay, `bootgen` with `linux/heatvit.bif` the bitstream that it
+   names, and `xmutil` loads both with `linux/shell.json` (`docs/kv260.md`).\
 """
 
 _CORE_STEPS = """\

@@ -34,7 +34,8 @@ def test_the_page_of_a_build_has_its_device_tree(name: str) -> None:
     """Where there is a device tree to fill in, ``run.sh`` leaves one; elsewhere it does not."""
     page = folder_page(BOARDS[name], board_config(BOARDS[name]))
     assert "{" not in page
-    for text in ("`heatvit.dts`, `report.json`", "needs `linux/` and the device tree"):
+    for text in ("`heatvit.dts`, `report.json`", "copy\n   `linux/system-user.dtsi` to",
+                 "the overlay"):
         assert (text in page) == bool(linux_files(BOARDS[name]))
 
 
