@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What commands share: how they end, and options for selectors and images."""
+"""What commands share: how they end, and options that several have."""
 
 import argparse
 import sys
@@ -21,9 +21,10 @@ from golden.pruning import (
     PruningError,
     cumulative_rates,
 )
+from rtl.config import CONFIGS
 
-__all__ = ["add_last_block_option", "add_selector_options", "exit_status", "frames", "numbers",
-           "picture_name", "pruning_config"]
+__all__ = ["add_config_option", "add_last_block_option", "add_selector_options", "exit_status",
+           "frames", "numbers", "picture_name", "pruning_config"]
 
 #: What each selector of ``topk`` keeps of the patches it is given, unless told otherwise.
 _KEEP = 0.7
@@ -82,6 +83,13 @@ def add_selector_options(parser: argparse.ArgumentParser, default: str | None) -
     parser.add_argument("--blocks", type=numbers(int, "whole numbers"),
                         help="blocks before which there is a selector, counted from 0; without it"
                         f" {','.join(map(str, BLOCKS))}")
+
+
+def add_config_option(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add ``--config``, a name for :func:`rtl.config.named`."""
+    parser.add_argument("--config", default=default,
+                        help=f"one of {', '.join(CONFIGS)}, or of them with another array, as in"
+                        " zcu102-32x64 (default: %(default)s)")
 
 
 def add_last_block_option(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from golden.cli import add_last_block_option, add_selector_options, exit_status, pruning_config
+from golden.cli import (
+    add_config_option,
+    add_last_block_option,
+    add_selector_options,
+    exit_status,
+    pruning_config,
+)
 from golden.files import make_folder
 from golden.images import load_image
 from golden.lower import check_sizes
@@ -37,7 +43,7 @@ from platforms.driver_interface import (
     interface,
     interface_header,
 )
-from rtl.config import CONFIGS, Config, named
+from rtl.config import Config, named
 from rtl.export import register_header
 from rtl.isa import SEGMENTS, Opcode
 from rtl.logits import output_bytes
@@ -208,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m platforms.deploy", description=__doc__)
     parser.add_argument("--model", default="scenes", help=f"one of {', '.join(MODELS)}")
-    parser.add_argument("--config", default="tiny", help=f"one of {', '.join(CONFIGS)}")
+    add_config_option(parser, "tiny")
     parser.add_argument("--depth", type=int, metavar="N",
                         help="the first N blocks only, to try a board without waiting")
     parser.add_argument("--weights", type=Path, metavar=f"MODEL{SUFFIX}",

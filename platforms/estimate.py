@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from golden.cli import (
+    add_config_option,
     add_last_block_option,
     add_selector_options,
     exit_status,
@@ -26,7 +27,7 @@ from golden.pages import check_section, write_section
 from golden.pruning import BLOCKS, PruningConfig, segment_macs, tokens_left
 from platforms.hollow import hollow
 from platforms.measured import Measured, compared, measured
-from rtl.config import CONFIGS, Config, named
+from rtl.config import Config, named
 
 __all__ = ["check_tokens", "cycle_model", "main"]
 
@@ -140,9 +141,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m platforms.estimate", description="Estimate the cycles of an image from the"
         " program and its numbers of tokens, without weights and without a simulation.")
     parser.add_argument("--model", default="deit_tiny", help=f"one of {', '.join(MODELS)}")
-    parser.add_argument("--config", default="zcu102",
-                        help=f"one of {', '.join(CONFIGS)}, or of them with another array, as in"
-                        " zcu102-32x64")
+    add_config_option(parser, "zcu102")
     add_selector_options(parser, "none")
     add_last_block_option(parser)
     parser.add_argument("--tokens", type=numbers(int, "whole numbers"), metavar="COUNTS",

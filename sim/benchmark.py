@@ -11,13 +11,13 @@ from typing import Any
 
 from rich.console import Console
 
-from golden.cli import numbers
+from golden.cli import add_config_option, numbers
 from golden.files import check_output
 from golden.lower import check_sizes
 from golden.model import model_named
 from golden.pages import check_section, columns_table, write_section
 from golden.pruning import BLOCKS, PACKAGES
-from rtl.config import CONFIGS, Config, named
+from rtl.config import Config, named
 from sim import pruning_tables
 from sim.command import add_bus_options, command
 from sim.pruning_tables import PAGE
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--models", nargs="+", metavar="MODEL",
                         help=f"without it {' '.join(_MODELS)}, with --pruning"
                         f" {' '.join(_PRUNING_MODELS)}")
-    parser.add_argument("--config", default="zcu102", help=f"one of {', '.join(CONFIGS)}")
+    add_config_option(parser, "zcu102")
     parser.add_argument("--bandwidths", type=numbers(float, "numbers"), default=_BANDWIDTHS,
                         metavar="BYTES", help="bytes per cycle of the memory, not with --pruning;"
                         f" without it {','.join(f'{rate:g}' for rate in _BANDWIDTHS)}")

@@ -9,9 +9,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from golden.cli import exit_status
+from golden.cli import add_config_option, exit_status
 from golden.model import MODELS
-from rtl.config import CONFIGS, Config
+from rtl.config import Config
 from sim.build import emitted, simulator
 from sim.session import SimulationFault
 from sim.simulate import Bus, CoreError
@@ -24,9 +24,7 @@ __all__ = ["add_bus_options", "add_network_options", "bus_of", "command",
 def add_network_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--model``, ``--config`` and ``--checkpoint``."""
     parser.add_argument("--model", default="deit_tiny", help=f"one of {', '.join(MODELS)}")
-    parser.add_argument("--config", default="zcu102",
-                        help=f"one of {', '.join(CONFIGS)}, or of them with another array, as in"
-                        " zcu102-32x64")
+    add_config_option(parser, "zcu102")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE",
                         help="weights of the network (.safetensors, .pth); without it they are"
                         " synthetic; those of selectors always are")

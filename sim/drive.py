@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from golden import integer
+from golden.cli import add_config_option
 from golden.model import MODELS
 from golden.network import LoweredNetwork
 from golden.program import tokens_of
 from platforms.deploy import MODEL_FILE, deployment_of, write_deploy
-from rtl.config import CONFIGS, named
+from rtl.config import named
 from sim.cache import BUILD
 from sim.command import command, prepare, step
 from sim.frames import different
@@ -201,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m sim.drive", description="Run the drivers that are shipped on the simulated"
         " core, and compare what they read with the golden model.")
     parser.add_argument("--model", default="scenes", help=f"one of {', '.join(MODELS)}")
-    parser.add_argument("--config", default="tiny", help=f"one of {', '.join(CONFIGS)}")
+    add_config_option(parser, "tiny")
     parser.add_argument("--depth", type=int, metavar="N", help="the first N blocks only")
     parser.add_argument("--frames", type=int, default=2, metavar="N",
                         help="the sample, and variations of it (default: %(default)s)")

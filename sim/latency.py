@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from golden.cli import numbers
+from golden.cli import add_config_option, numbers
 from golden.files import check_output
 from golden.images import load_image
 from golden.latency import LatencyTable
@@ -19,7 +19,7 @@ from golden.lower import check_sizes
 from golden.model import MODELS, ModelConfig, model_named
 from golden.pruning import PruningConfig
 from golden.quantize import QuantizedViT
-from rtl.config import CONFIGS, Config, named
+from rtl.config import Config, named
 from sim.command import add_bus_options, bus_of, command, prepare, progress_bar
 from sim.report import Report
 from sim.simulate import Bus, simulate
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m sim.latency", description="Measure the cycles of one block for different"
         " numbers of tokens, by simulation, as latency-aware training takes them.")
     parser.add_argument("--model", default="scenes", help=f"one of {', '.join(MODELS)}")
-    parser.add_argument("--config", default="tiny", help=f"one of {', '.join(CONFIGS)}")
+    add_config_option(parser, "tiny")
     parser.add_argument("--counts", type=numbers(int, "whole numbers"), metavar="COUNTS",
                         help="patches that are kept, beside all of them, as in 48,32,16; without"
                         " it eighths of all, and one")

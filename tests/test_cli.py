@@ -1,9 +1,23 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What commands share: how they end."""
+"""What commands share: the configuration, and how they end."""
+
+import argparse
 
 import pytest
 
-from golden.cli import exit_status
+from golden.cli import add_config_option, exit_status
+from rtl.config import CONFIGS
+
+
+def test_config_option() -> None:
+    """Its help tells all names, and how arrays of other shapes are called."""
+    parser = argparse.ArgumentParser()
+    add_config_option(parser, "tiny")
+    assert parser.parse_args([]).config == "tiny"
+    assert parser.parse_args(["--config", "zcu102-32x64"]).config == "zcu102-32x64"
+    said = " ".join(parser.format_help().split())
+    assert f"one of {', '.join(CONFIGS)}, or of them with another array, as in" in said
+    assert "(default: tiny)" in said
 
 
 def _raises(error: BaseException) -> None:
