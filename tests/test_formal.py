@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Proofs by a model checker: every property holds, and no mutant of the design passes."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.formal import runner
 from tests.formal.mutants import MUTANTS
 from tests.formal.proofs import PROOFS
 from tests.formal.runner import (
@@ -89,3 +91,10 @@ def test_mutant_is_of_the_design(mutant: Mutant) -> None:
 def test_mutant_of_nothing() -> None:
     with pytest.raises(ValueError, match="is 0 times in rtl.fifo, must be once"):
         mutated(Mutant("fifo", ("order_kept",), "rtl.fifo", "no such text", ""))
+
+
+def test_the_solver_is_found_from_a_folder_below(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("proof").mkdir()
+    first = runner._tools(Path("proof"))["PATH"].split(os.pathsep)[0]
+    assert Path(first) == tmp_path / "proof" and Path(first, "bitwuzla").is_file()

