@@ -302,14 +302,14 @@ CONFIGS: dict[str, Config] = {c.name: c for c in (
             max_classes=16, weight_tiles=8, clock_mhz=50),
     _config("tiny", 16, 16, 1, 64, max_tokens=112, max_width=64, max_hidden=256, max_patch=768,
             max_classes=16, weight_tiles=8, clock_mhz=50),
-    _config("ulx3s", 8, 8, 1, 64, max_tokens=102, max_width=64, max_hidden=192, max_patch=576,
-            max_classes=16, weight_tiles=8, images=1, clock_mhz=50),
     _config("small", 32, 32, 2, 128, max_tokens=144, max_width=192, max_hidden=768, max_patch=768,
             max_classes=100, weight_tiles=8, clock_mhz=200),
     _config("kv260", 32, 64, 4, 128, **_DEIT_SMALL, weight_tiles=16, clock_mhz=250),
     _config("zcu104", 64, 32, 2, 128, **_DEIT_SMALL, weight_tiles=8, clock_mhz=250),
     _config("zcu102", 64, 64, 4, 128, **_DEIT_BASE, weight_tiles=192, load_rows=2, clock_mhz=300,
             images=4, max_rows=512),
+    _config("ulx3s", 8, 8, 1, 64, max_tokens=102, max_width=64, max_hidden=192, max_patch=576,
+            max_classes=16, weight_tiles=8, images=1, clock_mhz=50),
 )}
 
 

@@ -46,7 +46,7 @@ from rtl.isa import (
 _SKEWED = [replace(named("zcu104"), name=f"{rows}x{columns}", rows=rows, columns=columns, ports=1,
                    port_bits=32, max_hidden=1024)
            for rows, columns in ((16, 64), (64, 16), (128, 32), (32, 128))]
-_ALL = [*CONFIGS.values(), *_SKEWED]
+_ALL = [*_SKEWED, *CONFIGS.values()]
 
 #: Network, package, and for each selector what it keeps: a part, nothing, everything, one.
 _TOPK = [
