@@ -10,11 +10,13 @@ from typing import Any
 
 from rich.console import Console
 
+from golden.cli import add_config_option
 from golden.files import check_output
+from platforms.boards_data import BOARDS
 from platforms.ecp5_flow import DEVICE, implement
 from platforms.ecp5_timing import Result
 from platforms.tables import print_or_update
-from rtl.config import CONFIGS, Config, named
+from rtl.config import Config, named
 
 __all__ = ["main", "record", "slower", "tables"]
 
@@ -55,8 +57,7 @@ def tables(result: Result) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run ``python -m platforms.ecp5``."""
     parser = argparse.ArgumentParser(prog="python -m platforms.ecp5", description=__doc__)
-    parser.add_argument("--config", default="ulx3s",
-                        help=f"configuration: {', '.join(CONFIGS)} (default: %(default)s)")
+    add_config_option(parser, BOARDS["ulx3s"].config)
     parser.add_argument("--seed", type=int, default=1,
                         help="where the placer begins (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result to this file")

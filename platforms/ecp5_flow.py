@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from platforms.boards_data import BOARDS
 from platforms.ecp5_memories import memories
 from platforms.synthesis import SynthesisError, blocks, without_zeros
 from rtl.config import Config
@@ -41,7 +42,7 @@ _TOOLS = ("--placer", "static", "--router", "router2")
 
 #: LUTs of the device, those that cells of the mapper take, and the share of all at which none are
 #: left to keep free.
-_LUTS = 83_640
+_LUTS = BOARDS["ulx3s"].limits.luts
 _LUTS_OF = {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6}
 _FULL = 0.7
 

@@ -11,23 +11,24 @@ from typing import Any
 
 from rich.console import Console
 
-from golden.cli import exit_status
+from golden.cli import add_config_option, exit_status
 from golden.files import make_folder
 from golden.lower import lower
 from golden.packed import SUFFIX, load
 from golden.program import Program
 from golden.quantize import QuantizedViT
 from platforms import figures
+from platforms.boards_data import BOARDS
 from platforms.ecp5 import record, tables
 from platforms.ecp5_flow import core, route, run_tool
 from platforms.ecp5_timing import Result
 from platforms.serial_board import SerialSettings
 from platforms.synthesis import SynthesisError
 from platforms.ulx3s_top import CLOCK_HZ, sources
-from rtl.config import CONFIGS, named
+from rtl.config import named
 
-__all__ = ["BAUD", "MODEL", "MODEL_BASE", "Ulx3sBuild", "build", "finish", "main", "packed",
-           "prepare", "taken"]
+__all__ = ["BAUD", "CONFIG", "MODEL", "MODEL_BASE", "Ulx3sBuild", "build", "finish", "main",
+           "packed", "prepare", "taken"]
 
 #: Where the model is in the flash: behind the bitstream, which takes up to 1.9 MB.
 MODEL_BASE = 0x20_0000
@@ -39,10 +40,9 @@ BAUD = 2_000_000
 #: take the place of another one, without another bitstream.
 _MODEL_ROOM = 1 << 20
 
-#: The network that is built for, unless another one is named: it decides what it keeps of an image.
-MODEL = "scenes_threshold"
-
-_CONFIG = "ulx3s"
+#: Network and configuration that are built, unless others are named: those of the board.
+MODEL = BOARDS["ulx3s"].model
+CONFIG = BOARDS["ulx3s"].config
 _MODELS = Path(__file__).parent.parent / "models" / "scenes"
 
 
@@ -67,7 +67,7 @@ def packed(model: str) -> Path:
     return _MODELS / f"{model}{SUFFIX}"
 
 
-def prepare(model: str = MODEL, *, config: str = _CONFIG, baud: int = BAUD) -> Ulx3sBuild:
+def prepare(model: str = MODEL, *, config: str = CONFIG, baud: int = BAUD) -> Ulx3sBuild:
     """Return what is built for a packed model; a model that does not fit raises ValueError.
 
     Parameters
@@ -134,9 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", default=MODEL,
                         help="scenes_threshold, scenes_topk, scenes, or a packed model"
                         f" (FILE{SUFFIX}) (default: %(default)s)")
-    parser.add_argument("--config", default=_CONFIG,
-                        help=f"configuration: {', '.join(CONFIGS)}, or one of them with another"
-                        " array (default: %(default)s)")
+    add_config_option(parser, CONFIG)
     parser.add_argument("--baud", type=int, default=BAUD,
                         help="rate of the serial line (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1,

@@ -6,8 +6,9 @@ import sys
 
 from rich.console import Console
 
+from golden.cli import add_config_option
 from platforms.serial_host import SerialHost, classify_all, scenes
-from platforms.ulx3s import MODEL, prepare
+from platforms.ulx3s import CONFIG, MODEL, prepare
 from sim.command import command, step
 from sim.serial_line import SimulatedLine, serial_simulator
 
@@ -22,8 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m sim.serial_scenes", description=__doc__)
     parser.add_argument("--model", default=MODEL,
                         help="as of platforms.ulx3s (default: %(default)s)")
-    parser.add_argument("--config", default="ulx3s",
-                        help="configuration of the accelerator (default: %(default)s)")
+    add_config_option(parser, CONFIG)
     parser.add_argument("--baud", type=int, default=FAST_BAUD,
                         help="rate of the line (default: %(default)s)")
     parser.add_argument("--scenes", type=int, default=20,
